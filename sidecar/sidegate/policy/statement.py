@@ -1,0 +1,134 @@
+"""What a client asks for, classified: the engine's input. `sidegate.sql` makes an `SqlStatement` from text.
+
+Names are as PostgreSQL resolves them (folded to lower case unless quoted). A name whose schema could not be settled carries every
+schema it could be in, or None for "any": a rule that takes away matches when any candidate matches, a grant only when all do.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class StatementKind(enum.StrEnum):
+    """What a statement does, by its parse tree. One statement may be several (EXPLAIN ANALYZE DELETE is Explain and Delete)."""
+
+    READ = "Read"  # SELECT, TABLE, VALUES without side effects
+    EXPLAIN = "Explain"  # EXPLAIN; with ANALYZE it is what it explains as well
+    INSERT = "Insert"
+    UPDATE = "Update"
+    DELETE = "Delete"
+    MERGE = "Merge"  # with the kinds of its WHEN actions beside it
+    TRUNCATE = "Truncate"
+    COPY_IN = "CopyIn"  # COPY ... FROM STDIN; also Insert
+    COPY_OUT = "CopyOut"  # COPY ... TO STDOUT; also Read
+    CALL = "Call"  # CALL, and functions that aren't known to be free of side effects
+    DO = "Do"  # anonymous code blocks
+    DDL = "DDL"  # CREATE, ALTER, DROP, COMMENT, SECURITY LABEL, SELECT INTO, CREATE TABLE AS
+    ROLES = "Roles"  # roles, GRANT, REVOKE, ownership, default privileges, SET ROLE, row security policies
+    MAINTENANCE = "Maintenance"  # VACUUM, ANALYZE, REINDEX, CLUSTER, CHECKPOINT, REFRESH MATERIALIZED VIEW
+    LOCK = "Lock"  # LOCK TABLE, advisory locks
+    SELECT_FOR_UPDATE = "SelectForUpdate"  # row locking clauses; also Read
+    LISTEN = "Listen"  # LISTEN, UNLISTEN
+    NOTIFY = "Notify"
+    SETTINGS = "Settings"  # SET and set_config of a setting outside the harmless list
+    SERVER = "Server"  # files, programs, configuration, extensions, languages, backends, large objects, other servers
+    REPLICATION = "Replication"  # publications, subscriptions, slots, logical decoding
+    TRANSACTION = "Transaction"  # BEGIN, COMMIT, SAVEPOINT ...; PREPARE TRANSACTION is Server
+    SESSION = "Session"  # SHOW, SET of a harmless setting, DISCARD, DEALLOCATE
+    CURSOR = "Cursor"  # DECLARE (with its query's kinds), FETCH, MOVE, CLOSE
+    UNKNOWN = "Unknown"  # could not be classified: always denied
+
+
+class RelationRef(NamedTuple):
+    """A table, view or other named relation. `schemas` None: could be in any schema."""
+
+    name: str
+    schemas: frozenset[str] | None = None
+
+
+class ColumnRef(NamedTuple):
+    """A column. `relation` None: could belong to any relation the statement reads. `name` "*": every column (star or whole row)."""
+
+    name: str
+    relation: RelationRef | None = None
+
+
+class FunctionRef(NamedTuple):
+    """A function that is called. `is_known_safe` only for built-ins that neither write, nor reach out, nor read tables."""
+
+    name: str
+    schemas: frozenset[str] | None = None
+    is_known_safe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SqlStatement:
+    """One top-level SQL statement as the engine judges it.
+
+    `columns_output` are the columns that stand plainly in the top-level output (masked there by their origin);
+    `columns_steering` are those named anywhere else: predicates, joins, ordering, grouping, expressions, function arguments.
+    `columns_written` are targets of INSERT, UPDATE, COPY FROM. `affects_rows`: the statement changes rows, so its impact can be
+    measured. `controls_transaction`: it can't run inside a savepoint of the gate's. `unknown` says, for a person, what couldn't
+    be classified (then UNKNOWN is among the kinds). `normalised` is the text with its constants replaced (for fingerprints and
+    records). `settings`: names of settings it changes, lower case, with the new value where it is a plain constant.
+    `prepares`, `executes`, `deallocates`, `declares`, `fetches`: names of SQL-level prepared statements and cursors.
+    """
+
+    text: str
+    kinds: frozenset[StatementKind]
+    reads: frozenset[RelationRef] = frozenset()
+    writes: frozenset[RelationRef] = frozenset()
+    creates: frozenset[RelationRef] = frozenset()
+    schemas: frozenset[str] | None = frozenset()  # every schema it could touch; None: any
+    columns_output: frozenset[ColumnRef] = frozenset()
+    columns_steering: frozenset[ColumnRef] = frozenset()
+    columns_written: frozenset[ColumnRef] = frozenset()
+    functions: frozenset[FunctionRef] = frozenset()
+    settings: tuple[tuple[str, str | None], ...] = ()
+    affects_rows: bool = False
+    controls_transaction: bool = False
+    unknown: tuple[str, ...] = ()
+    dangers: tuple[str, ...] = ()  # why it is Server, Settings or Replication, for the message
+    normalised: str = ""
+    prepares: str | None = None
+    executes: str | None = None
+    deallocates: str | None = None  # "*" for ALL
+    declares: str | None = None
+    fetches: str | None = None
+
+
+class TableImpact(NamedTuple):
+    """Rows of one table, as the target counted them inside the measuring savepoint."""
+
+    relation: str  # schema.name
+    inserted: int
+    updated: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Impact:
+    """What a statement would do, measured: `rows` by the command tag, `tables` with cascades and triggers counted."""
+
+    rows: int
+    tables: tuple[TableImpact, ...] = ()
+    is_truncation: bool = False
+
+    @property
+    def rows_affected(self) -> int:
+        """The larger of the two counts: a cascade can't hide behind a small command tag."""
+        return max(self.rows, sum(t.inserted + t.updated + t.deleted for t in self.tables))
+
+
+@dataclass(frozen=True, slots=True)
+class StatementContext:
+    """Where a statement is asked: facts of the session that rules may match."""
+
+    database: str
+    role: str
+    search_path: tuple[str, ...] | None = None  # None: not known
+    approved_fingerprint: str | None = None
+    approved_rows: int | None = None
+    rows_so_far: int = field(default=0)  # affected by earlier statements of this session that the same rules limit
