@@ -1,1 +1,1 @@
-"""The operator: from `AccessPolicy` and `ProtectedTarget` objects to gate configs. `plan` is pure; docs/architecture.md has the map."""
+"""The operator: from `AccessPolicy` and `ProtectedTarget` objects to gate configs; docs/architecture.md has the map."""

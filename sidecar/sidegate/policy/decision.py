@@ -1,7 +1,7 @@
 """What the engine answers. A decision is a value with its cause attached; a denial is never an exception.
 
-INVARIANT: a `Permit` is made by the engine alone, and nothing reaches the target without one. The seal below makes a forged permit
-an error at run time; the type makes a forgotten one an error at check time.
+INVARIANT: a `Permit` is made by the engine alone, and nothing reaches the target without one. The seal below makes a
+forged permit an error at run time; the type makes a forgotten one an error at check time.
 """
 
 from __future__ import annotations
@@ -133,7 +133,10 @@ class RequireApproval:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Run it where it can be taken back, read the impact, and decide again with it. `more_than` is the lowest row limit at stake."""
+    """Run it where it can be taken back, read the impact, and decide again.
+
+    `more_than` is the lowest row limit at stake.
+    """
 
     more_than: int
     permit: Permit
