@@ -49,7 +49,7 @@ class RelationRef(NamedTuple):
 
 
 class ColumnRef(NamedTuple):
-    """A column. `relation` None: could belong to any relation the statement reads. `name` "*": every column (star or whole row)."""
+    """A column. `relation` None: could belong to any relation read. `name` "*": every column (star or whole row)."""
 
     name: str
     relation: RelationRef | None = None
