@@ -63,14 +63,14 @@ class RuleAction(enum.StrEnum):
     MASK = "Mask"
 
 
-class AddressConfig(_Part):
+class AddressConfig(_Part, frozen=True):
     """Where the target listens: `host` is a name, an IP address, or a directory (starts with "/") that holds its Unix socket."""
 
     host: str
     port: int
 
 
-class ClientTlsConfig(_Part):
+class ClientTlsConfig(_Part, frozen=True):
     """How clients reach the gate. Without files there is no TLS, and then only loopback and Unix sockets may send tokens."""
 
     cert_file: str | None = None
@@ -78,12 +78,12 @@ class ClientTlsConfig(_Part):
     may_use_plain_text_on_loopback: bool = False
 
 
-class TargetTlsConfig(_Part):
+class TargetTlsConfig(_Part, frozen=True):
     mode: TargetTlsMode = TargetTlsMode.LOOPBACK
     ca_file: str | None = None
 
 
-class ClaimsConfig(_Part):
+class ClaimsConfig(_Part, frozen=True):
     """Names of claims, dots for nested ones (`realm_access.roles`). A name that is a URL is taken whole."""
 
     username: str = "email"
@@ -92,7 +92,7 @@ class ClaimsConfig(_Part):
     environment: str | None = None
 
 
-class IssuerConfig(_Part):
+class IssuerConfig(_Part, frozen=True):
     """One OIDC issuer. `jwks` is a JWK Set as JSON text (RFC 7517); None: found by discovery (OIDC Discovery 1.0, section 4)."""
 
     url: str
@@ -104,14 +104,14 @@ class IssuerConfig(_Part):
     scope: str = "openid"
 
 
-class CallerNetwork(_Part):
+class CallerNetwork(_Part, frozen=True):
     """Callers from these networks (CIDR) are in this environment, unless a claim says otherwise."""
 
     environment: str
     networks: tuple[str, ...]
 
 
-class IdentityConfig(_Part):
+class IdentityConfig(_Part, frozen=True):
     issuers: tuple[IssuerConfig, ...] = ()
     client_auth: ClientAuth = ClientAuth.TOKEN_PASSWORD
     caller_networks: tuple[CallerNetwork, ...] = ()
@@ -119,7 +119,7 @@ class IdentityConfig(_Part):
     session_grace_s: int = 0  # how long a session may outlive its token
 
 
-class CredentialConfig(_Part):
+class CredentialConfig(_Part, frozen=True):
     """What the gate logs in to the target with, when a policy grants `role`. `password_file` None: the target asks for none."""
 
     role: str
@@ -127,7 +127,7 @@ class CredentialConfig(_Part):
     password_file: str | None = None
 
 
-class PassthroughConfig(_Part):
+class PassthroughConfig(_Part, frozen=True):
     """Roles that may pass without OIDC from these networks (CIDR, or "unix"): the application, replicas, backups. Still recorded."""
 
     name: str
@@ -136,20 +136,20 @@ class PassthroughConfig(_Part):
     may_replicate: bool = False
 
 
-class RecordingConfig(_Part):
+class RecordingConfig(_Part, frozen=True):
     mode: RecordingMode = RecordingMode.REQUIRED
     retention_days: int = 90
     max_bytes: int = 10 * 1024**3
     max_result_bytes_per_statement: int = 64 * 1024
 
 
-class HoldsConfig(_Part):
+class HoldsConfig(_Part, frozen=True):
     timeout_s: float = 600.0
     in_transaction_timeout_s: float = 30.0
     notice_interval_s: float = 5.0
 
 
-class TargetConfig(_Part):
+class TargetConfig(_Part, frozen=True):
     namespace: str
     name: str
     protocol: Protocol
@@ -165,7 +165,7 @@ class TargetConfig(_Part):
     holds: HoldsConfig = HoldsConfig()
 
 
-class SubjectConfig(_Part):
+class SubjectConfig(_Part, frozen=True):
     """One entry matches when everything it names matches. `expression` is CEL over `claims`, `username`, `groups`, `agent`, `environment`."""
 
     groups: tuple[str, ...] = ()
@@ -174,7 +174,7 @@ class SubjectConfig(_Part):
     expression: str | None = None
 
 
-class WindowConfig(_Part):
+class WindowConfig(_Part, frozen=True):
     """Days 0 (Monday) to 6; minutes after midnight, `to` exclusive and smaller than `from` when it crosses midnight; IANA time zone."""
 
     days: tuple[int, ...]
@@ -183,13 +183,13 @@ class WindowConfig(_Part):
     time_zone: str
 
 
-class ValidityConfig(_Part):
+class ValidityConfig(_Part, frozen=True):
     not_before: float | None = None  # seconds since the epoch
     not_after: float | None = None
     windows: tuple[WindowConfig, ...] = ()
 
 
-class GrantConfig(_Part):
+class GrantConfig(_Part, frozen=True):
     """`databases`, `schemas`, `functions`: names or glob patterns (`*`); empty schemas: every schema."""
 
     databases: tuple[str, ...]
@@ -199,14 +199,14 @@ class GrantConfig(_Part):
     functions: tuple[str, ...] = ()  # functions of their own that may be called as if known to be safe: `schema.name`
 
 
-class CallerMatch(_Part):
+class CallerMatch(_Part, frozen=True):
     """Who calls, from where. Both lists are over the caller's environment; a caller without one is in none."""
 
     environments: tuple[str, ...] = ()
     not_environments: tuple[str, ...] = ()
 
 
-class StatementMatch(_Part):
+class StatementMatch(_Part, frozen=True):
     """All that is given must match. Names fold as PostgreSQL does; glob patterns allowed."""
 
     kinds: tuple[str, ...] = ()
@@ -217,7 +217,7 @@ class StatementMatch(_Part):
     rows_more_than: int | None = None
 
 
-class ColumnMatch(_Part):
+class ColumnMatch(_Part, frozen=True):
     """`column`, `table.column` or `schema.table.column`, split into parts; None: any."""
 
     column: str
@@ -225,14 +225,14 @@ class ColumnMatch(_Part):
     schema: str | None = None
 
 
-class ApprovalConfig(_Part):
+class ApprovalConfig(_Part, frozen=True):
     approver_groups: tuple[str, ...] = ()
     approver_users: tuple[str, ...] = ()
     required: int = 1
     expires_after_s: float = 3600.0
 
 
-class RuleConfig(_Part):
+class RuleConfig(_Part, frozen=True):
     """`Deny` and `RequireApproval` rules have `statements` and/or `caller`; `Mask` rules have `columns` or `detectors`."""
 
     name: str
@@ -247,7 +247,7 @@ class RuleConfig(_Part):
     message: str = ""  # the policy owner's own words for whoever is refused
 
 
-class PolicyConfig(_Part):
+class PolicyConfig(_Part, frozen=True):
     namespace: str
     name: str
     mode: PolicyMode = PolicyMode.ENFORCE
@@ -257,7 +257,7 @@ class PolicyConfig(_Part):
     rules: tuple[RuleConfig, ...] = ()
 
 
-class GateConfig(_Part):
+class GateConfig(_Part, frozen=True):
     """Policies are sorted by namespace and name; the engine's answer never depends on their order."""
 
     target: TargetConfig
