@@ -1,0 +1,53 @@
+# Everything sets itself up: Python 3.11 or newer and make are all that has to be there. `make PYTHON=python3.13 test` takes another Python.
+PYTHON ?= python3
+WORKERS ?= 2
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest -n $(WORKERS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-pure test-compiled lint format bench compile crds docs clean
+
+help: ## list what can be made (this)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install the locked dependencies into .venv (every target below does it first; nothing to do takes no time)
+	@$(PYTHON) tools/bootstrap.py
+
+demo: setup ## bring up a database, an identity provider and a gate, and tour them with psql; KEEP=1 leaves them up
+	@$(PY) examples/demo/tour.py $(if $(KEEP),--keep)
+
+test: test-pure test-compiled ## run every test there is, the frame walk's both as Python and compiled
+
+test-pure: setup ## run every test with the plain Python modules; ARGS="..." goes to pytest
+	$(PYTEST) $(ARGS)
+
+test-compiled: setup ## compile the hot modules and run the gate's tests again with them
+	$(PY) tools/compile.py --test -n $(WORKERS) $(ARGS)
+
+lint: setup ## check style, types, layers, file names and that generated files are current
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) tools/check_names.py
+	.venv/bin/lint-imports
+
+format: setup ## put the code into the house's form
+	$(PY) -m ruff check --fix-only --quiet
+	$(PY) -m ruff format
+
+bench: setup ## measure the gate against a direct connection and pgbouncer; prints a table, writes build/bench.json
+	@$(PY) tests/bench/run.py
+
+compile: setup ## compile the hot modules with mypyc into build/compiled (needs a C compiler and Python's headers)
+	$(PY) tools/compile.py
+
+crds: setup ## write the custom resource definitions from the API types
+	$(PY) -m sidegate.api.schema
+
+docs: setup ## write the docs that are made from code
+	$(PY) -m sidegate.api.schema
+
+clean: ## remove what was built; .venv and .tools too with ALL=1
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage $(if $(ALL),.venv .tools)
+	find sidecar operator tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
