@@ -56,9 +56,10 @@ def compile_extensions() -> Path:
         return done
     shutil.rmtree(WORK, ignore_errors=True)
     script = (
-        "import sys; from setuptools import setup; from mypyc.build import mypycify;"
-        " setup(name='sidegate', packages=[], ext_modules=mypycify(sys.argv[2:], opt_level='3', debug_level='0', target_dir=sys.argv[1] + '.c'),"
-        " script_args=['-q', 'build_ext', '--build-lib', sys.argv[1], '--build-temp', sys.argv[1] + '.temp'])"
+        "import sys; from setuptools import setup; from mypyc.build import mypycify; part = sys.argv[1];"
+        " modules = mypycify(sys.argv[2:], opt_level='3', debug_level='0', target_dir=part + '.c');"
+        " arguments = ['-q', 'build_ext', '--build-lib', part, '--build-temp', part + '.temp'];"
+        " setup(name='sidegate', packages=[], ext_modules=modules, script_args=arguments)"
     )
     part = WORK / "part"
     part.mkdir(parents=True)
