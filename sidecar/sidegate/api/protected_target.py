@@ -1,0 +1,663 @@
+"""`ProtectedTarget`: what is protected, how clients reach its gate, who vouches for them, and what the gate may log in with.
+
+A target is gated from inside (`selector`: the gate joins its pods) or from outside (`endpoint`: a gate of its own stands before it).
+Secrets are named, never contained. `sidegate.policy.compile` turns these types into the target's part of a gate config.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import AfterValidator, Field
+
+from sidegate.api.meta import (
+    MAX_BOUND,
+    ApiModel,
+    ApiVersion,
+    ChangeConstraint,
+    Conditions,
+    Constraint,
+    LabelSelector,
+    ObjectMeta,
+    ObservedGeneration,
+    SecretKeyRef,
+    SecretRef,
+    each_once,
+    unique_by,
+)
+from sidegate.api.names import RoleName
+from sidegate.api.text import (
+    LOOPBACK_HOSTS,
+    AtMost,
+    ByteQuantity,
+    ClaimName,
+    CpuQuantity,
+    Duration,
+    EnvironmentName,
+    Host,
+    ImageName,
+    IssuerUrl,
+    Label,
+    LabelName,
+    Network,
+    ObjectName,
+    Origin,
+    refusal,
+)
+
+DISCOVERY: Final = "Discovery"
+
+
+class Protocol(enum.StrEnum):
+    """What the target speaks."""
+
+    POSTGRES = "Postgres"
+    KUBERNETES = "Kubernetes"
+    SSH = "SSH"
+
+
+class PlainText(enum.StrEnum):
+    """Whether clients may send their tokens without TLS."""
+
+    REFUSED = "Refused"
+    LOOPBACK_ONLY = "LoopbackOnly"
+
+
+class TargetTlsMode(enum.StrEnum):
+    """How the gate reaches the target."""
+
+    LOOPBACK = "Loopback"
+    REQUIRE = "Require"
+    VERIFY_FULL = "VerifyFull"
+
+
+class ClientAuth(enum.StrEnum):
+    """How a PostgreSQL client hands over its token."""
+
+    TOKEN_PASSWORD = "TokenPassword"  # noqa: S105
+    OAUTH_BEARER = "OAuthBearer"
+
+
+class Algorithm(enum.StrEnum):
+    """A signature algorithm of JSON Web Tokens (RFC 7518, RFC 8037). None and the symmetric ones can't be chosen."""
+
+    RS256 = "RS256"
+    RS384 = "RS384"
+    RS512 = "RS512"
+    PS256 = "PS256"
+    PS384 = "PS384"
+    PS512 = "PS512"
+    ES256 = "ES256"
+    ES384 = "ES384"
+    ES512 = "ES512"
+    EDDSA = "EdDSA"
+
+
+class RecordingMode(enum.StrEnum):
+    """What happens to a statement that can't be recorded."""
+
+    REQUIRED = "Required"
+    BEST_EFFORT = "BestEffort"
+
+
+class EnforcementMode(enum.StrEnum):
+    """How other ways into the target are closed."""
+
+    DATABASE_RULES = "DatabaseRules"
+    REDIRECT = "Redirect"
+
+
+class NetworkPolicyMode(enum.StrEnum):
+    """Whether the operator keeps a NetworkPolicy for the target."""
+
+    MANAGED = "Managed"
+    NONE = "None"
+
+
+class SideDoors(enum.StrEnum):
+    """What happens to exec, attach, port-forward and ephemeral containers on the target's pods."""
+
+    REFUSE = "Refuse"
+    REPORT = "Report"
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Endpoint(ApiModel):
+    """Where a target that is gated from outside listens."""
+
+    host: Annotated[Host, Field(description="Host name, IP address, or the directory of the target's Unix socket.")]
+    port: Annotated[int, Field(ge=1, le=65535, description="The target's port.")]
+
+
+class ClientTls(ApiModel):
+    """How clients reach the gate."""
+
+    secret_ref: Annotated[
+        SecretRef | None,
+        Field(
+            default=None,
+            description="A Secret of type kubernetes.io/tls with the gate's certificate and key. It is read again when it changes.",
+        ),
+    ]
+    plain_text: Annotated[
+        PlainText,
+        Field(
+            default=PlainText.REFUSED,
+            description="`LoopbackOnly` lets clients on loopback and the Unix socket send tokens without TLS.",
+        ),
+    ]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="client-tls-reachable",
+            field="secretRef",
+            cel="has(self.secretRef) || self.plainText == 'LoopbackOnly'",
+            holds=lambda self: self.secret_ref is not None or self.plain_text is PlainText.LOOPBACK_ONLY,
+            problem="no client could send a token: there is no certificate, and plain text is refused",
+            way_forward="give secretRef, or write plainText: LoopbackOnly",
+        ),
+    )
+
+
+class TargetTls(ApiModel):
+    """How the gate reaches the target."""
+
+    mode: Annotated[
+        TargetTlsMode,
+        Field(
+            default=TargetTlsMode.LOOPBACK,
+            description="`Loopback`: no TLS, on loopback or a Unix socket only. `Require`: TLS, but whoever answers is believed. "
+            "`VerifyFull`: TLS with chain and host name verified.",
+        ),
+    ]
+    ca_ref: Annotated[
+        SecretKeyRef | None,
+        Field(
+            default=None, description="With VerifyFull: the authority's certificates (PEM). Absent: those of the gate's image."
+        ),
+    ]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="ca-only-verified",
+            field="caRef",
+            cel="!has(self.caRef) || self.mode == 'VerifyFull'",
+            holds=lambda self: self.ca_ref is None or self.mode is TargetTlsMode.VERIFY_FULL,
+            problem="caRef is given, and the certificate would not be verified",
+            way_forward="write mode: VerifyFull, or leave caRef out",
+        ),
+    )
+
+
+class Tls(ApiModel):
+    """Both sides' TLS."""
+
+    client: Annotated[ClientTls, Field(description="How clients reach the gate.")]
+    target: Annotated[TargetTls, Field(default=TargetTls(), description="How the gate reaches the target.")]
+
+
+class Claims(ApiModel):
+    """Which claims say who someone is. Dots lead into nested claims (`realm_access.roles`); a name that is a URL is taken whole."""
+
+    username: Annotated[
+        ClaimName, Field(default=ClaimName("email"), description="The claim with the username that policies and records show.")
+    ]
+    groups: Annotated[ClaimName, Field(default=ClaimName("groups"), description="The claim with the list of groups.")]
+    agent: Annotated[
+        ClaimName | None,
+        Field(default=None, description="The claim that names the agent acting for the person, as in `azp` or `act.sub`."),
+    ]
+    environment: Annotated[
+        ClaimName | None, Field(default=None, description="The claim that says in which environment the caller is.")
+    ]
+
+
+def _check_jwks(text: str) -> str:
+    """`Discovery`, or a JWK Set with public asymmetric keys only (RFC 7517, RFC 7518 sections 6.2.2, 6.3.2 and 6.4)."""
+    if text == DISCOVERY:
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise refusal(
+            f"jwks is neither `{DISCOVERY}` nor JSON: {error}", "paste the issuer's JWK Set, as in '{\"keys\": [...]}'"
+        ) from error
+    keys = found.get("keys") if isinstance(found, dict) else None
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
+        raise refusal("jwks is not a JWK Set", "paste the issuer's JWK Set, as in '{\"keys\": [...]}'")
+    for key in keys:
+        if key.get("kty") == "oct" or "k" in key or "d" in key:
+            raise refusal(
+                "jwks contains a private or a shared key", "paste the public JWK Set only, and replace the key: it is exposed now"
+            )
+    return text
+
+
+class Issuer(ApiModel):
+    """One OIDC issuer whose tokens are accepted."""
+
+    url: Annotated[IssuerUrl, Field(description="The issuer's URL, exactly as the token's `iss` claim has it.")]
+    audiences: Annotated[
+        tuple[Label, ...],
+        Field(
+            min_length=1,
+            max_length=16,
+            json_schema_extra=each_once(),
+            description="A token must be made for one of these (`aud`).",
+        ),
+    ]
+    claims: Annotated[Claims, Field(default=Claims(), description="Which claims say who someone is.")]
+    algorithms: Annotated[
+        tuple[Algorithm, ...],
+        Field(
+            default=(Algorithm.RS256, Algorithm.ES256),
+            min_length=1,
+            max_length=len(Algorithm),
+            json_schema_extra=each_once(),
+            description="Signature algorithms that are accepted.",
+        ),
+    ]
+    jwks: Annotated[
+        str,
+        AfterValidator(_check_jwks),
+        Field(
+            default=DISCOVERY,
+            min_length=1,
+            max_length=65536,
+            description="`Discovery`: the issuer's keys are fetched from it and followed as they rotate. "
+            "Otherwise the public JWK Set itself, as JSON text.",
+        ),
+    ]
+    client_id: Annotated[
+        Label | None, Field(default=None, description="The client that `sidegate login` and OAUTHBEARER clients use.")
+    ]
+    scope: Annotated[
+        str,
+        Field(
+            default="openid",
+            pattern=r"^[!-~]+( [!-~]+)*$",
+            max_length=256,
+            description="The scope that they ask for, words divided by one blank.",
+        ),
+    ]
+
+    @property
+    def inline_jwks(self) -> str | None:
+        """The JWK Set's JSON text, or None when the keys are found by discovery."""
+        return None if self.jwks == DISCOVERY else self.jwks
+
+
+class CallerNetworks(ApiModel):
+    """Networks whose callers are in one environment."""
+
+    environment: Annotated[EnvironmentName, Field(description="The callers' environment.")]
+    networks: Annotated[
+        tuple[Network, ...],
+        Field(
+            min_length=1, max_length=64, json_schema_extra=each_once(), description="Networks in CIDR form that they come from."
+        ),
+    ]
+
+
+class Identity(ApiModel):
+    """Who vouches for clients."""
+
+    issuers: Annotated[
+        tuple[Issuer, ...],
+        Field(min_length=1, max_length=8, json_schema_extra=unique_by("url"), description="Issuers whose tokens are accepted."),
+    ]
+    client_auth: Annotated[
+        ClientAuth,
+        Field(
+            default=ClientAuth.TOKEN_PASSWORD,
+            description="How a PostgreSQL client hands its token over: as the password (`TokenPassword`, any driver), "
+            "or by SASL OAUTHBEARER (`OAuthBearer`, libpq 18 and later).",
+        ),
+    ]
+    caller_networks: Annotated[
+        tuple[CallerNetworks, ...],
+        Field(
+            default=(),
+            min_length=1,
+            max_length=32,
+            json_schema_extra=unique_by("environment"),
+            description="In which environment callers are, by their network, unless the environment claim says otherwise.",
+        ),
+    ]
+    clock_skew: Annotated[
+        Duration,
+        AtMost("5m"),
+        Field(default=Duration("30s"), description="How far the issuer's clock and the gate's may be apart; at most 5m."),
+    ]
+    session_grace: Annotated[
+        Duration | None,
+        Field(default=None, description="How long a session may outlive its token. Absent: it ends with it."),
+    ]
+
+
+class Credential(ApiModel):
+    """What the gate logs in to the target with, for one role that policies grant."""
+
+    role: Annotated[RoleName, Field(description="The name by which policies grant it.")]
+    username: Annotated[RoleName | None, Field(default=None, description="The target's own name for the role. Absent: the same.")]
+    secret_ref: Annotated[
+        SecretKeyRef | None,
+        Field(default=None, description="The Secret and key with the password. Absent: the target asks the gate for none."),
+    ]
+
+
+class Passthrough(ApiModel):
+    """Roles that pass without a token: the application, replicas, backups. The target still asks for their password; they are recorded."""
+
+    name: Annotated[LabelName, Field(description="Its name in records.")]
+    roles: Annotated[
+        tuple[RoleName, ...],
+        Field(min_length=1, max_length=32, json_schema_extra=each_once(), description="The target's roles, exactly."),
+    ]
+    from_: Annotated[
+        tuple[Origin, ...],
+        Field(
+            alias="from",
+            min_length=1,
+            max_length=64,
+            json_schema_extra=each_once(),
+            description="From where: networks in CIDR form, or `unix`. Never everywhere.",
+        ),
+    ]
+    may_replicate: Annotated[bool, Field(default=False, description="Whether they may use the replication protocol.")]
+
+
+class Enforcement(ApiModel):
+    """How other ways into the target are closed."""
+
+    mode: Annotated[
+        EnforcementMode,
+        Field(
+            default=EnforcementMode.DATABASE_RULES,
+            description="`DatabaseRules`: roles and host rules of the database admit the gate alone. "
+            "`Redirect`: the pod's packets are led to the gate as well.",
+        ),
+    ]
+    network_policy: Annotated[
+        NetworkPolicyMode,
+        Field(
+            default=NetworkPolicyMode.MANAGED,
+            description="`Managed`: the operator keeps a NetworkPolicy that admits the gate's port alone.",
+        ),
+    ]
+    side_doors: Annotated[
+        SideDoors,
+        Field(
+            default=SideDoors.REFUSE,
+            description="exec, attach, port-forward and ephemeral containers on the target's pods: "
+            "`Refuse` without the `bypass` permission, or only `Report`.",
+        ),
+    ]
+    allow_opt_out: Annotated[
+        bool,
+        Field(
+            default=False,
+            description='Whether a selected pod with the label `sidegate.dev/inject: "false"` stays without a gate.',
+        ),
+    ]
+
+
+class RecordingVolume(ApiModel):
+    """Recordings on a volume of the gate's pod."""
+
+    claim_name: Annotated[
+        ObjectName | None, Field(default=None, description="A PersistentVolumeClaim. Absent: a volume that goes with the pod.")
+    ]
+
+
+class RecordingStore(ApiModel):
+    """Where recordings are kept."""
+
+    volume: Annotated[RecordingVolume, Field(description="On a volume of the gate's pod.")]
+
+
+class Recording(ApiModel):
+    """How sessions are recorded."""
+
+    mode: Annotated[
+        RecordingMode,
+        Field(
+            default=RecordingMode.REQUIRED,
+            description="`Required`: what can't be recorded isn't done. `BestEffort`: it is done, and reported.",
+        ),
+    ]
+    store: Annotated[
+        RecordingStore | None, Field(default=None, description="Where they are kept. Absent: a volume that goes with the pod.")
+    ]
+    retention: Annotated[
+        Duration, AtMost("3650d"), Field(default=Duration("90d"), description="How long they are kept, in whole days.")
+    ]
+    max_bytes: Annotated[ByteQuantity, Field(default=ByteQuantity("10Gi"), description="How much room they may take.")]
+    max_result_bytes: Annotated[
+        ByteQuantity,
+        Field(default=ByteQuantity("64Ki"), description="How much of each statement's result is recorded, as the client saw it."),
+    ]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="retention-in-days",
+            field="retention",
+            cel="self.retention.matches('^[0-9]+d$')",
+            holds=lambda self: (
+                self.retention.seconds % 86400 == 0
+                and self.retention.rstrip("0123456789d") == ""
+                and self.retention.count("d") == 1
+            ),
+            problem="retention is counted in whole days",
+            way_forward="write it as in `90d`",
+        ),
+    )
+
+    @property
+    def retention_days(self) -> int:
+        return self.retention.seconds // 86400
+
+
+class Holds(ApiModel):
+    """How long statements wait for approval."""
+
+    timeout: Annotated[
+        Duration,
+        AtMost("1d"),
+        Field(
+            default=Duration("10m"),
+            description="How long a client is kept waiting; an approval that comes later still counts. At most 1d.",
+        ),
+    ]
+    in_transaction_timeout: Annotated[
+        Duration,
+        AtMost("10m"),
+        Field(
+            default=Duration("30s"),
+            description="The same inside a transaction block, which keeps its locks meanwhile. At most 10m.",
+        ),
+    ]
+    notice_interval: Annotated[
+        Duration,
+        AtMost("5m"),
+        Field(default=Duration("5s"), description="How often the waiting client is told that it still waits."),
+    ]
+
+
+class GateResources(ApiModel):
+    """What the gate's container gets: requests and limits are equal, so that it never lowers its pod's quality of service."""
+
+    cpu: Annotated[CpuQuantity, Field(default=CpuQuantity("250m"), description="CPU, as in `250m`.")]
+    memory: Annotated[ByteQuantity, Field(default=ByteQuantity("256Mi"), description="Memory, as in `256Mi`.")]
+
+
+class Gate(ApiModel):
+    """The gate's own container."""
+
+    resources: Annotated[
+        GateResources, Field(default=GateResources(), description="CPU and memory; requests and limits are equal.")
+    ]
+    image: Annotated[ImageName | None, Field(default=None, description="Its image. Absent: the operator's own choice.")]
+
+
+_LOCAL_CEL: Final = (
+    f"(self.endpoint.host in [{', '.join(repr(host) for host in LOOPBACK_HOSTS)}] || self.endpoint.host.startsWith('/'))"
+)
+
+
+class ProtectedTargetSpec(ApiModel):
+    """What is protected, and how its gate works."""
+
+    protocol: Annotated[Protocol, Field(description="What the target speaks; can't be changed.")]
+    environment: Annotated[
+        EnvironmentName, Field(description="The target's environment, which policies select by, as in `production`.")
+    ]
+    selector: Annotated[
+        LabelSelector | None,
+        Field(
+            default=None,
+            description="The pods that a gate joins, in the target's namespace. Give this or `endpoint`; can't be exchanged for it.",
+        ),
+    ]
+    endpoint: Annotated[
+        Endpoint | None,
+        Field(
+            default=None,
+            description="Where the target listens, when a gate of its own stands before it. Give this or `selector`.",
+        ),
+    ]
+    port: Annotated[int, Field(ge=1, le=65535, description="The port that clients dial; the gate takes it over.")]
+    tls: Annotated[Tls | None, Field(default=None, description="TLS on both sides. Needed for every protocol but SSH.")]
+    identity: Annotated[Identity, Field(description="Who vouches for clients.")]
+    credentials: Annotated[
+        tuple[Credential, ...],
+        Field(
+            default=(),
+            min_length=1,
+            max_length=32,
+            json_schema_extra=unique_by("role"),
+            description="What the gate logs in to the target with; policies grant these by `role`.",
+        ),
+    ]
+    passthrough: Annotated[
+        tuple[Passthrough, ...],
+        Field(
+            default=(),
+            min_length=1,
+            max_length=32,
+            json_schema_extra=unique_by("name"),
+            description="Roles that pass without a token. PostgreSQL only.",
+        ),
+    ]
+    enforcement: Annotated[Enforcement, Field(default=Enforcement(), description="How other ways into the target are closed.")]
+    recording: Annotated[Recording, Field(default=Recording(), description="How sessions are recorded.")]
+    holds: Annotated[Holds, Field(default=Holds(), description="How long statements wait for approval.")]
+    gate: Annotated[Gate, Field(default=Gate(), description="The gate's own container.")]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="selector-xor-endpoint",
+            field="selector",
+            cel="has(self.selector) != has(self.endpoint)",
+            holds=lambda self: (self.selector is None) != (self.endpoint is None),
+            problem="a target is gated from inside or from outside",
+            way_forward="give exactly one of selector and endpoint",
+        ),
+        Constraint(
+            name="tls-by-protocol",
+            field="tls",
+            cel="has(self.tls) == (self.protocol != 'SSH')",
+            holds=lambda self: (self.tls is not None) == (self.protocol is not Protocol.SSH),
+            problem="tls and protocol don't fit",
+            way_forward="give tls.client for Postgres and Kubernetes, and leave tls out for SSH, which has its own encryption",
+        ),
+        Constraint(
+            name="loopback-stays-local",
+            field="tls.target.mode",
+            cel=f"!has(self.endpoint) || !has(self.tls) || self.tls.target.mode != 'Loopback' || {_LOCAL_CEL}",
+            holds=lambda self: (
+                self.endpoint is None
+                or self.tls is None
+                or self.tls.target.mode is not TargetTlsMode.LOOPBACK
+                or self.endpoint.host.is_local
+            ),
+            problem="mode Loopback would send statements over the network without TLS",
+            way_forward="write tls.target.mode: VerifyFull, or an endpoint.host on loopback or a Unix socket directory",
+        ),
+        Constraint(
+            name="passthrough-postgres-only",
+            field="passthrough",
+            cel="!has(self.passthrough) || self.protocol == 'Postgres'",
+            holds=lambda self: not self.passthrough or self.protocol is Protocol.POSTGRES,
+            problem="passthrough names PostgreSQL roles",
+            way_forward="leave passthrough out, or write protocol: Postgres",
+        ),
+    )
+    change_constraints: ClassVar[tuple[ChangeConstraint, ...]] = (
+        ChangeConstraint(
+            name="protocol-immutable",
+            field="protocol",
+            cel="self.protocol == oldSelf.protocol",
+            holds=lambda old, new: new.protocol is old.protocol,
+            problem="protocol can't be changed",
+            way_forward="make a new ProtectedTarget, move the policies to it, and delete this one",
+        ),
+        ChangeConstraint(
+            name="side-immutable",
+            field="selector",
+            cel="has(self.selector) == has(oldSelf.selector)",
+            holds=lambda old, new: (new.selector is None) == (old.selector is None),
+            problem="selector and endpoint can't be exchanged for each other",
+            way_forward="make a new ProtectedTarget, move the policies to it, and delete this one",
+        ),
+    )
+
+
+class GatesStatus(ApiModel):
+    """The target's gates, counted."""
+
+    ready: Annotated[int, Field(default=0, ge=0, description="Gates that serve clients.")]
+    synced: Annotated[int, Field(default=0, ge=0, description="Gates that enforce `status.revision`.")]
+    total: Annotated[int, Field(default=0, ge=0, description="Gates there are.")]
+    summary: Annotated[str, Field(default="", max_length=24, description="Synced and total, as in `3/3`.")]
+
+
+class ProtectedTargetStatus(ApiModel):
+    """What the operator observes about the target."""
+
+    conditions: Conditions
+    revision: Annotated[
+        str | None, Field(default=None, max_length=64, description="The gate config's revision that was published last.")
+    ]
+    gates: Annotated[GatesStatus | None, Field(default=None, description="The target's gates, counted.")]
+    policies: Annotated[
+        tuple[ObjectName, ...],
+        Field(
+            default=(),
+            max_length=MAX_BOUND,
+            json_schema_extra=each_once(),
+            description=f"Policies bound to it, the first {MAX_BOUND} by name.",
+        ),
+    ]
+    policies_count: Annotated[int, Field(default=0, ge=0, description="How many policies are bound to it.")]
+    observed_generation: ObservedGeneration
+
+
+class ProtectedTarget(ApiModel):
+    """A PostgreSQL server, a Kubernetes API or an SSH host that is protected."""
+
+    api_version: Annotated[ApiVersion, Field(default="sidegate.dev/v1alpha1", description="`sidegate.dev/v1alpha1`.")]
+    kind: Annotated[Literal["ProtectedTarget"], Field(default="ProtectedTarget", description="`ProtectedTarget`.")]
+    metadata: Annotated[ObjectMeta, Field(description="Kubernetes' own metadata.")]
+    spec: Annotated[ProtectedTargetSpec, Field(description="What is wanted.")]
+    status: Annotated[ProtectedTargetStatus | None, Field(default=None, description="What is observed; the operator writes it.")]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="target-name-fits-a-label",
+            field="metadata.name",
+            cel="size(self.metadata.name) <= 63",
+            holds=lambda self: len(self.metadata.name) <= 63,
+            problem="pods name their target in a label, which holds 63 characters",
+            way_forward="shorten metadata.name",
+        ),
+    )
