@@ -166,7 +166,7 @@ class TargetConfig(_Part, frozen=True):
 
 
 class SubjectConfig(_Part, frozen=True):
-    """One entry matches when everything it names matches. `expression` is CEL over `claims`, `username`, `groups`, `agent`, `environment`."""
+    """One entry matches when all that it names matches. `expression`: CEL over `claims`, `username`, `groups`, `agent`, `environment`."""
 
     groups: tuple[str, ...] = ()
     users: tuple[str, ...] = ()

@@ -1,0 +1,293 @@
+"""The walk of one statement through the policies: builtins, grants, denials, masks, row limits, approvals.
+
+Rules it keeps:
+- The answer is the strictest that any part gives: Deny over RequireApproval over Measure over Allow. Masks add up.
+- What a rule can't see into, it holds for: an anonymous block or an unnamed function may do whatever the rule is about.
+- With a trace every step is written down; the answer is the same without.
+
+Order matters for the message alone: a denial is a denial wherever it comes from, and the first is the one that is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from sidegate.policy.config import RuleAction
+from sidegate.policy.coverage import IMPLICIT_KINDS, covering_grant, opaque_part
+from sidegate.policy.decision import Allow, ApprovalTerms, Decision, Deny, Masks, Measure, Permit, RequireApproval
+from sidegate.policy.facts import Facts, RuleSet
+from sidegate.policy.masked import mask_refusal
+from sidegate.policy.prepared import Rule
+from sidegate.policy.reason import Reason
+from sidegate.policy.settings import IDENTITY_SETTINGS, setting_refusal
+from sidegate.policy.source import Builtin, Source
+from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind
+from sidegate.policy.trace import Trace
+
+DEFAULT_DENY: Final = Builtin("default-deny")
+_UNKNOWN_STATEMENT: Final = Builtin("unknown-statement")
+_GUARDED_SETTINGS: Final = Builtin("guarded-settings")
+_APPROVED_IMPACT: Final = Builtin("approved-impact")
+# Kinds that can reach tables without naming them: DROP SCHEMA, GRANT ... ON ALL TABLES, a bare VACUUM.
+_UNLISTED_REACH: Final = frozenset(
+    {StatementKind.DDL, StatementKind.ROLES, StatementKind.MAINTENANCE, StatementKind.SERVER, StatementKind.REPLICATION}
+)
+
+
+class Asked(NamedTuple):
+    """What is asked, with what can't be seen into: the argument of every rule."""
+
+    statement: SqlStatement
+    context: StatementContext
+    impact: Impact | None
+    can_measure: bool
+    opaque: str | None
+
+
+def walk(
+    facts: Facts,
+    statement: SqlStatement,
+    context: StatementContext,
+    impact: Impact | None,
+    *,
+    is_measurable: bool = True,
+    trace: Trace | None = None,
+) -> Decision:
+    """The decision for one statement. `is_measurable` false: it stands among others that no savepoint can hold."""
+    refused = _builtin_refusal(facts, statement)
+    if refused is not None:
+        return _told(refused, trace)
+    if not facts.has_policy:
+        return _told(Deny(Reason.NO_POLICY, DEFAULT_DENY, facts.revision, "no policy of this target names you"), trace)
+    grant = covering_grant(facts, statement)
+    observed: Deny | RequireApproval | None = None
+    if isinstance(grant, str):
+        ungranted = _ungranted(facts, statement, grant)
+        if facts.lets_ungranted_pass is None:
+            return _told(ungranted, trace)
+        observed, grant = ungranted, facts.lets_ungranted_pass
+    if trace is not None:
+        trace.add(
+            "grants",
+            "cover the statement" if observed is None else f"don't cover it, and pass it in Observe mode: {observed.detail}",
+            grant,
+        )
+    permit = facts.permits[grant]
+    can_measure = is_measurable and statement.affects_rows and not statement.controls_transaction
+    asked = Asked(statement, context, impact, can_measure, opaque_part(facts, statement))
+    answer = _restrict(facts, facts.enforced, permit, asked, trace)
+    if answer is not None:
+        return answer
+    if facts.observed is not None and observed is None:
+        would_be = _restrict(facts, facts.observed, permit, asked, trace)
+        observed = None if isinstance(would_be, Measure) else would_be
+    if trace is not None:
+        trace.add("decision", "allowed", grant)
+    if observed is not None:
+        return Allow(permit, facts.masks, grant, facts.revision, Reason.OBSERVED, observed)
+    return Allow(permit, facts.masks, grant, facts.revision)
+
+
+def _told(answer: Deny, trace: Trace | None) -> Deny:
+    if trace is not None:
+        trace.add("decision", f"denied: {answer.detail}", answer.source)
+    return answer
+
+
+def _builtin_refusal(facts: Facts, statement: SqlStatement) -> Deny | None:
+    """What no policy can take away: unknown statements, and settings that would make gate and target disagree."""
+    if StatementKind.UNKNOWN in statement.kinds or not statement.kinds:
+        what = ", ".join(f"`{part}`" for part in statement.unknown[:3]) or "the statement"
+        return Deny(Reason.STATEMENT_UNKNOWN, _UNKNOWN_STATEMENT, facts.revision, f"{what} couldn't be classified")
+    for name, value in statement.settings:
+        why = setting_refusal(name, value)
+        if why is None and name.lower() in IDENTITY_SETTINGS and StatementKind.ROLES not in facts.kinds:
+            why = "changing who the session is needs a grant of `Roles`"
+        if why is not None:
+            return Deny(Reason.SETTING_REFUSED, _GUARDED_SETTINGS, facts.revision, f"setting `{name}` may not be changed: {why}")
+    return None
+
+
+def _ungranted(facts: Facts, statement: SqlStatement, problem: str) -> Deny:
+    if facts.lapsed:
+        required = statement.kinds - IMPLICIT_KINDS
+        for grant in facts.lapsed:
+            if required <= grant.kinds | facts.kinds:
+                return Deny(
+                    Reason.OUTSIDE_VALIDITY,
+                    grant.source,
+                    facts.revision,
+                    f"{problem}, and the policy that grants it isn't valid at this time",
+                )
+    return Deny(Reason.NO_GRANT, DEFAULT_DENY, facts.revision, problem)
+
+
+def _restrict(
+    facts: Facts, rules: RuleSet, permit: Permit, asked: Asked, trace: Trace | None
+) -> Deny | RequireApproval | Measure | None:
+    """What the rules take away of a statement that is granted."""
+    statement, context, impact, can_measure, opaque = asked
+    for rule in rules.deny:
+        if rule_matches(rule, statement, opaque):
+            return _told(_denied(facts, rule, Reason.DENIED_BY_RULE, _why(rule, statement, opaque)), trace)
+        if trace is not None:
+            trace.add(f"deny rule `{rule.source.rule}`", "doesn't match", rule.source)
+    if rules.guarded_columns:
+        refusal = mask_refusal(rules.guarded_columns, statement, opaque)
+        if refusal is not None:
+            return _told(Deny(refusal.reason, refusal.source, facts.revision, refusal.detail), trace)
+        if trace is not None:
+            trace.add("masked columns", "can be kept masked")
+    has_approval = context.approved_fingerprint is not None
+    held: list[tuple[Rule, str]] = []
+    lowest: int | None = None
+    if has_approval and context.approved_rows is not None:
+        over = _over_approval(facts, context.approved_rows, impact, can_measure)
+        if over is not None:
+            return _told(over, trace)
+        if impact is None:
+            lowest = context.approved_rows
+    for rule in rules.limit_rows:
+        if not rule_matches(rule, statement, opaque):
+            continue
+        limit = rule.rows_more_than
+        assert limit is not None
+        if not can_measure:
+            detail = f"the limit of {limit} rows applies, and what {opaque or 'the statement'} changes can't be measured here"
+            if rule.action is RuleAction.DENY:
+                return _told(_denied(facts, rule, Reason.IMPACT_NOT_MEASURABLE, detail), trace)
+            if not has_approval:
+                held.append((rule, detail))
+        elif impact is None:
+            lowest = limit if lowest is None else min(lowest, limit)
+        elif context.rows_so_far + impact.rows_affected > limit:
+            detail = f"it changes {impact.rows_affected} rows"
+            detail += f", after {context.rows_so_far} earlier in this session, " if context.rows_so_far else ", "
+            detail += f"and the limit is {limit}"
+            if rule.action is RuleAction.DENY:
+                return _told(_denied(facts, rule, Reason.DENIED_BY_RULE, detail), trace)
+            if not has_approval or context.approved_rows is None:
+                held.append((rule, detail))
+        elif trace is not None:
+            trace.add(
+                f"row limit `{rule.source.rule}`",
+                f"{context.rows_so_far + impact.rows_affected} rows are within {limit}",
+                rule.source,
+            )
+    if not has_approval and not statement.kinds <= IMPLICIT_KINDS:
+        for rule in rules.approve:
+            if rule_matches(rule, statement, opaque):
+                held.append((rule, _why(rule, statement, opaque)))
+            elif trace is not None:
+                trace.add(f"approval rule `{rule.source.rule}`", "doesn't match", rule.source)
+    if held:
+        return _hold(facts, permit, held, trace)
+    if lowest is not None:
+        if trace is not None:
+            trace.add("decision", f"its impact must be measured: the limit is {lowest} rows", permit.source)
+        return Measure(lowest, permit, facts.masks, permit.source, facts.revision)
+    return None
+
+
+def _over_approval(facts: Facts, approved_rows: int, impact: Impact | None, can_measure: bool) -> Deny | None:
+    if not can_measure:
+        detail = f"{approved_rows} rows were approved, and what the statement changes can't be measured here"
+        return Deny(Reason.IMPACT_NOT_MEASURABLE, _APPROVED_IMPACT, facts.revision, detail)
+    if impact is not None and impact.rows_affected > approved_rows:
+        detail = f"it changes {impact.rows_affected} rows now, and {approved_rows} were approved"
+        return Deny(Reason.IMPACT_EXCEEDS_APPROVAL, _APPROVED_IMPACT, facts.revision, detail)
+    return None
+
+
+def rule_matches(rule: Rule, statement: SqlStatement, opaque: str | None) -> bool:
+    """Whether the rule is about the statement, or may be. Its caller and databases were judged when the facts were gathered."""
+    if not rule.limits_statements or opaque is not None:
+        return True
+    if rule.kinds and rule.kinds.isdisjoint(statement.kinds):
+        return False
+    if rule.schemas is not None and not rule.schemas.matches_any(statement.schemas):
+        return False
+    if rule.tables and not _touches_table(rule, statement):
+        return False
+    return not rule.functions or any(
+        pattern.may_match(function.name, function.schemas) for function in statement.functions for pattern in rule.functions
+    )
+
+
+def _touches_table(rule: Rule, statement: SqlStatement) -> bool:
+    relations = statement.reads | statement.writes | statement.creates
+    if not relations and not statement.kinds.isdisjoint(_UNLISTED_REACH):
+        return any(pattern.schema is None or pattern.schema.matches_any(statement.schemas) for pattern in rule.tables)
+    return any(pattern.may_match(relation.name, relation.schemas) for relation in relations for pattern in rule.tables)
+
+
+def _why(rule: Rule, statement: SqlStatement, opaque: str | None) -> str:
+    if not rule.limits_statements:
+        return "the rule holds for whatever you ask from where you are"
+    if opaque is not None:
+        return f"what {opaque} does can't be seen, so it may be what the rule is about"
+    kinds = rule.kinds & statement.kinds or statement.kinds
+    return f"the statement is {' and '.join(f'`{kind.value}`' for kind in sorted(kinds))}"
+
+
+def _denied(facts: Facts, rule: Rule, reason: Reason, detail: str) -> Deny:
+    return Deny(reason, rule.source, facts.revision, detail, rule.message)
+
+
+def _hold(facts: Facts, permit: Permit, held: list[tuple[Rule, str]], trace: Trace | None) -> RequireApproval:
+    """One hold for all rules that ask for it: the strictest rule's approvers, and the shortest life of any."""
+    rule, detail = min(held, key=lambda entry: approval_order(entry[0].terms, entry[0].source))
+    terms = rule.terms
+    shortest = min(entry.terms.expires_after_s for entry, _ in held)
+    if shortest < terms.expires_after_s:
+        terms = ApprovalTerms(terms.approver_groups, terms.approver_users, terms.required, shortest)
+    if trace is not None:
+        for other, why in held:
+            trace.add(f"approval rule `{other.source.rule}`", f"matches: {why}", other.source)
+        trace.add("decision", f"approval is required: {detail}", rule.source)
+    return RequireApproval(
+        terms, permit, facts.masks, rule.source, facts.revision, f"{detail}: {rule.message}" if rule.message else detail
+    )
+
+
+def approval_order(terms: ApprovalTerms, source: Source) -> tuple[int, int, int, str]:
+    """Strictest first: most approvals, then no group among the approvers, then the fewest names, then by name."""
+    return (-terms.required, len(terms.approver_groups), len(terms.approver_users), str(source))
+
+
+def walk_all(
+    facts: Facts, statements: Sequence[SqlStatement], context: StatementContext, impact: Impact | None, trace: Trace | None = None
+) -> Decision:
+    """INVARIANT: as strict as the strictest part. An empty string asks for nothing, and needs a grant that counts all the same."""
+    if not statements:
+        return _decide_nothing(facts)
+    is_measurable = len(statements) == 1 or not any(statement.controls_transaction for statement in statements)
+    decisions = [walk(facts, statement, context, impact, is_measurable=is_measurable, trace=trace) for statement in statements]
+    for decision in decisions:
+        if isinstance(decision, Deny):
+            return decision
+    holds = [decision for decision in decisions if isinstance(decision, RequireApproval)]
+    if holds:
+        return _strictest_hold(holds)
+    measures = [decision for decision in decisions if isinstance(decision, Measure)]
+    if measures:
+        return min(measures, key=lambda decision: decision.more_than)
+    allows = [decision for decision in decisions if isinstance(decision, Allow)]
+    return next((allow for allow in allows if allow.observed is not None), allows[0])
+
+
+def _decide_nothing(facts: Facts) -> Decision:
+    if not facts.has_policy:
+        return Deny(Reason.NO_POLICY, DEFAULT_DENY, facts.revision, "no policy of this target names you")
+    if not facts.grants:
+        return Deny(Reason.NO_GRANT, DEFAULT_DENY, facts.revision, f"no grant as role `{facts.role}` counts now")
+    source = facts.grants[0].source
+    return Allow(facts.permits[source], Masks(), source, facts.revision)
+
+
+def _strictest_hold(holds: list[RequireApproval]) -> RequireApproval:
+    strictest = min(holds, key=lambda hold: approval_order(hold.terms, hold.source))
+    shortest = min(hold.terms.expires_after_s for hold in holds)
+    return replace(strictest, terms=replace(strictest.terms, expires_after_s=shortest))
