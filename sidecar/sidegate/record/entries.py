@@ -1,0 +1,258 @@
+"""What frames tell, as typed values: one struct for each kind of frame, JSON in the file, camelCase, defaults left out.
+
+SECURITY: a recording holds what a client typed. Whoever makes these values hands over text and parameters **already masked** where value
+masks apply (`mask.text`), and results as the client saw them. A secret that no detector knows, typed by a client into a statement, is in
+the recording: its directory is 0700 and its files 0600 for that reason. Tokens, passwords of logins and cancel keys have no field here.
+
+Text that isn't Unicode (a lone surrogate) is kept as its escape, never refused: what a client sends must not stop its own recording.
+
+Pure. `.entry()` encodes, `decode_entry` decodes strictly.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypeAlias
+
+import msgspec
+
+from sidegate.audit.events import DecisionFacts, SessionFields
+from sidegate.policy.decision import Decision
+from sidegate.policy.statement import Impact
+from sidegate.record.frame import RecordEntry, RecordKind
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel", forbid_unknown_fields=True):
+    pass
+
+
+class _Record(_Part, frozen=True, kw_only=True):
+    KIND: ClassVar[RecordKind]
+
+    def entry(self) -> RecordEntry:
+        try:
+            payload = _encoder.encode(self)
+        except UnicodeEncodeError:
+            payload = _encoder.encode(_escaped(msgspec.to_builtins(self)))
+        return RecordEntry(self.KIND, payload)
+
+
+def _escaped(value: object) -> object:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_escaped(key): _escaped(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_escaped(item) for item in value]
+        case _:
+            return value
+
+
+class Parameter(_Part, frozen=True, kw_only=True):
+    """A bound value: `text`, or `binary` (base64 in JSON), or NULL when neither is there. `masked`: what masked it."""
+
+    text: str | None = None
+    binary: bytes | None = None
+    masked: str = ""
+
+
+class TableImpactFields(_Part, frozen=True, kw_only=True):
+    """Rows of one table."""
+
+    relation: str
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+class ImpactFields(_Part, frozen=True, kw_only=True):
+    """A measured impact."""
+
+    rows: int
+    tables: tuple[TableImpactFields, ...] = ()
+    is_truncation: bool = False
+
+    @classmethod
+    def of(cls, impact: Impact) -> ImpactFields:
+        tables = tuple(
+            TableImpactFields(relation=t.relation, inserted=t.inserted, updated=t.updated, deleted=t.deleted)
+            for t in impact.tables
+        )
+        return cls(rows=impact.rows, tables=tables, is_truncation=impact.is_truncation)
+
+
+class OpenedRecord(_Record, frozen=True, kw_only=True):
+    """Who has the session, on what, under which rules. The first frame of every recording."""
+
+    KIND = RecordKind.SESSION_OPENED
+    session: SessionFields
+    environment: str
+    revision: str
+    gate_version: str
+    application_name: str = ""
+
+
+class StatementRecord(_Record, frozen=True, kw_only=True):
+    """What the client asked for. `via` is `simple` or `extended`; `name` the prepared statement's, None for an unnamed one."""
+
+    KIND = RecordKind.CLIENT_STATEMENT
+    statement: int
+    text: str
+    via: str = "simple"
+    name: str | None = None
+    parameters: tuple[Parameter, ...] = ()
+    masked: tuple[str, ...] = ()
+
+
+class DecisionRecord(_Record, frozen=True, kw_only=True):
+    """What the engine answered. Stands in front of whatever is sent to the target because of it."""
+
+    KIND = RecordKind.DECISION
+    statement: int
+    decision: str
+    reason: str = ""
+    source: str = ""
+    detail: str = ""
+    revision: str = ""
+    observed: str = ""
+    way_forward: str = ""
+    fingerprint: str = ""
+    kinds: tuple[str, ...] = ()
+    impact: ImpactFields | None = None
+
+    @classmethod
+    def of(
+        cls,
+        statement: int,
+        decision: Decision,
+        *,
+        fingerprint: str = "",
+        kinds: tuple[str, ...] = (),
+        impact: Impact | None = None,
+    ) -> DecisionRecord:
+        facts = DecisionFacts.of(decision)
+        return cls(
+            statement=statement,
+            decision=facts.decision,
+            reason=facts.reason,
+            source=facts.source,
+            detail=facts.detail,
+            revision=facts.revision,
+            observed=facts.observed,
+            fingerprint=fingerprint,
+            kinds=kinds,
+            impact=None if impact is None else ImpactFields.of(impact),
+        )
+
+
+class HoldRecord(_Record, frozen=True, kw_only=True):
+    """The statement waits for a person. `hold_until`: seconds since the epoch, when the gate stops waiting."""
+
+    KIND = RecordKind.HOLD
+    statement: int
+    approval: str
+    hold_until: float
+    joined: bool = False
+
+
+class ApprovalRecord(_Record, frozen=True, kw_only=True):
+    """The hold ended. `outcome` is one of the audit event `HoldEnded`. `as_grant`: approved after an earlier client had left."""
+
+    KIND = RecordKind.APPROVAL_DECIDED
+    statement: int
+    approval: str
+    outcome: str
+    approvers: tuple[str, ...] = ()
+    comment: str = ""
+    as_grant: bool = False
+
+
+class TruncationRecord(_Record, frozen=True, kw_only=True):
+    """More came than is recorded for one statement: how much was left out, and its SHA-256 in hexadecimal."""
+
+    KIND = RecordKind.RESULT_TRUNCATED
+    statement: int
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class OutcomeRecord(_Record, frozen=True, kw_only=True):
+    """How the statement ended: `tag` of the target, or `sqlstate` and `message` when it failed. `masked`: values masked, by source."""
+
+    KIND = RecordKind.OUTCOME
+    statement: int
+    tag: str = ""
+    sqlstate: str = ""
+    message: str = ""
+    rows: int | None = None
+    masked: dict[str, int] = {}  # msgspec makes a new one each time
+
+
+class NoticeRecord(_Record, frozen=True, kw_only=True):
+    """Something the gate told the client, or that happened to the session: a cancel, a failed check, a message out of turn."""
+
+    KIND = RecordKind.NOTICE
+    text: str
+    statement: int | None = None
+
+
+class ConfigRecord(_Record, frozen=True, kw_only=True):
+    """Other rules are in force from here on."""
+
+    KIND = RecordKind.CONFIG
+    revision: str
+    previous_revision: str = ""
+
+
+class ClosedRecord(_Record, frozen=True, kw_only=True):
+    """The session ended in order; the last frame. `frames` counts those before it, `link` is the last one's, in hexadecimal."""
+
+    KIND = RecordKind.SESSION_CLOSED
+    reason: str
+    frames: int
+    statements: int
+    bytes: int
+    link: str
+    detail: str = ""
+
+
+Record: TypeAlias = (
+    OpenedRecord
+    | StatementRecord
+    | DecisionRecord
+    | HoldRecord
+    | ApprovalRecord
+    | TruncationRecord
+    | OutcomeRecord
+    | NoticeRecord
+    | ConfigRecord
+    | ClosedRecord
+)
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[RecordKind, msgspec.json.Decoder[Record]] = {
+    record.KIND: msgspec.json.Decoder(record)
+    for record in (
+        OpenedRecord,
+        StatementRecord,
+        DecisionRecord,
+        HoldRecord,
+        ApprovalRecord,
+        TruncationRecord,
+        OutcomeRecord,
+        NoticeRecord,
+        ConfigRecord,
+        ClosedRecord,
+    )
+}
+
+
+def decode_entry(kind: RecordKind, payload: bytes) -> Record:
+    """The value of a frame of any kind but RESULT_BYTES.
+
+    Raises:
+        msgspec.DecodeError: not JSON, or not the fields of that kind.
+        KeyError: RESULT_BYTES, which `frame.decode_result` reads.
+    """
+    return _decoders[kind].decode(payload)
