@@ -23,15 +23,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 from psycopg.rows import class_row
 from tests.support import processes
-
-Transport = Literal["tcp", "unix"]
+from tests.support.endpoint import Endpoint, Transport
 
 SUPERUSER: Final = "postgres"
 ROLES: Final = ("readonly", "readwrite", "owner", "app")
@@ -260,19 +258,18 @@ class PostgresServer:
 
     # Ways in
 
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint("direct", self.port, self.directory, lambda role: None if role == SUPERUSER else password_of(role))
+
     def parameters(self, role: str, database: str, via: Transport = "tcp") -> dict[str, str]:
-        """libpq's keywords for this role: what psycopg.connect(**...) takes."""
-        host = "127.0.0.1" if via == "tcp" else str(self.directory)
-        found = {"host": host, "port": str(self.port), "user": role, "dbname": database}
-        return found if role == SUPERUSER else {**found, "password": password_of(role)}
+        return self.endpoint.parameters(role, database, via)
 
     def dsn(self, role: str, database: str, via: Transport = "tcp") -> str:
-        return make_conninfo("", **self.parameters(role, database, via))
+        return self.endpoint.dsn(role, database, via)
 
     def environment(self, role: str, database: str, via: Transport = "tcp") -> dict[str, str]:
-        """libpq's environment variables, for programs."""
-        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE", "password": "PGPASSWORD"}
-        return {names[key]: value for key, value in self.parameters(role, database, via).items()}
+        return self.endpoint.environment(role, database, via)
 
     def admin(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
         """The superuser's connection, in autocommit mode."""

@@ -8,7 +8,8 @@ import time
 import psycopg
 import pytest
 from tests.support.debian_postgres import DebianPostgres
-from tests.support.postgres_server import ROLES, PostgresServer, Transport
+from tests.support.endpoint import Transport
+from tests.support.postgres_server import ROLES, PostgresServer
 
 
 @pytest.mark.parametrize("via", ["tcp", "unix"])
