@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from sidegate.api.access_policy import MAX_APPROVERS, Approvers
 from sidegate.api.meta import (
     ApiModel,
     ApiVersion,
@@ -23,6 +22,7 @@ from sidegate.api.meta import (
     each_once,
     unique_by,
 )
+from sidegate.api.rule import MAX_APPROVERS, Approvers
 from sidegate.api.text import Label, LabelName, ObjectName, Timestamp
 
 MAX_STATEMENT: Final = 16384

@@ -1,8 +1,9 @@
 """What every resource shares: the strict model, its rules, object metadata, conditions, selectors and references to Secrets.
 
 `ApiModel` refuses unknown fields, is frozen, and carries its cross-field rules as data: each `Constraint` has the CEL that goes into the
-CRD and the predicate that runs here, side by side, so that the API server and `sidegate local` refuse the same manifest with the same sentence.
-`ChangeConstraint` is the same for what an update may not change. Lists with `unique_by` or `each_once` refuse duplicates in both places.
+CRD and the predicate that runs here, side by side, so that the API server and `sidegate local` refuse the same manifest with the same
+sentence. `ChangeConstraint` is the same for what an update may not change. Lists with `unique_by` or `each_once` refuse duplicates in
+both places.
 
 In Python fields go by their own names; on the wire by camelCase names only: `from_wire` and `to_wire` are the way in and out.
 """
@@ -15,9 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, JsonValue, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import PydanticCustomError, core_schema
 
 from sidegate.api.text import LabelName, ObjectName, Text, Timestamp
 
@@ -139,6 +141,14 @@ class ApiModel(BaseModel):
         raise KeyError(wire_name)
 
     @classmethod
+    def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        made = handler.resolve_ref_schema(handler(schema))
+        validations = [*map(_validation, cls.constraints), *map(_validation, cls.change_constraints)]
+        if validations:
+            made["x-kubernetes-validations"] = validations
+        return made
+
+    @classmethod
     def from_wire(cls, document: Mapping[str, object]) -> Self:
         """Read what YAML or the API server gave, by camelCase names only and without turning one type into another.
 
@@ -150,6 +160,14 @@ class ApiModel(BaseModel):
     def to_wire(self) -> Wire:
         """Plain dicts, lists and strings as the API server and YAML want them; what isn't set is left out."""
         return _pruned(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def _validation(constraint: Constraint | ChangeConstraint) -> dict[str, str]:
+    """One entry of `x-kubernetes-validations`. The API server knows the fields of the schema only, and metadata has none there."""
+    entry = {"rule": constraint.cel, "message": constraint.message}
+    if constraint.field and not constraint.field.startswith("metadata"):
+        entry["fieldPath"] = f".{constraint.field}"
+    return entry
 
 
 def _pruned(document: Wire) -> Wire:

@@ -59,12 +59,20 @@ class Text(str):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         text: core_schema.CoreSchema = core_schema.str_schema(strict=True)
         if cls.takes_integers:
-            text = core_schema.union_schema([text, core_schema.int_schema(strict=True)])
+            text = core_schema.no_info_plain_validator_function(cls._from_either)
         return core_schema.no_info_after_validator_function(
             lambda value: value if type(value) is cls else cls(str(value)),
             text,
             serialization=core_schema.plain_serializer_function_ser_schema(str.__str__, return_schema=core_schema.str_schema()),
         )
+
+    @classmethod
+    def _from_either(cls, value: object) -> str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        raise refusal(f"{shown(str(value))} is not {cls.meaning}", cls.way_forward)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -296,7 +304,7 @@ class Network(Text):
         _network(self, self.way_forward)
 
 
-class Origin(Text):
+class NetworkOrSocket(Text):
     """Where a passthrough role may come from: a network in CIDR form, or `unix` for the Unix socket. Never everywhere."""
 
     __slots__ = ()

@@ -1,0 +1,402 @@
+"""One rule of an `AccessPolicy`: what it matches, what it does, how it masks, who may approve.
+
+Each kind of statement is named in `StatementKind`; transactions, harmless settings and cursors come with any grant, and what can't be
+classified can't be granted, so those have no name here. What belongs to one action only is refused with the others.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field
+
+from sidegate.api.meta import (
+    ApiModel,
+    Constraint,
+    each_once,
+)
+from sidegate.api.names import (
+    ColumnName,
+    DatabasePattern,
+    FunctionPattern,
+    SchemaPattern,
+    TablePattern,
+)
+from sidegate.api.text import (
+    AtMost,
+    Duration,
+    EnvironmentName,
+    Label,
+    LabelName,
+    Sentence,
+)
+
+MAX_APPROVERS: Final = 10
+
+
+class RuleAction(enum.StrEnum):
+    """What a rule does with what it matches."""
+
+    DENY = "Deny"
+    REQUIRE_APPROVAL = "RequireApproval"
+    MASK = "Mask"
+
+
+class MaskStrategy(enum.StrEnum):
+    """What a client sees instead of a masked value."""
+
+    REDACT = "Redact"
+    NULL = "Null"
+    PARTIAL = "Partial"
+    FIXED_LENGTH = "FixedLength"
+    HASH = "Hash"
+
+
+class ColumnUse(enum.StrEnum):
+    """Whether a masked column may stand elsewhere than in the output."""
+
+    REFUSED = "Refused"
+    ALLOWED = "Allowed"
+
+
+class Detector(enum.StrEnum):
+    """A content pattern with its check digit that finds sensitive values."""
+
+    PAYMENT_CARD = "payment-card"
+    SSN = "ssn"
+    EMAIL = "email"
+    IBAN = "iban"
+    AWS_KEY = "aws-key"
+    GITHUB_TOKEN = "github-token"  # noqa: S105
+    SLACK_TOKEN = "slack-token"  # noqa: S105
+    JWT = "jwt"
+    PEM = "pem"
+
+
+class StatementKind(enum.StrEnum):
+    """What a statement does, by its parse tree. One statement may be of several kinds, and a grant must cover them all."""
+
+    READ = "Read"
+    EXPLAIN = "Explain"
+    INSERT = "Insert"
+    UPDATE = "Update"
+    DELETE = "Delete"
+    MERGE = "Merge"
+    TRUNCATE = "Truncate"
+    COPY_IN = "CopyIn"
+    COPY_OUT = "CopyOut"
+    CALL = "Call"
+    DO = "Do"
+    DDL = "DDL"
+    ROLES = "Roles"
+    MAINTENANCE = "Maintenance"
+    LOCK = "Lock"
+    SELECT_FOR_UPDATE = "SelectForUpdate"
+    LISTEN = "Listen"
+    NOTIFY = "Notify"
+    SETTINGS = "Settings"
+    SERVER = "Server"
+    REPLICATION = "Replication"
+
+
+ROW_CHANGING: Final = (
+    StatementKind.INSERT,
+    StatementKind.UPDATE,
+    StatementKind.DELETE,
+    StatementKind.MERGE,
+    StatementKind.TRUNCATE,
+    StatementKind.COPY_IN,
+)
+_ROW_CHANGING_CEL: Final = "[" + ", ".join(f"'{kind.value}'" for kind in ROW_CHANGING) + "]"
+
+
+class RowsAffected(ApiModel):
+    """How many rows a statement changes, measured by running it and taking it back; cascades and triggers count."""
+
+    more_than: Annotated[int, Field(ge=0, le=2**53, description="The rule matches when more rows than this would change.")]
+
+
+class StatementMatch(ApiModel):
+    """Which statements a rule is about. Everything given must match; inside one list one entry is enough."""
+
+    kinds: Annotated[
+        tuple[StatementKind, ...],
+        Field(
+            default=(),
+            min_length=1,
+            max_length=len(StatementKind),
+            json_schema_extra=each_once(),
+            description="Kinds of statement.",
+        ),
+    ]
+    databases: Annotated[
+        tuple[DatabasePattern, ...],
+        Field(
+            default=(), min_length=1, max_length=64, json_schema_extra=each_once(), description="Databases: names or patterns."
+        ),
+    ]
+    schemas: Annotated[
+        tuple[SchemaPattern, ...],
+        Field(
+            default=(),
+            min_length=1,
+            max_length=64,
+            json_schema_extra=each_once(),
+            description="Schemas that it touches: names or patterns.",
+        ),
+    ]
+    tables: Annotated[
+        tuple[TablePattern, ...],
+        Field(
+            default=(),
+            min_length=1,
+            max_length=128,
+            json_schema_extra=each_once(),
+            description="Tables and views that it touches: `table` or `schema.table`, names or patterns.",
+        ),
+    ]
+    functions: Annotated[
+        tuple[FunctionPattern, ...],
+        Field(
+            default=(),
+            min_length=1,
+            max_length=128,
+            json_schema_extra=each_once(),
+            description="Functions that it calls: `function` or `schema.function`, names or patterns.",
+        ),
+    ]
+    rows_affected: Annotated[RowsAffected | None, Field(default=None, description="How many rows it changes.")]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="statements-not-empty",
+            field="kinds",
+            cel="has(self.kinds) || has(self.databases) || has(self.schemas) || has(self.tables) || has(self.functions)",
+            holds=lambda self: bool(self.kinds or self.databases or self.schemas or self.tables or self.functions),
+            problem="the match says nothing about the statement",
+            way_forward="give kinds, databases, schemas, tables or functions; every kind and database is `databases: ['*']`",
+        ),
+        Constraint(
+            name="rows-need-kinds",
+            field="rowsAffected",
+            cel=f"!has(self.rowsAffected) || (has(self.kinds) && self.kinds.all(kind, kind in {_ROW_CHANGING_CEL}))",
+            holds=lambda self: (
+                self.rows_affected is None or (bool(self.kinds) and all(kind in ROW_CHANGING for kind in self.kinds))
+            ),
+            problem="rowsAffected can only be measured for statements that change rows",
+            way_forward=f"list kinds beside it, from {', '.join(ROW_CHANGING)}, and put other kinds into a rule of their own",
+        ),
+    )
+
+
+class ValuesMatch(ApiModel):
+    """Values that are found by what they look like, in any column, message or error."""
+
+    detectors: Annotated[
+        tuple[Detector, ...],
+        Field(min_length=1, max_length=len(Detector), json_schema_extra=each_once(), description="What to look for."),
+    ]
+
+
+class CallerMatch(ApiModel):
+    """From where a statement is asked: the caller's environment, by a claim or the network. A caller without one is in none."""
+
+    environments: Annotated[
+        tuple[EnvironmentName, ...],
+        Field(
+            default=(), min_length=1, max_length=16, json_schema_extra=each_once(), description="The caller is in one of these."
+        ),
+    ]
+    not_environments: Annotated[
+        tuple[EnvironmentName, ...],
+        Field(
+            default=(), min_length=1, max_length=16, json_schema_extra=each_once(), description="The caller is in none of these."
+        ),
+    ]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="caller-one-list",
+            field="environments",
+            cel="has(self.environments) != has(self.notEnvironments)",
+            holds=lambda self: bool(self.environments) != bool(self.not_environments),
+            problem="a caller is matched by being in environments or by being in none of them",
+            way_forward="give exactly one of environments and notEnvironments",
+        ),
+    )
+
+
+class Match(ApiModel):
+    """What a rule is about: statements and callers for Deny and RequireApproval, columns or values for Mask."""
+
+    statements: Annotated[StatementMatch | None, Field(default=None, description="Statements, with Deny and RequireApproval.")]
+    columns: Annotated[
+        tuple[ColumnName, ...],
+        Field(
+            default=(),
+            min_length=1,
+            max_length=256,
+            json_schema_extra=each_once(),
+            description="Columns, with Mask: `column` (in every table), `table.column` or `schema.table.column`.",
+        ),
+    ]
+    values: Annotated[ValuesMatch | None, Field(default=None, description="Values, with Mask.")]
+    caller: Annotated[CallerMatch | None, Field(default=None, description="Callers, with Deny and RequireApproval.")]
+
+
+class Mask(ApiModel):
+    """How values are masked."""
+
+    strategy: Annotated[
+        MaskStrategy,
+        Field(
+            default=MaskStrategy.REDACT,
+            description="What is seen instead: a fixed word (`Redact`), nothing (`Null`), all but the last four "
+            "characters hidden (`Partial`), "
+            "eight asterisks (`FixedLength`), or a keyed hash that keeps equal values equal (`Hash`). A type that can't hold it gets NULL.",
+        ),
+    ]
+    use: Annotated[
+        ColumnUse,
+        Field(
+            default=ColumnUse.REFUSED,
+            description="Whether a masked column may stand in predicates, joins, ordering and expressions, which can reveal its values.",
+        ),
+    ]
+
+
+class Approvers(ApiModel):
+    """Who may approve. The one who asks never may."""
+
+    groups: Annotated[
+        tuple[Label, ...],
+        Field(default=(), min_length=1, max_length=32, json_schema_extra=each_once(), description="Members of these groups."),
+    ]
+    users: Annotated[
+        tuple[Label, ...],
+        Field(default=(), min_length=1, max_length=32, json_schema_extra=each_once(), description="These people, by username."),
+    ]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="approvers-not-empty",
+            field="groups",
+            cel="has(self.groups) || has(self.users)",
+            holds=lambda self: bool(self.groups or self.users),
+            problem="nobody could approve",
+            way_forward="give groups or users",
+        ),
+    )
+
+
+class Approval(ApiModel):
+    """What it takes to let a held statement run."""
+
+    approvers: Annotated[Approvers, Field(description="Who may approve.")]
+    required: Annotated[int, Field(default=1, ge=1, le=MAX_APPROVERS, description="How many different people must approve.")]
+    expires_after: Annotated[
+        Duration,
+        AtMost("30d"),
+        Field(
+            default=Duration("1h"),
+            description="How long a decision may take, and how long an approval stays usable; at most 30d.",
+        ),
+    ]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="approvers-enough",
+            field="required",
+            cel="has(self.approvers.groups) || !has(self.approvers.users) || size(self.approvers.users) >= self.required",
+            holds=lambda self: bool(self.approvers.groups) or len(self.approvers.users) >= self.required,
+            problem="more approvals are required than there are approvers",
+            way_forward="lower required, or name more users or a group",
+        ),
+    )
+
+
+def _is(action: RuleAction) -> str:
+    return f"self.action == '{action.value}'"
+
+
+class PolicyRule(ApiModel):
+    """Something that is taken away again, whichever policy granted it."""
+
+    name: Annotated[LabelName, Field(description="The rule's name, unique in its policy; refusals and records show it.")]
+    match: Annotated[Match, Field(description="What it is about.")]
+    action: Annotated[RuleAction, Field(description="What happens to it.")]
+    mask: Annotated[Mask | None, Field(default=None, description="With Mask: how. Absent: Redact.")]
+    approval: Annotated[Approval | None, Field(default=None, description="With RequireApproval: who must approve.")]
+    message: Annotated[
+        Sentence | None,
+        Field(default=None, description="Your own words for whoever is refused or held: why, and whom to ask."),
+    ]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="mask-needs-columns-or-values",
+            field="match",
+            cel=f"!({_is(RuleAction.MASK)}) || (has(self.match.columns) != has(self.match.values))",
+            holds=lambda self: (
+                self.action is not RuleAction.MASK or (bool(self.match.columns) != (self.match.values is not None))
+            ),
+            problem="a Mask rule masks columns or values",
+            way_forward="give exactly one of match.columns and match.values; for both write two rules",
+        ),
+        Constraint(
+            name="mask-takes-no-statements",
+            field="match",
+            cel=f"!({_is(RuleAction.MASK)}) || (!has(self.match.statements) && !has(self.match.caller))",
+            holds=lambda self: (
+                self.action is not RuleAction.MASK or (self.match.statements is None and self.match.caller is None)
+            ),
+            problem="a Mask rule masks in every statement and for every caller of the policy",
+            way_forward="leave out match.statements and match.caller; for some callers only, write a policy with a subject expression",
+        ),
+        Constraint(
+            name="statement-rule-needs-statements-or-caller",
+            field="match",
+            cel=f"{_is(RuleAction.MASK)} || has(self.match.statements) || has(self.match.caller)",
+            holds=lambda self: (
+                self.action is RuleAction.MASK or self.match.statements is not None or self.match.caller is not None
+            ),
+            problem="a Deny or RequireApproval rule is about statements or callers",
+            way_forward="give match.statements, match.caller or both",
+        ),
+        Constraint(
+            name="statement-rule-takes-no-columns",
+            field="match",
+            cel=f"{_is(RuleAction.MASK)} || (!has(self.match.columns) && !has(self.match.values))",
+            holds=lambda self: self.action is RuleAction.MASK or (not self.match.columns and self.match.values is None),
+            problem="match.columns and match.values are for Mask rules",
+            way_forward="leave them out, or write action: Mask",
+        ),
+        Constraint(
+            name="mask-only-with-mask",
+            field="mask",
+            cel=f"!has(self.mask) || {_is(RuleAction.MASK)}",
+            holds=lambda self: self.mask is None or self.action is RuleAction.MASK,
+            problem="mask is for Mask rules",
+            way_forward="leave mask out, or write action: Mask",
+        ),
+        Constraint(
+            name="use-only-with-columns",
+            field="mask.use",
+            cel="!has(self.mask) || self.mask.use != 'Allowed' || has(self.match.columns)",
+            holds=lambda self: self.mask is None or self.mask.use is not ColumnUse.ALLOWED or bool(self.match.columns),
+            problem="use: Allowed is about columns",
+            way_forward="leave use out, or mask by match.columns",
+        ),
+        Constraint(
+            name="approval-needed",
+            field="approval",
+            cel=f"!({_is(RuleAction.REQUIRE_APPROVAL)}) || has(self.approval)",
+            holds=lambda self: self.action is not RuleAction.REQUIRE_APPROVAL or self.approval is not None,
+            problem="a RequireApproval rule must say who approves",
+            way_forward="give approval.approvers.groups or approval.approvers.users",
+        ),
+        Constraint(
+            name="approval-only-with-require-approval",
+            field="approval",
+            cel=f"!has(self.approval) || {_is(RuleAction.REQUIRE_APPROVAL)}",
+            holds=lambda self: self.approval is None or self.action is RuleAction.REQUIRE_APPROVAL,
+            problem="approval is for RequireApproval rules",
+            way_forward="leave approval out, or write action: RequireApproval",
+        ),
+    )
