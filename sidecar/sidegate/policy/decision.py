@@ -7,6 +7,7 @@ forged permit an error at run time; the type makes a forgotten one an error at c
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -40,6 +41,21 @@ class MaskStrategy(enum.StrEnum):
     PARTIAL = "Partial"  # the last four characters stay
     FIXED_LENGTH = "FixedLength"  # eight asterisks, whatever the length was
     HASH = "Hash"  # keyed, so that equal values stay equal
+
+
+# Where rules mask one value differently, the first of these that any of them names is used: what shows least comes first.
+STRICTEST_FIRST: Final = (
+    MaskStrategy.NULL,
+    MaskStrategy.REDACT,
+    MaskStrategy.FIXED_LENGTH,
+    MaskStrategy.HASH,
+    MaskStrategy.PARTIAL,
+)
+
+
+def strictest(strategies: Iterable[MaskStrategy]) -> MaskStrategy:
+    """The one that shows least; of none, the one that shows nothing."""
+    return min(strategies, key=STRICTEST_FIRST.index, default=MaskStrategy.NULL)
 
 
 class ColumnUse(enum.StrEnum):

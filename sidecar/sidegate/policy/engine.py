@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sidegate.policy.config import GateConfig
 from sidegate.policy.decision import Decision
-from sidegate.policy.facts import gather
+from sidegate.policy.facts import Facts, facts_for, gather
 from sidegate.policy.prepared import prepare
 from sidegate.policy.principal import Principal
 from sidegate.policy.session import SessionGrant, decide_passthrough, decide_session
@@ -42,7 +42,7 @@ def decide(  # noqa: PLR0917  # the order is the interface that every gate is wr
     trace: Trace | None = None,
 ) -> Decision:
     """What the policies say to this statement at `now` (seconds since the epoch, UTC)."""
-    facts = gather(prepare(config), principal, context.database, context.role, now, trace=trace)
+    facts = _facts(config, principal, context, now, trace)
     return walk(facts, statement, context, impact, trace=trace)
 
 
@@ -57,5 +57,12 @@ def decide_all(  # noqa: PLR0917  # as decide
     trace: Trace | None = None,
 ) -> Decision:
     """One answer for the statements of one simple-query string, which the target runs as a whole: the strictest of all."""
-    facts = gather(prepare(config), principal, context.database, context.role, now, trace=trace)
+    facts = _facts(config, principal, context, now, trace)
     return walk_all(facts, statements, context, impact, trace)
+
+
+def _facts(config: GateConfig, principal: Principal, context: StatementContext, now: float, trace: Trace | None) -> Facts:
+    prepared = prepare(config)
+    if trace is None:
+        return facts_for(prepared, principal, context.database, context.role, now)
+    return gather(prepared, principal, context.database, context.role, now, trace=trace)

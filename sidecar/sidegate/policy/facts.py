@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from sidegate.policy.config import CallerMatch, RuleAction
 from sidegate.policy.decision import ENGINE_SEAL, ColumnMask, Masks, Permit
@@ -21,6 +22,8 @@ from sidegate.policy.source import PolicyGrant
 from sidegate.policy.statement import StatementKind
 from sidegate.policy.trace import Trace
 from sidegate.policy.validity import valid_for
+
+MAX_RECENT_FACTS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,19 @@ def caller_matches(caller: CallerMatch | None, principal: Principal) -> bool:
     if caller.environments and (environment is None or environment not in caller.environments):
         return False
     return not (caller.not_environments and environment is not None and environment in caller.not_environments)
+
+
+def facts_for(prepared: Prepared, principal: Principal, database: str, role: str, now: float) -> Facts:
+    """As `gather`, remembering the last few. INVARIANT: an entry keeps its principal alive, so an id in use never names another one."""
+    key = (id(principal), database, role)
+    entry = prepared.recent.get(key)
+    if entry is not None and entry[0] is principal and isinstance(entry[1], Facts) and entry[1].holds_at(now):
+        return entry[1]
+    facts = gather(prepared, principal, database, role, now)
+    if len(prepared.recent) >= MAX_RECENT_FACTS:
+        prepared.recent.clear()
+    prepared.recent[key] = (principal, facts)
+    return facts
 
 
 def gather(

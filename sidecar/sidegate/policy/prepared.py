@@ -7,7 +7,7 @@ Rules it keeps:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sidegate.policy.config import (
@@ -23,6 +23,7 @@ from sidegate.policy.config import (
 )
 from sidegate.policy.decision import ApprovalTerms, ColumnMask, ValueMask
 from sidegate.policy.names import NamePatterns, QualifiedPattern
+from sidegate.policy.principal import Principal
 from sidegate.policy.source import PolicyGrant, PolicyRule
 from sidegate.policy.statement import StatementKind
 
@@ -88,8 +89,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
+    """`recent` is the room in which `facts` remembers what it gathered last."""
+
     config: GateConfig
     policies: tuple[Policy, ...]
+    recent: dict[tuple[int, str, str], tuple[Principal, object]] = field(default_factory=dict, compare=False)
 
 
 def prepare(config: GateConfig) -> Prepared:
