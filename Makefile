@@ -2,10 +2,11 @@
 PYTHON ?= python3
 WORKERS ?= 2
 PY := .venv/bin/python
-PYTEST := $(PY) -m pytest -n $(WORKERS)
+PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .PHONY: help setup demo test test-pure test-compiled lint format bench compile crds docs clean
 
 help: ## list what can be made (this)
@@ -20,17 +21,18 @@ demo: setup ## bring up a database, an identity provider and a gate, and tour th
 test: test-pure test-compiled ## run every test there is, the frame walk's both as Python and compiled
 
 test-pure: setup ## run every test with the plain Python modules; ARGS="..." goes to pytest
-	$(PYTEST) $(ARGS)
+	$(PY) -m pytest $(PYTEST_OPTIONS) --junitxml=build/tests-plain.xml $(ARGS)
 
 test-compiled: setup ## compile the hot modules and run the gate's tests again with them
-	$(PY) tools/compile.py --test -n $(WORKERS) $(ARGS)
+	$(PY) tools/compile.py --test $(PYTEST_OPTIONS) --junitxml=build/tests-compiled.xml $(ARGS)
 
 lint: setup ## check style, types, layers, file names and that generated files are current
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) tools/check_names.py
-	.venv/bin/lint-imports
+	$(PY) tools/write_docs.py --check
+	.venv/bin/lint-imports --no-logo
 
 format: setup ## put the code into the house's form
 	$(PY) -m ruff check --fix-only --quiet
@@ -45,8 +47,8 @@ compile: setup ## compile the hot modules with mypyc into build/compiled (needs 
 crds: setup ## write the custom resource definitions from the API types
 	$(PY) -m sidegate.api.schema
 
-docs: setup ## write the docs that are made from code
-	$(PY) -m sidegate.api.schema
+docs: setup ## write the documents that are made from code
+	$(PY) tools/write_docs.py
 
 clean: ## remove what was built; .venv and .tools too with ALL=1
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage $(if $(ALL),.venv .tools)

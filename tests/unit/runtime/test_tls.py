@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import ssl
-import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -283,12 +283,28 @@ def test_channel_binding_hashes_by_the_signatures_own_function(certificate: byte
     assert tls.channel_binding(certificate) == hashlib.new(function, certificate).digest()
 
 
-@pytest.mark.parametrize("function", ["sha1", "md5"])
-def test_channel_binding_replaces_weak_functions_by_sha_256(tmp_path: Path, function: str) -> None:
-    command = f"openssl req -x509 -newkey rsa:2048 -nodes -{function} -subj /CN=db -days 1 -keyout key -outform DER -out cert"
-    made = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=False)
-    assert made.returncode == 0, made.stderr
-    certificate = (tmp_path / "cert").read_bytes()
+# Self-signed by `openssl req -x509 -sha1` (ECDSA) and `-md5` (RSA): signatures that are no longer made, but still met.
+SHA1_CERTIFICATE = base64.b64decode(
+    "MIIBbDCCARSgAwIBAgIUDWI7pjMXMB3jM3FzHudh17G8yGswCQYHKoZIzj0EATANMQswCQYDVQQDDAJkYjAeFw0yNjExMjUwMTAzMTZaFw0yNjExMjYwMT"
+    "AzMTZaMA0xCzAJBgNVBAMMAmRiMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEh6PrE7HnllcK8d/P8LCJENh9McGqbhB92CxMPs5AiUtp5kWTc861WXr2"
+    "4GEHdwWVNCTNQZZ08aUGoLI51wjeJ6NTMFEwHQYDVR0OBBYEFPsOwxWmcNICIojO34GxBblARNNVMB8GA1UdIwQYMBaAFPsOwxWmcNICIojO34GxBblARN"
+    "NVMA8GA1UdEwEB/wQFMAMBAf8wCQYHKoZIzj0EAQNHADBEAiBwqXLyxs+BStEwrIkH/wh3L/yXMiEWPNQNEiOAaA0A+wIgTiUKiNpeas6Gjgw16+De/6bK"
+    "oEbah9Cruu7E3pHYO9E="
+)
+MD5_CERTIFICATE = base64.b64decode(
+    "MIIB9jCCAV+gAwIBAgIUCVYxusR9kWI7x9IiXas29voJyXgwDQYJKoZIhvcNAQEEBQAwDTELMAkGA1UEAwwCZGIwHhcNMjYxMTI1MDEwMzE2WhcNMjYxMT"
+    "I2MDEwMzE2WjANMQswCQYDVQQDDAJkYjCBnzANBgkqhkiG9w0BAQEFAAOBjQAwgYkCgYEAnebN6ktm2oM5ktWjL58i39diOQshcO011P5C/NQ80gZfyr7r"
+    "CNPotPQfYIRsC3nvdPA3yI3dDcaITSIXktKS7Rz2USlh/r2PGzDebU+BKFdRTYpf9vIoi2iD9ySFUtR5CNGLAUhUOuFJATbVsflyZ/Vy7IeiBoIkddkNEy"
+    "2ByrcCAwEAAaNTMFEwHQYDVR0OBBYEFKPuhRJIzXBVayMRAq/7T7mdRU6iMB8GA1UdIwQYMBaAFKPuhRJIzXBVayMRAq/7T7mdRU6iMA8GA1UdEwEB/wQF"
+    "MAMBAf8wDQYJKoZIhvcNAQEEBQADgYEAm8V3RquasbOCiw5nK33JvQgQMpzCGy0H1zU7Pv6mQryvp97tc7LzkvwhGH95yk3mKRdf8J/Q1Um1mjZQ+FhvDJ"
+    "7g5VwoNbNn6GAJmP2c3sMP0T+3p33oBOQ36ku+oYexKzgYuDwQCX2VnarP0B0/rg3wZVy0VQ0lqN0Vj2/lGhs="
+)
+
+
+@pytest.mark.parametrize("certificate", [SHA1_CERTIFICATE, MD5_CERTIFICATE], ids=["sha1", "md5"])
+def test_channel_binding_replaces_weak_functions_by_sha_256(certificate: bytes) -> None:
+    signed_with = x509.load_der_x509_certificate(certificate).signature_hash_algorithm
+    assert isinstance(signed_with, hashes.SHA1 | hashes.MD5)
     assert tls.channel_binding(certificate) == hashlib.sha256(certificate).digest()
 
 

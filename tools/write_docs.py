@@ -1,0 +1,82 @@
+"""Write the documents that are made from tables in the code: `docs/reasons.md` and `docs/coverage/postgres.md`.
+
+`--check` writes nothing and fails when a document isn't what the code says. Left out: `crds/`, which the API types make.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from sidegate.policy.reason import Reason
+from sidegate.postgres.messages import CLIENT_MESSAGES, TARGET_MESSAGES, MessageType, Treatment
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+MADE_BY: Final = "<!-- Made by `make docs` from {source}. Change it there. -->\n"
+
+TREATMENTS: Final[Mapping[Treatment, str]] = {
+    Treatment.DECIDED: "carries or runs a statement: the engine decides before the target sees it",
+    Treatment.TRACKED: "decoded strictly, its effect on the session's state registered, forwarded",
+    Treatment.FORWARDED: "passed on unread, within limits",
+    Treatment.MASKED: "rewritten where a mask applies, else passed on",
+    Treatment.ANSWERED: "the gate itself answers; the other side never sees it",
+    Treatment.REFUSED: "never passed on",
+}
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def reasons() -> str:
+    return (
+        "# Reasons\n\n"
+        + MADE_BY.format(source="`sidecar/sidegate/policy/reason.py`")
+        + "\nEvery refusal, audit event and metric names one of these and nothing else. The way forward is what a client is told, unless"
+        " the rule has words of its own.\n\n"
+        + _table(("reason", "meaning", "way forward"), ((f"`{each.value}`", each.meaning, each.way_forward) for each in Reason))
+    )
+
+
+def postgres_coverage() -> str:
+    def rows(messages: Mapping[int, MessageType]) -> Iterable[tuple[str, ...]]:
+        return ((f"`{each.code}`", each.name, each.treatment.value, each.note) for each in messages.values())
+
+    heads = ("type", "message", "treatment", "note")
+    return (
+        "# PostgreSQL: how each message is treated\n\n"
+        + MADE_BY.format(source="the tables in `sidecar/sidegate/postgres/messages.py`")
+        + "\nA type that stands in neither table ends the session. Messages are named as PostgreSQL's documentation names them.\n\n"
+        + "".join(f"- **{each.value}**: {TREATMENTS[each]}\n" for each in Treatment)
+        + "\n## From the client\n\n"
+        + _table(heads, rows(CLIENT_MESSAGES))
+        + "\n## From the target\n\n"
+        + _table(heads, rows(TARGET_MESSAGES))
+    )
+
+
+DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {"docs/reasons.md": reasons, "docs/coverage/postgres.md": postgres_coverage}
+
+
+def main(arguments: list[str]) -> int:
+    stale = []
+    for name, make in DOCUMENTS.items():
+        path, content = ROOT / name, make()
+        if path.exists() and path.read_text() == content:
+            continue
+        stale.append(name)
+        if "--check" not in arguments:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+            print(f"wrote {name}")
+    if "--check" in arguments and stale:
+        print(f"not what the code says: {', '.join(stale)}; run `make docs` and commit what it wrote")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
