@@ -22,7 +22,7 @@ MAX_NODES: Final = 50_000  # over all documents of a file, aliases counted each 
 MAX_DEPTH: Final = 32
 MAX_PROBLEMS: Final = 100
 
-Path: TypeAlias = "tuple[str | int, ...]"
+FieldPath: TypeAlias = "tuple[str | int, ...]"
 
 _TAG: Final = "tag:yaml.org,2002:"
 _MAP, _SEQ, _STR, _INT, _FLOAT, _BOOL, _NULL, _TIMESTAMP = (
@@ -61,10 +61,10 @@ class Document:
     """One YAML document as plain values, and the place of each of them by its path (of its key, where it has one)."""
 
     value: Any
-    places: dict[Path, Place]
+    places: dict[FieldPath, Place]
 
 
-def path_text(path: Path) -> str:
+def path_text(path: FieldPath) -> str:
     """`spec.rules[2].action`, the way fields are named in every message."""
     text = ""
     for part in path:
@@ -100,15 +100,15 @@ class _Reader:
     problems: list[ManifestProblem] = field(default_factory=list)
     nodes: int = 0
     is_over: bool = False
-    places: dict[Path, Place] = field(default_factory=dict)
+    places: dict[FieldPath, Place] = field(default_factory=dict)
     open_nodes: set[int] = field(default_factory=set)
 
-    def refuse(self, node: yaml.Node, path: Path, problem: str, way_forward: str) -> None:
+    def refuse(self, node: yaml.Node, path: FieldPath, problem: str, way_forward: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
             place = _place(node.start_mark)
             self.problems.append(ManifestProblem(self.file, place.line, place.column, path_text(path), problem, way_forward))
 
-    def value(self, node: yaml.Node, path: Path) -> Any:
+    def value(self, node: yaml.Node, path: FieldPath) -> Any:
         self.nodes += 1
         if self.is_over or self.nodes > MAX_NODES or id(node) in self.open_nodes or len(path) > MAX_DEPTH:
             if not self.is_over:
@@ -129,7 +129,7 @@ class _Reader:
         finally:
             self.open_nodes.discard(id(node))
 
-    def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+    def mapping(self, node: yaml.MappingNode, path: FieldPath) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, item in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag != _STR:
@@ -149,7 +149,7 @@ class _Reader:
             found[key.value] = self.value(item, below)
         return found
 
-    def scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+    def scalar(self, node: yaml.ScalarNode, path: FieldPath) -> Any:
         text: str = node.value
         if not text.isascii() and not _is_encodable(text):
             self.refuse(node, path, "the value has half a surrogate pair", "write the character itself")

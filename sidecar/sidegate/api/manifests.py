@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from sidegate.api.access_policy import AccessPolicy
 from sidegate.api.approval_request import ApprovalRequest
-from sidegate.api.documents import Document, ManifestProblem, Path, Place, path_text, read_documents
+from sidegate.api.documents import Document, FieldPath, ManifestProblem, Place, path_text, read_documents
 from sidegate.api.meta import API_VERSION, CONSTRAINTS_BROKEN, GROUP, ApiModel, Broken
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.api.text import REFUSED, shown
@@ -53,7 +53,7 @@ class Origin:
 
     file: str
     line: int
-    places: Mapping[Path, Place] = field(repr=False)
+    places: Mapping[FieldPath, Place] = field(repr=False)
 
     def place_of(self, field_path: str) -> Place:
         """Of `spec.rules[2].action`, or of the nearest thing around it that is written down."""
@@ -121,7 +121,7 @@ class _Reading:
     manifests: list[Manifest[Any]] = field(default_factory=list)
     seen: dict[tuple[str, str, str], Origin] = field(default_factory=dict)
 
-    def read(self, file: str, value: Any, root: Path, document: Document) -> None:
+    def read(self, file: str, value: Any, root: FieldPath, document: Document) -> None:
         """One document, or one item of a list (then `root` is its path)."""
         places = {path[len(root) :]: place for path, place in document.places.items() if path[: len(root)] == root}
         origin = Origin(file, places[()].line, places)
@@ -199,6 +199,8 @@ def problems_of(error: ValidationError, model: type[ApiModel], origin: Origin) -
     """Every problem of one resource in the order of its lines. The operator calls it for objects that admission let through."""
     found = []
     for details in error.errors(include_url=False):
+        if details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]:
+            continue  # pydantic counts valid entries only, and each invalid one has its own problem
         path = tuple(details["loc"])
         for below, problem, way_forward in _explained(details, path, model):
             place = _nearest(origin.places, below, origin.line)
@@ -206,7 +208,7 @@ def problems_of(error: ValidationError, model: type[ApiModel], origin: Origin) -
     return sorted(found, key=lambda each: (each.line, each.column, each.field_path))
 
 
-def _explained(details: ErrorDetails, path: Path, model: type[ApiModel]) -> Iterable[tuple[Path, str, str]]:
+def _explained(details: ErrorDetails, path: FieldPath, model: type[ApiModel]) -> Iterable[tuple[FieldPath, str, str]]:
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     if kind == CONSTRAINTS_BROKEN:
         for broken in context["broken"]:
@@ -281,7 +283,7 @@ def _fields_of(model: object) -> list[str]:
     return []
 
 
-def _type_at(model: object, path: Path) -> object:
+def _type_at(model: object, path: FieldPath) -> object:
     """The type of the field at `path`, seen through optional and list; None when the path leads nowhere."""
     for step in path:
         if isinstance(step, int):
@@ -299,7 +301,7 @@ def _seen_through(annotation: object) -> object:
     return annotation
 
 
-def _description(model: type[ApiModel], path: Path) -> str:
+def _description(model: type[ApiModel], path: FieldPath) -> str:
     parent = _type_at(model, path[:-1])
     if isinstance(parent, type) and issubclass(parent, ApiModel):
         for name, info in parent.model_fields.items():
@@ -309,16 +311,16 @@ def _description(model: type[ApiModel], path: Path) -> str:
     return "see docs/reference"
 
 
-def _without_key_mark(path: Path) -> Path:
+def _without_key_mark(path: FieldPath) -> FieldPath:
     """pydantic marks the key of a map with a last step of `[key]`."""
     return path[:-1] if path[-1:] == ("[key]",) else path
 
 
-def _steps(field_path: str) -> Path:
+def _steps(field_path: str) -> FieldPath:
     return tuple(int(index) if index else name for index, name in _STEP.findall(field_path))
 
 
-def _nearest(places: Mapping[Path, Place], path: Path, line: int) -> Place:
+def _nearest(places: Mapping[FieldPath, Place], path: FieldPath, line: int) -> Place:
     for length in range(len(path), -1, -1):
         if path[:length] in places:
             return places[path[:length]]

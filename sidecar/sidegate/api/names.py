@@ -57,9 +57,9 @@ class RoleName(SqlName):
     """A role of the target, exactly: no wildcards, no folding."""
 
     __slots__ = ()
-    pattern = _NAME
+    pattern = rf"{_PLAIN}+"
     meaning = "the name of a role"
-    way_forward = "write the role's own name, as in `readonly`; wildcards aren't possible here"
+    way_forward = "write the role's own name without quotes of SQL, as in `readonly`; wildcards and blanks aren't possible here"
     folds = False
 
 

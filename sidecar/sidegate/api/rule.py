@@ -64,14 +64,16 @@ class Detector(enum.StrEnum):
     """A content pattern with its check digit that finds sensitive values."""
 
     PAYMENT_CARD = "payment-card"
-    SSN = "ssn"
+    US_SSN = "us-ssn"
     EMAIL = "email"
     IBAN = "iban"
-    AWS_KEY = "aws-key"
+    AWS_ACCESS_KEY = "aws-access-key"
     GITHUB_TOKEN = "github-token"  # noqa: S105
     SLACK_TOKEN = "slack-token"  # noqa: S105
+    STRIPE_KEY = "stripe-key"
+    GOOGLE_API_KEY = "google-api-key"
     JWT = "jwt"
-    PEM = "pem"
+    PEM_PRIVATE_KEY = "pem-private-key"
 
 
 class StatementKind(enum.StrEnum):

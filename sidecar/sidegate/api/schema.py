@@ -192,7 +192,6 @@ def structural_schema(model: type[ApiModel]) -> Schema:
     properties = schema["properties"]
     properties["apiVersion"] = {"description": properties["apiVersion"]["description"], "type": "string"}
     properties["kind"] = {"description": properties["kind"]["description"], "type": "string"}
-    properties["metadata"] = {"type": "object"}
     schema["required"] = ["spec"]
     return schema
 
@@ -225,10 +224,9 @@ def _object(schema: Schema, defs: Schema, path: str) -> Schema:
     if "properties" in schema:
         schema.pop("additionalProperties", None)  # pruning and strict field validation take the place of `false`
         schema["properties"] = {
-            name: _structural(value, defs, f"{path}.{name}" if path else name)
+            name: {"type": "object"} if _is_metadata(value) else _structural(value, defs, f"{path}.{name}")
             for name, value in schema["properties"].items()
-            if not _is_metadata(value)
-        } | {name: {"type": "object"} for name, value in schema["properties"].items() if _is_metadata(value)}
+        }
         if isinstance(schema.get("default"), dict):
             schema["default"] = _without_empty(schema["default"])
         return schema
