@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Approvals: a statement that waits for people, the rules of who may decide, and where decisions come from."""

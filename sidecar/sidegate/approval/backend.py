@@ -1,0 +1,112 @@
+"""What a gate asks of whoever keeps approvals: the operator's gateway in a cluster, files without one (`local`).
+
+Rules for every implementation: an Approved verdict is given out once, to one caller, and is used up by that (`wait` and `take_grant`
+are the only two ways to it); a client that leaves withdraws nothing, since agents time out before people decide; anything that
+can't be told for certain is an `ApprovalUnavailable`, never an approval.
+
+Pure: values and a Protocol.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+from sidegate.policy.decision import ApprovalTerms
+from sidegate.policy.statement import Impact
+
+
+class Phase(enum.StrEnum):
+    """Where a request stands, in the words of the ApprovalRequest resource. Executed: the approval is used up."""
+
+    PENDING = "Pending"
+    APPROVED = "Approved"
+    DENIED = "Denied"
+    EXPIRED = "Expired"
+    WITHDRAWN = "Withdrawn"
+    EXECUTED = "Executed"
+
+
+class ApprovalUnavailable(Exception):  # noqa: N818 - a state of the world, named as the reason it becomes
+    """An approval can't be asked for, or what is there can't be trusted. The statement is refused."""
+
+    def __init__(self, problem: str, way_forward: str) -> None:
+        super().__init__(problem)
+        self.way_forward = way_forward
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """Everything that people need to decide on one statement, and that ties the decision to it.
+
+    `target` and `namespace` name the ProtectedTarget. `requester_key` is `Principal.key`, `requester` the username. `statement` is masked
+    text, whole: a statement that can't be shown whole can't be approved. `terms.expires_after_s` counts from `requested_at`: the time to
+    decide in and to use the approval in. `hold_until` is when the gate stops waiting for it: people see it.
+    """
+
+    target: str
+    namespace: str
+    session_id: str
+    requester_key: str
+    requester: str
+    agent: str | None
+    reason: str
+    source: str
+    detail: str
+    statement: str
+    fingerprint: str
+    impact: Impact | None
+    terms: ApprovalTerms
+    requested_at: float
+    hold_until: float
+    groups: tuple[str, ...] = ()
+    environment: str | None = None
+    source_address: str | None = None
+    database: str = ""
+    role: str = ""
+    revision: str = ""
+
+    @property
+    def expires_at(self) -> float:
+        return self.requested_at + self.terms.expires_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a request ended. Only APPROVED lets the statement run, once, until `usable_until`.
+
+    EXECUTED is what others who wait on the same request get once its approval was given out.
+    """
+
+    phase: Phase
+    name: str
+    approvers: tuple[str, ...]
+    comment: str
+    decided_at: float
+    usable_until: float
+
+
+class ApprovalBackend(Protocol):
+    """Keeps requests and gives out verdicts. Every method may raise `ApprovalUnavailable`."""
+
+    async def submit(self, request: HoldRequest, now: float) -> str:
+        """Make a request; its name comes back."""
+
+    async def wait(self, name: str) -> Verdict:
+        """Return when it is decided, ended or expired. May be cancelled, which changes nothing: the request goes on.
+
+        An APPROVED verdict is used up by being returned: later callers get EXECUTED.
+        """
+
+    async def withdraw(self, name: str, why: str, now: float) -> None:
+        """Nobody wants it any more. A request that has ended stays as it is."""
+
+    async def take_grant(self, fingerprint: str, requester_key: str, now: float) -> Verdict | None:
+        """An approval of exactly this, by this requester, that is neither used nor expired: used up by being returned."""
+
+    async def executed(self, name: str, outcome: str, now: float) -> None:
+        """What became of it: the target's command tag, or the SQLSTATE of its error."""
+
+    async def find_pending(self, fingerprint: str, requester_key: str, now: float) -> str | None:
+        """The same statement of the same requester, if it is still to be decided: to join instead of asking twice."""
