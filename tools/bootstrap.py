@@ -146,7 +146,12 @@ def tls_context() -> ssl.SSLContext:
     A fresh Debian has no store at all. Then the address isn't verified, and needn't be: the hash in `uv.lock` proves the content.
     """
     named = next((os.environ[name] for name in CERTIFICATE_SETTINGS if os.environ.get(name)), None)
-    context = ssl.create_default_context(cafile=named)
+    try:
+        context = ssl.create_default_context(cafile=named)
+    except OSError as error:
+        raise SetUpError(
+            f"the certificates in `{named}` can't be read: {error}", "name a file of PEM certificates in SSL_CERT_FILE"
+        ) from error
     if named is None and not machine_has_certificates(context):
         say("this machine has no certificate store; what is downloaded is checked against uv.lock alone")
         context.check_hostname = False
@@ -180,6 +185,7 @@ def fetch(address: str, context: ssl.SSLContext) -> bytes:
                 content: bytes = answer.read()
                 return content
         except urllib.error.HTTPError as error:
+            error.close()
             problem = error
             if error.code < 500 and error.code != 429:
                 break
@@ -247,22 +253,22 @@ def mirror_setting() -> str | None:
     return named if named and named != locked_uv(ROOT / "uv.lock")["source"]["registry"].rstrip("/") else None
 
 
-def is_writable(folder: Path) -> bool:
-    """Whether files can be made in this folder, which may have to be made first."""
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-
-
 def cache_folder() -> Path:
-    """uv's own place for its cache, or one in the project when there is no home to write to."""
+    """uv's own place for its cache, made if need be, or one in the project when there is no home to write to."""
     named = os.environ.get("UV_CACHE_DIR")
-    if named:
-        return Path(named)
-    home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("HOME", "") and os.path.join(os.environ["HOME"], ".cache"))
-    usual = Path(home) / "uv" if home else None
-    return usual if usual and usual.is_absolute() and is_writable(usual) else TOOLS / "uv-cache"
+    home = os.environ.get("HOME")
+    caches = os.environ.get("XDG_CACHE_HOME") or (os.path.join(home, ".cache") if home else "")
+    usual = Path(named) if named else Path(caches) / "uv"
+    try:
+        if not named and not usual.is_absolute():
+            raise PermissionError
+        usual.mkdir(parents=True, exist_ok=True)
+        if os.access(usual, os.W_OK | os.X_OK):
+            return usual
+    except OSError:
+        pass
+    (TOOLS / "uv-cache").mkdir(parents=True, exist_ok=True)
+    return TOOLS / "uv-cache"
 
 
 def uv_environment(mirror: str | None) -> dict[str, str]:
@@ -280,7 +286,6 @@ def uv_environment(mirror: str | None) -> dict[str, str]:
         environment.setdefault("UV_SYSTEM_CERTS", "true")  # else uv's own list, which is what a machine without a store needs
     if mirror:
         environment["UV_DEFAULT_INDEX"] = mirror
-    cache.mkdir(parents=True, exist_ok=True)
     if cache.stat().st_dev != ROOT.stat().st_dev:
         environment.setdefault("UV_LINK_MODE", "copy")  # no hard links across file systems
     return environment
