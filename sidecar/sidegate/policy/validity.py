@@ -59,6 +59,8 @@ def zone(name: str) -> ZoneInfo | None:
 
 def valid_for(validity: ValidityConfig, now: float) -> Validity:
     """Whether the validity holds at `now`, and between which moments that answer is sure."""
+    if math.isnan(now):
+        return Validity(Standing.ERROR, now, now)
     if validity.not_before is not None and now < validity.not_before:
         return Validity(Standing.NOT_YET, -math.inf, validity.not_before)
     if validity.not_after is not None and now >= validity.not_after:
