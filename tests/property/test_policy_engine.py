@@ -98,7 +98,7 @@ grants = st.builds(
 )
 matches = st.builds(
     StatementMatch,
-    kinds=some(st.sampled_from([*KIND_NAMES, "Transaction", "FromTheFuture"])),
+    kinds=st.one_of(some(st.sampled_from([*KIND_NAMES, "Transaction", "FromTheFuture"])), st.just(("Delete",))),
     databases=some(st.sampled_from(["shop", "other"]), 1),
     schemas=some(schemas),
     tables=some(st.sampled_from(["users", "app.orders", "prod.*"])),
@@ -155,34 +155,42 @@ GENEROUS = PolicyConfig(
     subjects=(SubjectConfig(groups=("ai",)),),
     grants=(GrantConfig(("shop",), "reader", tuple(KIND_NAMES), functions=("app.*",)),),
 )
-configs = st.one_of(policy_lists, policy_lists.map(lambda found: (*found, GENEROUS))).map(
-    lambda found: GateConfig.sealed(TARGET, found)
-)
+generous_lists = policy_lists.map(lambda found: (*found, GENEROUS))
+configs = st.one_of(policy_lists, generous_lists, generous_lists).map(lambda found: GateConfig.sealed(TARGET, found))
 
 relations = st.builds(RelationRef, tables, st.one_of(st.none(), st.frozensets(schemas, min_size=1, max_size=2)))
 columns = st.builds(ColumnRef, st.sampled_from(["ssn", "email", "id", "*", "SSN"]), st.one_of(st.none(), relations))
 functions = st.builds(
     FunctionRef, st.sampled_from(["safe_total", "other"]), st.one_of(st.none(), st.frozensets(schemas, max_size=2)), st.booleans()
 )
-statements = st.builds(
-    SqlStatement,
-    text=st.just("select"),
-    kinds=st.one_of(
-        st.frozensets(st.sampled_from([StatementKind.READ, StatementKind.DELETE, StatementKind.INSERT]), min_size=1, max_size=2),
-        st.frozensets(st.sampled_from(list(StatementKind)), max_size=3),
-    ),
-    reads=st.frozensets(relations, max_size=2),
-    writes=st.frozensets(relations, max_size=1),
-    creates=st.frozensets(relations, max_size=1),
-    schemas=st.one_of(st.none(), st.frozensets(schemas, max_size=2)),
-    columns_output=st.frozensets(columns, max_size=2),
-    columns_steering=st.frozensets(columns, max_size=1),
-    functions=st.frozensets(functions, max_size=1),
-    settings=st.sampled_from([(), (), (("role", "x"),), (("client_encoding", "latin1"),)]),
-    affects_rows=st.booleans(),
-    controls_transaction=st.booleans(),
-    dangers=st.sampled_from([(), (), ("reads pg_authid",)]),
-    executes=st.sampled_from([None, None, "p"]),
+USUAL = [StatementKind.READ, StatementKind.DELETE, StatementKind.INSERT, StatementKind.CALL, StatementKind.DDL, StatementKind.DO]
+
+
+def statements_of(kinds: st.SearchStrategy[frozenset[StatementKind]], odd: bool) -> st.SearchStrategy[SqlStatement]:
+    return st.builds(
+        SqlStatement,
+        text=st.just("select"),
+        kinds=kinds,
+        reads=st.frozensets(relations, max_size=2),
+        writes=st.frozensets(relations, max_size=1),
+        creates=st.frozensets(relations, max_size=1),
+        schemas=st.one_of(st.none(), st.frozensets(schemas, max_size=2)),
+        columns_output=st.frozensets(columns, max_size=2),
+        columns_steering=st.frozensets(columns, max_size=1),
+        functions=st.frozensets(functions, max_size=1),
+        settings=st.sampled_from([(), (("role", "x"),), (("client_encoding", "latin1"),)]) if odd else st.just(()),
+        affects_rows=st.booleans(),
+        controls_transaction=st.booleans() if odd else st.just(False),
+        dangers=st.sampled_from([(), ("reads pg_authid",)]) if odd else st.just(()),
+        executes=st.sampled_from([None, "p"]) if odd else st.none(),
+    )
+
+
+statements = st.one_of(
+    statements_of(st.frozensets(st.sampled_from(USUAL[:3]), min_size=1, max_size=2), odd=False),
+    statements_of(st.frozensets(st.sampled_from(USUAL[:3]), min_size=1, max_size=1), odd=False),
+    statements_of(st.frozensets(st.sampled_from(USUAL), min_size=1, max_size=3), odd=False),
+    statements_of(st.frozensets(st.sampled_from(list(StatementKind)), max_size=3), odd=True),
 )
 contexts = st.builds(
     StatementContext,
