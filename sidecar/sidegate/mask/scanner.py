@@ -1,0 +1,169 @@
+"""Finds and masks what the detectors of some value masks look for, in one value or in a whole chunk of wire bytes.
+
+Rules: `may_contain` has no false negatives for any value inside the chunk, whatever stands around it. Overlapping finds become one span
+with the strictest strategy. A span never cuts an escape sequence in half. Time is linear in the length of the data.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from sidegate.mask.detect.detector import Detector
+from sidegate.mask.detectors import DETECTORS
+from sidegate.mask.patterns import Prefilter
+from sidegate.mask.reading import ESCAPE_TRIGGER, FOLD_TRIGGER, Reading, fold, unescape
+from sidegate.mask.strategies import REDACTED, STRICTNESS, masked_value
+from sidegate.policy.decision import MaskStrategy, ValueMask
+from sidegate.policy.source import PolicyRule
+
+_CACHED_SCANNERS: Final = 256
+
+
+class UnknownDetectorError(ValueError):
+    """A mask names a detector that this version doesn't have. Nothing may pass under it."""
+
+    way_forward = "name one of the detectors in docs/coverage/detectors.md, or update the gate"
+
+
+class Span(NamedTuple):
+    """Bytes `start` to `end` of the value, what found them, and by which rule they are masked."""
+
+    start: int
+    end: int
+    detector: str
+    strategy: MaskStrategy
+    source: PolicyRule
+
+
+class _Rule(NamedTuple):
+    detector: Detector
+    strategy: MaskStrategy
+    source: PolicyRule
+
+
+def _rules(masks: tuple[ValueMask, ...]) -> tuple[_Rule, ...]:
+    """One rule a detector: of several masks that name it, the strictest, and of equals the first."""
+    rules: dict[str, _Rule] = {}
+    for mask in masks:
+        for name in sorted(mask.detectors):
+            if name not in DETECTORS:
+                raise UnknownDetectorError(f"unknown detector `{name}` in {mask.source}")
+            known = rules.get(name)
+            if known is None or STRICTNESS[mask.strategy] > STRICTNESS[known.strategy]:
+                rules[name] = _Rule(DETECTORS[name], mask.strategy, mask.source)
+    return tuple(rules.values())
+
+
+class Scanner:
+    """`hash_key` is for the Hash strategy; without it such values are redacted.
+
+    Raises:
+        UnknownDetectorError: a mask names a detector that there isn't.
+    """
+
+    __slots__ = ("_fold_at", "_hash_key", "_owners", "_prefilter", "_rules", "_unescape_at")
+
+    def __init__(self, masks: tuple[ValueMask, ...], hash_key: bytes | None = None) -> None:
+        self._hash_key = hash_key
+        self._rules = _rules(masks)
+        patterns: list[bytes] = []
+        self._owners: list[int] = []  # of each pattern: position in _rules
+        for index, rule in enumerate(self._rules):
+            patterns += rule.detector.prefilter
+            self._owners += [index] * len(rule.detector.prefilter)
+        self._unescape_at = len(patterns)
+        self._fold_at = len(patterns) + 1
+        self._prefilter = Prefilter((*patterns, ESCAPE_TRIGGER, FOLD_TRIGGER))
+
+    @staticmethod
+    def of(masks: tuple[ValueMask, ...], hash_key: bytes | None = None) -> Scanner:
+        """The one scanner for equal masks: compiling its patterns takes milliseconds."""
+        return _scanner(masks, hash_key)
+
+    def may_contain(self, data: bytes | memoryview) -> bool:
+        """Quickly: false means that no value inside `data` holds anything to mask. True means that `find` has to look at each value."""
+        return bool(self._rules) and bool(self._prefilter.matches(data))
+
+    def find(self, data: bytes) -> list[Span]:
+        """Everything to mask in one value, from left to right, without overlaps."""
+        hits = self._prefilter.matches(data)
+        if not hits or not self._rules:
+            return []
+        found = self._look(data, hits)
+        for reading, source in self._readings(data, hits):
+            spans = self._look(reading.data, self._prefilter.matches(reading.data))
+            spans = [_at(span, reading.source_span((span.start, span.end))) for span in spans]
+            if source is not None:
+                spans = [_at(span, source.source_span((span.start, span.end))) for span in spans]
+            found += spans
+        if not found:
+            return []
+        if b"\\" in data:
+            escapes = unescape(data)
+            found = [_at(span, escapes.widened((span.start, span.end))) for span in found]
+        return _merged(found)
+
+    def mask(self, data: bytes) -> bytes | None:
+        """A masked copy, or None when there is nothing to mask. Null can't be written into a text: it is redacted."""
+        spans = self.find(data)
+        return self.replace(data, spans) if spans else None
+
+    def replace(self, data: bytes, spans: list[Span]) -> bytes:
+        """`data` with each span's replacement in its place. Partial would break an escape sequence, so it is redacted there."""
+        pieces: list[bytes] = []
+        at = 0
+        for span in spans:
+            pieces.append(data[at : span.start])
+            pieces.append(self.replacement(data[span.start : span.end], span.strategy))
+            at = span.end
+        pieces.append(data[at:])
+        return b"".join(pieces)
+
+    def replacement(self, value: bytes, strategy: MaskStrategy) -> bytes:
+        if strategy is MaskStrategy.PARTIAL and b"\\" in value:
+            return REDACTED
+        masked = masked_value(value, strategy, self._hash_key)
+        return REDACTED if masked is None else masked
+
+    def _look(self, data: bytes, hits: list[int]) -> list[Span]:
+        found: list[Span] = []
+        for index in sorted({self._owners[hit] for hit in hits if hit < len(self._owners)}):
+            rule = self._rules[index]
+            found += [Span(start, end, rule.detector.name, rule.strategy, rule.source) for start, end in rule.detector.find(data)]
+        return found
+
+    def _readings(self, data: bytes, hits: list[int]) -> list[tuple[Reading, Reading | None]]:
+        """Each reading that differs from the value, with the reading it was made from."""
+        readings: list[tuple[Reading, Reading | None]] = []
+        if self._fold_at in hits:
+            readings.append((fold(data), None))
+        if self._unescape_at in hits:
+            unescaped = unescape(data)
+            readings.append((unescaped, None))
+            if self._fold_at in self._prefilter.matches(unescaped.data):
+                readings.append((fold(unescaped.data), unescaped))
+        return readings
+
+
+def _at(span: Span, place: tuple[int, int]) -> Span:
+    return span._replace(start=place[0], end=place[1])
+
+
+def _merged(found: list[Span]) -> list[Span]:
+    """Overlapping spans as one: the strictest strategy, with its detector and source, over all their bytes."""
+    found.sort(key=lambda span: (span.start, -span.end))
+    merged: list[Span] = []
+    for span in found:
+        if not merged or span.start >= merged[-1].end:
+            merged.append(span)
+            continue
+        last = merged[-1]
+        lead = span if STRICTNESS[span.strategy] > STRICTNESS[last.strategy] else last
+        merged[-1] = lead._replace(start=last.start, end=max(last.end, span.end))
+    return merged
+
+
+@lru_cache(maxsize=_CACHED_SCANNERS)
+def _scanner(masks: tuple[ValueMask, ...], hash_key: bytes | None) -> Scanner:
+    return Scanner(masks, hash_key)

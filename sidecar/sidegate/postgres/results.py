@@ -1,0 +1,264 @@
+"""What happens to each column of a result: passed, masked whole, or looked into. Pure.
+
+Three proofs meet here: where the target says a column comes from (table OID and attribute number in RowDescription), what
+the session knows about that column (its names, whether it depends on masked ones), and what the detectors find in values.
+Where the origin is an expression the session must have shown from the parse tree that no masked column flows in; otherwise
+the column is masked.
+
+Left out: making the rows (sidegate.postgres.rows, copy_out) and proving expressions (sidegate.sql).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from sidegate.mask.cells import OPAQUE_KINDS, CellKind, column_replacement, kind_of, masked_cell, scan_cell
+from sidegate.mask.scanner import Scanner
+from sidegate.mask.strategies import STRICTNESS
+from sidegate.mask.tally import Tally
+from sidegate.policy.decision import ColumnMask, Masks, MaskStrategy
+from sidegate.policy.source import PolicyRule
+from sidegate.postgres.messages import Reader, TargetProtocolError
+
+
+class FieldDescription(NamedTuple):
+    """One column as RowDescription describes it. `table_oid` 0: an expression; `format` 0 is text, 1 binary."""
+
+    name: str
+    table_oid: int
+    column_attnum: int
+    type_oid: int
+    type_size: int
+    type_modifier: int
+    format: int
+
+
+def decode_row_description(body: bytes) -> tuple[FieldDescription, ...]:
+    """Raises TargetProtocolError for a cut message, leftover bytes, or a format that is neither text nor binary."""
+    reader = Reader(body, TargetProtocolError)
+    fields = tuple(
+        FieldDescription(
+            name=reader.string(),
+            table_oid=reader.int32() & 0xFFFFFFFF,
+            column_attnum=_signed16(reader.int16()),
+            type_oid=reader.int32() & 0xFFFFFFFF,
+            type_size=_signed16(reader.int16()),
+            type_modifier=reader.int32(),
+            format=reader.int16(),
+        )
+        for _ in range(reader.int16())
+    )
+    reader.end()
+    if any(field.format > 1 for field in fields):
+        raise TargetProtocolError("row description with a format code that is neither 0 (text) nor 1 (binary)")
+    return fields
+
+
+def _signed16(value: int) -> int:
+    return value - 0x10000 if value >= 0x8000 else value
+
+
+class ColumnOrigin(NamedTuple):
+    """Names as the catalog has them."""
+
+    schema: str
+    table: str
+    column: str
+
+
+class OriginLookup(Protocol):
+    """The session's view of the target's catalog."""
+
+    def origin(self, table_oid: int, attnum: int) -> ColumnOrigin | None:
+        """None: the OID isn't in the catalog as read last."""
+        ...
+
+    def is_tainted(self, table_oid: int, attnum: int) -> bool:
+        """The column may carry values of masked columns under other names: of a view, a composite type, a generated column."""
+        ...
+
+
+class PlanProblem(enum.Enum):
+    """Why there is no plan. NEED_ORIGINS: refresh the catalog and ask again; the second time mask what is still unknown."""
+
+    NEED_ORIGINS = "a column's table isn't in the catalog as read last"
+    FORMATS_MISMATCH = "the number of result formats is neither 0, 1 nor the number of columns"
+
+
+class Action(enum.IntEnum):
+    PASS = 0
+    MASK = 1  # every cell gets the same replacement, or one made from the cell
+    SCAN = 2
+
+
+class ResultPlan:
+    """What is done with each column. One plan serves every row of a result; `tally` counts masked cells by rule.
+
+    `actions` has a byte (an Action) a column. `replacements` are wire forms: length and value, ready to stand in a DataRow. `opaque` marks
+    SCAN columns whose bytes say nothing to the prefilter: each of their cells has to be looked at.
+    """
+
+    __slots__ = (
+        "_hash_key",
+        "_sources",
+        "_strategies",
+        "_types",
+        "actions",
+        "has_masks",
+        "has_opaque",
+        "has_scans",
+        "is_passthrough",
+        "kinds",
+        "opaque",
+        "replacements",
+        "scanner",
+        "tally",
+    )
+
+    def __init__(
+        self,
+        columns: Sequence[_Column],
+        scanner: Scanner,
+        hash_key: bytes | None,
+    ) -> None:
+        self.actions = bytes(column.action for column in columns)
+        self.kinds: tuple[CellKind, ...] = tuple(column.kind for column in columns)
+        self.replacements: tuple[bytes | None, ...] = tuple(_wire_replacement(column, hash_key) for column in columns)
+        self.scanner = scanner
+        self.tally = Tally()
+        self.has_masks = Action.MASK in self.actions
+        self.has_scans = Action.SCAN in self.actions
+        self.opaque = bytes(column.action is Action.SCAN and column.kind in OPAQUE_KINDS for column in columns)
+        self.has_opaque = any(self.opaque)
+        self.is_passthrough = not (self.has_masks or self.has_scans)
+        self._hash_key = hash_key
+        self._types = tuple((column.type_oid, column.format) for column in columns)
+        self._strategies = tuple(column.strategy for column in columns)
+        self._sources = tuple(column.sources for column in columns)
+
+    @property
+    def columns(self) -> int:
+        return len(self.actions)
+
+    @property
+    def sources(self) -> frozenset[PolicyRule]:
+        """The rules that mask whole columns of this result. Those of detectors show in `tally` once they found something."""
+        return frozenset(source for sources in self._sources for source in sources)
+
+    def format_of(self, column: int) -> int:
+        return self._types[column][1]
+
+    def mask(self, column: int, cell: bytes) -> bytes | None:
+        """What stands instead of a cell of a MASK column that isn't NULL; None is NULL."""
+        type_oid, format_code = self._types[column]
+        return masked_cell(cell, type_oid, format_code, self._strategies[column], self._hash_key)
+
+    def scan(self, column: int, cell: bytes) -> bytes | None:
+        """`cell` itself, or what stands instead; None is NULL. For SCAN columns."""
+        return scan_cell(self.kinds[column], cell, self.scanner, self.tally)
+
+    def count_masked(self, column: int, cells: int) -> None:
+        for source in self._sources[column]:
+            self.tally.add(source, cells)
+
+
+class _Column(NamedTuple):
+    action: Action
+    type_oid: int
+    format: int
+    kind: CellKind
+    strategy: MaskStrategy
+    sources: tuple[PolicyRule, ...]
+
+
+def _wire_replacement(column: _Column, hash_key: bytes | None) -> bytes | None:
+    """Length and value; None where each cell needs its own."""
+    if column.action is not Action.MASK:
+        return None
+    is_constant, value = column_replacement(column.type_oid, column.format, column.strategy, hash_key)
+    if not is_constant:
+        return None
+    return wire_cell(value)
+
+
+def wire_cell(value: bytes | None) -> bytes:
+    return b"\xff\xff\xff\xff" if value is None else len(value).to_bytes(4, "big") + value
+
+
+def plan_result(
+    fields: Sequence[FieldDescription],
+    formats: Sequence[int] | None,
+    masks: Masks,
+    origins: OriginLookup,
+    is_expression_clean: bool,
+    *,
+    hash_key: bytes | None = None,
+    masks_unknown: bool = False,
+) -> ResultPlan | PlanProblem:
+    """The plan for one result.
+
+    `formats` are those of Bind (none, one for all, or one a column); None: as in `fields`. `masks_unknown`: a column whose
+    table isn't in the catalog is masked instead of answered with NEED_ORIGINS.
+    """
+    codes = _formats(fields, formats)
+    if codes is None:
+        return PlanProblem.FORMATS_MISMATCH
+    scanner = Scanner.of(masks.values, hash_key)
+    columns: list[_Column] = []
+    for field, code in zip(fields, codes, strict=True):
+        matching = _matching(field, masks.columns, origins, is_expression_clean) if masks.columns else ()
+        if matching is None:
+            if not masks_unknown:
+                return PlanProblem.NEED_ORIGINS
+            matching = masks.columns
+        kind = kind_of(field.type_oid, code)
+        strategy = MaskStrategy.REDACT
+        action = Action.SCAN if masks.values and kind is not CellKind.PLAIN else Action.PASS
+        if matching:
+            action = Action.MASK
+            strategy = max((mask.strategy for mask in matching), key=STRICTNESS.__getitem__)
+        sources = tuple(dict.fromkeys(mask.source for mask in matching))
+        columns.append(_Column(action, field.type_oid, code, kind, strategy, sources))
+    return ResultPlan(columns, scanner, hash_key)
+
+
+def _formats(fields: Sequence[FieldDescription], formats: Sequence[int] | None) -> tuple[int, ...] | None:
+    if formats is None:
+        return tuple(field.format for field in fields)
+    if len(formats) <= 1:
+        return tuple(formats or (0,)) * len(fields)
+    return tuple(formats) if len(formats) == len(fields) else None
+
+
+def _matching(
+    field: FieldDescription, masks: tuple[ColumnMask, ...], origins: OriginLookup, is_expression_clean: bool
+) -> tuple[ColumnMask, ...] | None:
+    """The masks that apply to a column; None: the catalog doesn't know its table."""
+    name = field.name.lower()
+    by_name = tuple(mask for mask in masks if name in mask.names)
+    # A whole row (attribute 0 of a table) is as good as a star.
+    if field.table_oid == 0 or field.column_attnum == 0:
+        if not is_expression_clean or field.table_oid != 0:
+            return masks
+        return by_name
+    if field.column_attnum < 0:
+        return ()  # system columns (ctid, xmin, tableoid, ...) hold no data of the table's
+    origin = origins.origin(field.table_oid, field.column_attnum)
+    if origin is None:
+        return None
+    if origins.is_tainted(field.table_oid, field.column_attnum):
+        return masks
+    return tuple(
+        mask for mask in masks if _covers(mask, origin) or (mask in by_name and mask.tables is None and mask.schemas is None)
+    )
+
+
+def _covers(mask: ColumnMask, origin: ColumnOrigin) -> bool:
+    """Names compare in lower case: a quoted name in another case is masked as well."""
+    return (
+        origin.column.lower() in mask.names
+        and (mask.tables is None or origin.table in mask.tables or origin.table.lower() in mask.tables)
+        and (mask.schemas is None or origin.schema in mask.schemas or origin.schema.lower() in mask.schemas)
+    )
