@@ -175,3 +175,14 @@ def test_the_documents_that_are_made_from_code_are_current() -> None:
         [sys.executable, "tools/write_docs.py", "--check"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "changes").glob("*.md")]
+    links = [(document, link) for document in documents for link in re.findall(r"\]\(([^)#\s]+)", document.read_text())]
+    assert len(links) > 5
+    assert [
+        f"{document.relative_to(ROOT)}: {link}"
+        for document, link in links
+        if "://" not in link and not (document.parent / link).exists()
+    ] == []
