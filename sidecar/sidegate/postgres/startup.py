@@ -59,7 +59,7 @@ class CancelRequest:
 
 @dataclass(frozen=True, slots=True)
 class StartupMessage:
-    """`parameters` are what may go to the target; `minor` is the version to speak, after negotiation."""
+    """`parameters` are as the client sent them (`allowed_parameters` judges them); `minor` is the version to speak, after negotiation."""
 
     user: str
     database: str
@@ -139,12 +139,17 @@ def _decode_startup_message(body: bytes, minor: int) -> StartupMessage:
     if replication is not None and replication.lower() in ("false", "off", "no", "0", "f", "n", "of"):
         replication = None
     parameters = {name: value for name, value in named.items() if name not in unknown}
-    _check_parameters(parameters)
     return StartupMessage(user, database, min(minor, NEWEST_MINOR), minor, unknown, parameters, replication)
 
 
-def _check_parameters(parameters: dict[str, str]) -> None:
-    for name, value in list(parameters.items()):
+def allowed_parameters(parameters: dict[str, str]) -> dict[str, str]:
+    """What of the client's parameters goes to the target.
+
+    Raises:
+        ClientProtocolError: one that isn't let through.
+    """
+    allowed = dict(parameters)
+    for name, value in parameters.items():
         lowered = name.lower()
         if lowered == "client_encoding":
             if value.lower().strip("'\" ") not in UTF8_NAMES:
@@ -153,11 +158,13 @@ def _check_parameters(parameters: dict[str, str]) -> None:
                     "22023",
                     "connect with client_encoding=UTF8 (PGCLIENTENCODING=UTF8)",
                 )
-            del parameters[name]
+            del allowed[name]
         elif lowered == "options":
-            parameters.update(_decode_options(parameters.pop(name)))
+            del allowed[name]
+            allowed.update(_decode_options(value))
         elif lowered not in ALLOWED_PARAMETERS:
             raise _refused(name)
+    return allowed
 
 
 def _decode_options(options: str) -> dict[str, str]:
@@ -172,9 +179,7 @@ def _decode_options(options: str) -> dict[str, str]:
         if word == "-c" and at + 1 < len(words):
             at += 1
             assignment = words[at]
-        elif word.startswith("--"):
-            assignment = word[2:]
-        elif word.startswith("-c"):
+        elif word.startswith(("--", "-c")):
             assignment = word[2:]
         else:
             raise _refused(f"options {word}")
@@ -199,9 +204,13 @@ def _cut(name: str) -> str:
     return name.encode()[:NAME_BYTES].decode("utf-8", "ignore")
 
 
-def encode_startup_message(user: str, database: str, parameters: dict[str, str], minor: int = 0) -> bytes:
+def encode_startup_message(
+    user: str, database: str, parameters: dict[str, str], minor: int = 0, replication: str | None = None
+) -> bytes:
     """The gate's own StartupMessage towards the target."""
     pairs = {"user": user, "database": database, "client_encoding": "UTF8", **parameters}
+    if replication is not None:
+        pairs["replication"] = replication
     body = b"".join(key.encode() + b"\0" + value.encode() + b"\0" for key, value in pairs.items()) + b"\0"
     return struct.pack(">II", len(body) + 8, (PROTOCOL_MAJOR << 16) | minor) + body
 

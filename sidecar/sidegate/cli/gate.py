@@ -1,0 +1,83 @@
+"""`sidegate gate`: what a pod's sidecar runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+_HELP = """Run a gate from a compiled gate config.
+
+The config is what `sidegate policy compile` or the operator made. It is watched: a new one takes force at once, also for open sessions, and
+one that can't be read leaves the last good one in force. Without any, every client is refused and told why. SIGHUP looks again now, SIGTERM
+ends every session in order.
+
+\b
+FILES
+  STATE/recordings/NAMESPACE/TARGET/*.sgrec   one recording for each session
+  STATE/approvals/                            approval requests, decided with
+                                              `sidegate approve`
+\b
+EXAMPLES
+  sidegate policy compile --manifests manifests --target shop-db -o gate.json
+  sidegate gate --config gate.json --state /var/lib/sidegate \\
+      --listen 0.0.0.0:5432 --metrics 127.0.0.1:6480
+
+\b
+EXIT STATUS
+  0  stopped in order
+  1  it couldn't start, or couldn't go on; the last line on standard error
+     says why
+"""
+
+
+@click.command(help=_HELP)
+@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True, help="The compiled gate config, JSON.")
+@click.option(
+    "--state", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory for recordings and approvals."
+)
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="ADDRESS",
+    help="HOST:PORT or unix:DIRECTORY; repeatable. Default: loopback at the target's port.",
+)
+@click.option("--metrics", metavar="HOST:PORT", help="Serve /live, /ready, /started and /metrics there.")
+@click.option(
+    "--audit", "audit_file", type=click.Path(path_type=Path), help="Append audit events to this file. Default: standard output."
+)
+@click.option(
+    "--issuer-ca", metavar="FILE", help="Authorities that issuers' certificates are verified with. Default: the system's."
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the port (SO_REUSEPORT)."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "text"]),
+    default="text",
+    show_default=True,
+    help="Form of the log on standard error.",
+)
+def gate(
+    config_file: Path, state: Path, listen: tuple[str, ...], metrics: str | None, audit_file: Path | None, issuer_ca: str | None,
+    workers: int, log_format: str,
+) -> None:  # fmt: skip
+    from sidegate.audit.sinks import AuditError
+    from sidegate.runtime.listener import ListenError
+    from sidegate.runtime.logs import LogForm, set_up_logs
+    from sidegate.runtime.main import GateOptions, run_gate, run_loop
+
+    set_up_logs(LogForm(log_format))
+    options = GateOptions(config_file, state, listen, metrics, audit_file, issuer_ca)
+
+    try:
+        if workers > 1:
+            from sidegate.runtime.worker import run_workers
+
+            sys.exit(run_workers(options, workers))
+        run_loop(lambda: run_gate(options))
+    except (ListenError, AuditError, OSError) as error:
+        way = getattr(error, "way_forward", "")
+        raise click.ClickException(f"{error}; {way}" if way else str(error)) from error

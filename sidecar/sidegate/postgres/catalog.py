@@ -1,0 +1,201 @@
+"""The target's definitions as one session's masking needs them: which column an origin names, and which columns derive from
+masked ones. Pure.
+
+Read over a connection of the gate's own by `QUERIES`, kept a short while, and read again after definitions changed or when a
+result names a relation that isn't known. A view (or materialized view, or generated column) whose definition reads a masked
+column is tainted whole: the target's column origins stop at a view, so nothing in it can be told apart here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sidegate.policy.decision import ColumnMask, Masks
+from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement
+from sidegate.postgres.results import ColumnOrigin
+from sidegate.sql import Analysis, analyse
+
+# With an empty search_path the target writes every name in a definition with its schema.
+QUERIES: Final = (
+    "SET search_path = ''",
+    "SELECT c.oid, n.nspname, c.relname, c.relkind, a.attnum, a.attname"
+    " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+    " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid"
+    " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c') AND a.attnum > 0 AND NOT a.attisdropped",
+    "SELECT c.oid, pg_catalog.pg_get_viewdef(c.oid) FROM pg_catalog.pg_class c WHERE c.relkind IN ('v', 'm') AND c.oid >= 16384",
+    "SELECT a.attrelid, a.attnum, pg_catalog.pg_get_expr(d.adbin, d.adrelid)"
+    " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
+    " WHERE a.attgenerated <> ''",
+)
+
+Rows = Sequence[tuple[bytes | None, ...]]
+
+
+@dataclass(slots=True)
+class Relation:
+    oid: int
+    schema: str
+    name: str
+    columns: dict[int, str] = field(default_factory=dict)
+    definition: SqlStatement | None = None  # of a view
+    is_opaque: bool = False  # a view whose definition can't be read
+    generated: dict[int, SqlStatement | None] = field(default_factory=dict)
+
+
+class Catalog:
+    """One snapshot of one database. `version` grows with each snapshot of the process."""
+
+    __slots__ = ("_by_name", "_relations", "_views", "version")
+
+    def __init__(self, relations: dict[int, Relation], version: int) -> None:
+        self.version = version
+        self._relations = relations
+        self._by_name: dict[str, list[Relation]] = defaultdict(list)
+        for relation in relations.values():
+            self._by_name[relation.name].append(relation)
+        self._views: dict[tuple[ColumnMask, ...], MaskedView] = {}
+
+    @classmethod
+    def decode(cls, columns: Rows, views: Rows, generated: Rows, version: int) -> Catalog:
+        """From the rows that `QUERIES` bring."""
+        relations: dict[int, Relation] = {}
+        for oid, schema, name, _kind, number, column in columns:
+            key = int(_text(oid))
+            relation = relations.get(key)
+            if relation is None:
+                relation = relations[key] = Relation(key, _text(schema), _text(name))
+            relation.columns[int(_text(number))] = _text(column)
+        for oid, definition in views:
+            relation = relations.get(int(_text(oid)))
+            if relation is not None:
+                relation.definition = _only_statement(_text(definition))
+                relation.is_opaque = relation.definition is None
+        for oid, number, expression in generated:
+            relation = relations.get(int(_text(oid)))
+            if relation is not None:
+                source = f"SELECT ({_text(expression)}) FROM {_quoted(relation.schema)}.{_quoted(relation.name)}"  # noqa: S608 - read by the parser, never run
+                relation.generated[int(_text(number))] = _only_statement(source)
+        return cls(relations, version)
+
+    def masked_view(self, masks: Masks) -> MaskedView:
+        """The catalog as seen under these masks."""
+        view = self._views.get(masks.columns)
+        if view is None:
+            if len(self._views) > 64:
+                self._views.clear()
+            view = self._views[masks.columns] = MaskedView(self, masks.columns)
+        return view
+
+    def find(self, oid: int) -> Relation | None:
+        return self._relations.get(oid)
+
+    def named(self, reference: RelationRef) -> list[Relation]:
+        return [
+            relation
+            for relation in self._by_name.get(reference.name, ())
+            if reference.schemas is None or relation.schema in reference.schemas
+        ]
+
+    def all(self) -> Iterable[Relation]:
+        return self._relations.values()
+
+
+class MaskedView:
+    """Which columns are masked, and which derive from masked ones. Implements `results.OriginLookup`."""
+
+    __slots__ = ("_catalog", "_masks", "_tainted_columns", "_tainted_relations")
+
+    def __init__(self, catalog: Catalog, masks: tuple[ColumnMask, ...]) -> None:
+        self._catalog = catalog
+        self._masks = masks
+        self._tainted_relations: set[int] = set()
+        self._tainted_columns: set[tuple[int, int]] = set()
+        self._taint()
+
+    def _taint(self) -> None:
+        for relation in self._catalog.all():
+            for number, expression in relation.generated.items():
+                if expression is None or self._reads_masked(expression):
+                    self._tainted_columns.add((relation.oid, number))
+        changed = True
+        while changed:  # views of views: until nothing new is tainted
+            changed = False
+            for relation in self._catalog.all():
+                if relation.oid in self._tainted_relations or (relation.definition is None and not relation.is_opaque):
+                    continue
+                if relation.is_opaque or (relation.definition is not None and self._reads_masked(relation.definition)):
+                    self._tainted_relations.add(relation.oid)
+                    changed = True
+
+    def _reads_masked(self, statement: SqlStatement) -> bool:
+        if any(not function.is_known_safe for function in statement.functions):
+            return True
+        if any(self.may_be_masked(column) for column in statement.columns_output | statement.columns_steering):
+            return True
+        return any(relation.oid in self._tainted_relations for ref in statement.reads for relation in self._catalog.named(ref))
+
+    def origin(self, table_oid: int, attnum: int) -> ColumnOrigin | None:
+        relation = self._catalog.find(table_oid)
+        if relation is None or attnum not in relation.columns:
+            return None
+        return ColumnOrigin(relation.schema, relation.name, relation.columns[attnum])
+
+    def is_tainted(self, table_oid: int, attnum: int) -> bool:
+        return table_oid in self._tainted_relations or (table_oid, attnum) in self._tainted_columns
+
+    def may_be_masked(self, column: ColumnRef) -> bool:
+        """A name in a statement could be a masked column, or one that derives from it. In doubt: yes."""
+        if column.relation is None:
+            return column.name == "*" or any(column.name in mask.names for mask in self._masks)
+        relations = self._catalog.named(column.relation)
+        if not relations:
+            return column.name == "*" or any(column.name in mask.names for mask in self._masks)
+        return any(self._holds(relation, column.name) for relation in relations)
+
+    def _holds(self, relation: Relation, name: str) -> bool:
+        if relation.oid in self._tainted_relations:
+            return True
+        for number, column in relation.columns.items():
+            if name in ("*", column) and (
+                (relation.oid, number) in self._tainted_columns or any(_applies(mask, relation, column) for mask in self._masks)
+            ):
+                return True
+        return False
+
+    def derives(self, column: ColumnRef) -> bool:
+        """`column` isn't masked by its name, but derives from a masked one."""
+        if column.relation is None:
+            return False
+        for relation in self._catalog.named(column.relation):
+            if relation.oid in self._tainted_relations:
+                return True
+            if any(
+                column.name in ("*", name) and (relation.oid, number) in self._tainted_columns
+                for number, name in relation.columns.items()
+            ):
+                return True
+        return False
+
+
+def _applies(mask: ColumnMask, relation: Relation, column: str) -> bool:
+    return (
+        column in mask.names
+        and (mask.schemas is None or relation.schema in mask.schemas)
+        and (mask.tables is None or relation.name in mask.tables)
+    )
+
+
+def _only_statement(text: str) -> SqlStatement | None:
+    analysis = analyse(text, ("pg_catalog",))
+    return analysis.statements[0] if isinstance(analysis, Analysis) and len(analysis.statements) == 1 else None
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,73 @@
+"""What a session asks its shell to do. One `Effects` per event, carried out in this fixed order: records, audit events, bytes for the
+target, bytes for the client, actions. The shell stops at the first that fails.
+
+INVARIANT: records and audit events of a statement are durable before a byte of it reaches the target (write-ahead), and every byte for the
+target carries the permit it goes under.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from sidegate.approval.backend import HoldRequest
+from sidegate.audit.events import AuditEvent
+from sidegate.policy.decision import Permit
+from sidegate.record.frame import RecordEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Ask the approval back end; answer with `Session.hold_submitted` and `Session.hold_decided`."""
+
+    request: HoldRequest
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawHold:
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportExecuted:
+    """Tell the back end what came of an approved statement."""
+
+    name: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshCatalog:
+    """Bring the target's catalog (`is_forced`: read it now); answer with `Session.catalog_refreshed`."""
+
+    is_forced: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogChanged:
+    """A statement changed definitions: whatever the runtime keeps of this database's catalog is stale."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTarget:
+    """Send a CancelRequest with the target's own key."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """Close both sides once everything written has gone out."""
+
+    why: str
+
+
+Action: TypeAlias = Hold | WithdrawHold | ReportExecuted | RefreshCatalog | CatalogChanged | CancelTarget | CloseSession
+
+
+@dataclass(slots=True)
+class Effects:
+    records: list[RecordEntry] = field(default_factory=list)
+    audits: list[AuditEvent] = field(default_factory=list)
+    to_target: list[tuple[Permit, bytes]] = field(default_factory=list)
+    to_client: list[bytes] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)

@@ -1,0 +1,447 @@
+"""The client's messages of one session: read, registered, decided, forwarded or refused. Pure; acts through `Session`.
+
+A statement that must not run is replaced by a message that the target itself refuses (stories.py and pipeline.py put our
+error in place of the target's): so gate and target never disagree about the transaction, the pipeline or the next
+ReadyForQuery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Final
+
+from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, RequireApproval
+from sidegate.policy.reason import Reason
+from sidegate.policy.statement import SqlStatement
+from sidegate.postgres.frames import HEADER_BYTES, frame_length, skip_run
+from sidegate.postgres.messages import (
+    CLIENT_MESSAGES,
+    FLUSH,
+    SYNC,
+    ClientProtocolError,
+    Treatment,
+    decode_bind,
+    decode_execute,
+    decode_named,
+    decode_parse,
+    decode_query,
+    encode_describe,
+)
+from sidegate.postgres.pipeline import Answer, Expected, Kind
+from sidegate.postgres.runners import ExecuteRunner, QueryRunner, poison_bind, poison_parse
+from sidegate.postgres.statements import MAX_NAMES, Portal, Prepared, Work
+from sidegate.postgres.stories import Ask, Step, deny_builtin
+
+if TYPE_CHECKING:
+    from sidegate.postgres.session import Session
+
+QUERY: Final = ord("Q")
+PARSE: Final = ord("P")
+BIND: Final = ord("B")
+DESCRIBE: Final = ord("D")
+EXECUTE: Final = ord("E")
+CLOSE: Final = ord("C")
+SYNC_CODE: Final = ord("S")
+FLUSH_CODE: Final = ord("H")
+COPY_DATA: Final = ord("d")
+COPY_DONE_CODE: Final = ord("c")
+COPY_FAIL: Final = ord("f")
+TERMINATE: Final = ord("X")
+FUNCTION_CALL: Final = ord("F")
+
+MAX_FRAME_BYTES: Final = 0x40000000  # PostgreSQL closes the connection at 1 GiB
+
+EXTENDED: Final = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, FLUSH_CODE})
+
+
+class ClientSide:
+    __slots__ = (
+        "_buffer",
+        "_discard",
+        "_parts",
+        "_parts_bytes",
+        "_session",
+        "_stream",
+        "is_copying",
+        "waits_for_copy",
+        "withheld",
+    )
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._buffer = b""
+        self._parts: list[bytes] = []  # chunks of one large message, joined once when it is whole
+        self._parts_bytes = 0
+        self._stream = 0  # bytes of a CopyData still to pass on
+        self._discard = 0  # bytes of a refused oversized message still to drop
+        self.is_copying = False
+        self.waits_for_copy = False
+        # Parse, Bind and Describe of a statement that may be held: the target takes no lock for it meanwhile
+        self.withheld: list[tuple[Permit, bytes, Expected]] = []
+
+    @property
+    def waiting_bytes(self) -> int:
+        return len(self._buffer) + self._parts_bytes
+
+    def receive(self, data: bytes) -> None:
+        if self._parts:
+            self._parts.append(data)
+            self._parts_bytes += len(data)
+            needed = frame_length(self._parts[0], 0) if len(self._parts[0]) >= HEADER_BYTES else 0
+            if self._parts_bytes < needed:
+                return
+            data, self._parts, self._parts_bytes = b"".join(self._parts), [], 0
+            self._buffer = data
+        else:
+            self._buffer = self._buffer + data if self._buffer else data
+        self.pump()
+
+    def pump(self) -> None:
+        """Work through what is buffered until it is used up, cut, or a story makes it wait."""
+        session = self._session
+        at = 0
+        buffer = self._buffer
+        end = len(buffer)
+        while not session.is_blocked and at < end:
+            if self._discard or self._stream:
+                at = self._pass_over(buffer, at, end)
+                continue
+            if at + HEADER_BYTES > end:
+                break
+            code = buffer[at]
+            length = frame_length(buffer, at)
+            _check(code, length)
+            if code == COPY_DATA:
+                at = self._on_copy_data(buffer, at, end, length)
+                continue
+            if self.waits_for_copy:
+                break
+            if length > self._limit(code):
+                self._refuse_oversized(code, length)
+                continue
+            if at + length > end:
+                break
+            frame = buffer[at : at + length]
+            if not self._on_frame(code, frame):
+                break  # a story runs first; the same message is read again afterwards
+            at += length
+        self._keep(buffer, at, end)
+
+    def _keep(self, buffer: bytes, at: int, end: int) -> None:
+        rest = buffer[at:] if at else buffer
+        if len(rest) >= HEADER_BYTES and not self._session.is_blocked and frame_length(rest, 0) > len(rest) > 65536:
+            self._parts, self._parts_bytes, self._buffer = [rest], len(rest), b""
+        else:
+            self._buffer = rest
+
+    def _limit(self, code: int) -> int:
+        limits = self._session.limits
+        return limits.max_statement_bytes if code in (QUERY, PARSE) else limits.max_message_bytes
+
+    def _pass_over(self, buffer: bytes, at: int, end: int) -> int:
+        if self._discard:
+            dropped = min(self._discard, end - at)
+            self._discard -= dropped
+            return at + dropped
+        passed = min(self._stream, end - at)
+        self._stream -= passed
+        if self.is_copying:
+            self._session.send(self._session.grant.permit, buffer[at : at + passed])
+        return at + passed
+
+    def _on_copy_data(self, buffer: bytes, at: int, end: int, length: int) -> int:
+        """CopyData in runs, unread; large ones stream. Outside of a COPY they are dropped, as PostgreSQL drops them."""
+        if self.waits_for_copy:
+            raise ClientProtocolError("CopyData before the target asked for it")
+        stop = skip_run(buffer, at, end, COPY_DATA)
+        if stop == at:
+            self._stream = length
+            return self._pass_over(buffer, at, end)
+        if self.is_copying:
+            self._session.send(self._session.grant.permit, buffer[at:stop])
+        return stop
+
+    def _refuse_oversized(self, code: int, length: int) -> None:
+        session = self._session
+        self._discard = length
+        if session.is_skipping:
+            return
+        limit = self._limit(code)
+        deny = deny_builtin(
+            Reason.STATEMENT_TOO_LARGE, session.config.revision, f"{length} bytes, the limit is {limit}", "limits"
+        )
+        work = session.new_work(f"({CLIENT_MESSAGES[code].name} of {length} bytes)", (), is_simple=code == QUERY)
+        if code == QUERY:
+            session.refuse(QueryRunner(session, self, work, b""), deny)
+        else:
+            self.release()
+            session.journal.decided(work, deny)
+            poison_parse(session, "", deny, work)
+
+    def _on_frame(self, code: int, frame: bytes) -> bool:
+        """False: not consumed yet."""
+        session = self._session
+        if code == TERMINATE:
+            session.close_quietly(session.grant.permit, frame)
+            return True
+        if self.is_copying:
+            return self._on_frame_in_copy(code, frame)
+        if session.is_skipping and code != SYNC_CODE:
+            return True
+        if code in (COPY_DONE_CODE, COPY_FAIL):
+            return True  # late: PostgreSQL ignores them outside of a COPY
+        if session.owns_transaction and code in (QUERY, SYNC_CODE, FUNCTION_CALL):
+            session.start_story(end_own_transaction(session))
+            return False
+        if code in (QUERY, PARSE, BIND, EXECUTE) and session.judge.needs_catalog(session.grant.masks, session.now):
+            session.refresh_catalog(is_forced=session.judge.catalog_is_stale)
+            return False
+        if session.judge.search_path_is_stale and code in (QUERY, PARSE, BIND, EXECUTE) and not len(session.expected):
+            session.start_story(settle_search_path(session))
+            return False
+        if CLIENT_MESSAGES[code].treatment is Treatment.REFUSED:
+            self._refuse_function_call()
+        elif code == QUERY:
+            self._on_query(frame)
+        elif code == SYNC_CODE:
+            self._on_sync()
+        else:
+            self._on_extended(code, frame)
+        return True
+
+    def _on_frame_in_copy(self, code: int, frame: bytes) -> bool:
+        session = self._session
+        if code in (SYNC_CODE, FLUSH_CODE):
+            return True  # the target ignores them during a COPY
+        if code not in (COPY_DONE_CODE, COPY_FAIL):
+            raise ClientProtocolError(f"unexpected message type `{chr(code)}` during COPY from stdin")
+        self.is_copying = False
+        session.send(session.grant.permit, frame)
+        return True
+
+    # ---- simple protocol ----------------------------------------------------------------------------------------------------------
+
+    def _on_query(self, frame: bytes) -> None:
+        session = self._session
+        self.release()
+        text = decode_query(frame[HEADER_BYTES:])
+        statements, deny = session.judge.read(text)
+        work = session.new_work(text, statements, is_simple=True)
+        session.journal.asked(work)
+        runner = QueryRunner(session, self, work, frame)
+        if deny is not None:
+            work.position = deny.position
+            session.refuse(runner, deny.deny)
+            return
+        self.judge_and_run(runner, work, session.judge.resolve_names(work, session.prepared, session.cursors, session.portals))
+
+    def judge_and_run(self, runner: QueryRunner | ExecuteRunner, work: Work, unresolved: Deny | None) -> None:
+        session = self._session
+        if unresolved is not None:
+            session.refuse(runner, unresolved)
+            return
+        decision: Decision = session.decide(work)
+        if isinstance(decision, (Measure, RequireApproval)) and session.judge.only_prepares(work):
+            # PREPARE runs nothing: what it carries is measured or held at each EXECUTE
+            decision = Allow(decision.permit, decision.masks, decision.source, decision.revision)
+        if isinstance(decision, Allow):
+            if decision.masks and session.judge.copies_out(work):
+                session.start_story(runner.copy_out_story(decision))
+                return
+            work.decision = decision
+            session.allow(runner, decision)
+        elif isinstance(decision, Deny):
+            session.refuse(runner, decision)
+        else:
+            session.start(runner, decision)
+
+    def _refuse_function_call(self) -> None:
+        session = self._session
+        work = session.new_work("(FunctionCall)", (), is_simple=True)
+        deny = deny_builtin(Reason.PROTOCOL_REFUSED, session.config.revision, "FunctionCall would pass the parser by", "protocol")
+        session.journal.asked(work)
+        session.refuse(QueryRunner(session, self, work, b""), deny)
+
+    # ---- extended protocol --------------------------------------------------------------------------------------------------------
+
+    def _on_sync(self) -> None:
+        session = self._session
+        self.release()
+        session.is_skipping = False
+        session.send(session.grant.permit, SYNC, Expected(Kind.SYNC))
+
+    def _on_extended(self, code: int, frame: bytes) -> None:
+        body = frame[HEADER_BYTES:]
+        if code == PARSE:
+            self._on_parse(frame, body)
+        elif code == BIND:
+            self._on_bind(frame, body)
+        elif code == EXECUTE:
+            self._on_execute(frame, body)
+        elif code == DESCRIBE:
+            self._on_describe(frame, body)
+        elif code == CLOSE:
+            self._on_close(frame, body)
+        else:
+            self.release()
+            self._session.send(self._session.grant.permit, FLUSH)
+
+    def _forward(self, frame: bytes, expected: Expected, *, may_withhold: bool = False) -> None:
+        session = self._session
+        if self.withheld or (
+            may_withhold and session.status == "I" and not len(session.expected) and not session.owns_transaction
+        ):
+            self.withheld.append((session.grant.permit, frame, expected))
+        else:
+            session.send(session.grant.permit, frame, expected)
+
+    def release(self) -> None:
+        """Send what was withheld: the statement it belongs to runs now, or something else needs the target to have it."""
+        withheld, self.withheld = self.withheld, []
+        for permit, frame, expected in withheld:
+            self._session.send(permit, frame, expected)
+
+    def _check_name(self, name: str) -> None:
+        if name == self._session.gate_name:
+            raise ClientProtocolError(f"the name `{name}` is the gate's own")
+
+    def _on_parse(self, frame: bytes, body: bytes) -> None:
+        session = self._session
+        parse = decode_parse(body)
+        self._check_name(parse.name)
+        if len(session.prepared) >= MAX_NAMES:
+            raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements in one session", "54000", "close some of them")
+        statements, problem = session.judge.read(parse.text)
+        prepared = Prepared(parse.text, statements, frame)
+        work = session.new_work(parse.text, statements, is_simple=False)
+        deny = problem.deny if problem else session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
+        decision: Decision | None = deny
+        if deny is None:
+            decision = session.decide(work)
+        if isinstance(decision, Deny):
+            self.release()
+            prepared.is_denied = True
+            work.position = problem.position if problem else None
+            session.journal.asked(work)
+            session.journal.decided(work, decision)
+            binding = session.prepared.offer(parse.name, prepared)
+            poison_parse(session, parse.name, decision, work, binding)
+            return
+        binding = session.prepared.offer(parse.name, prepared)
+        is_plain = isinstance(decision, Allow) and not (decision.masks and session.judge.copies_out(work))
+        self._forward(frame, Expected(Kind.PARSE, binding=binding), may_withhold=not is_plain)
+
+    def _on_bind(self, frame: bytes, body: bytes) -> None:
+        session = self._session
+        bind = decode_bind(body)
+        self._check_name(bind.portal)
+        self._check_name(bind.statement)
+        candidates = session.prepared.find(bind.statement)
+        if len(session.portals) >= MAX_NAMES:
+            raise ClientProtocolError(f"more than {MAX_NAMES} portals in one session", "54000", "close some of them")
+        portal = Portal(bind.portal, candidates, bind, frame)
+        work = session.new_work(candidates[-1].text if candidates else "", merged(candidates), is_simple=False)
+        decision: Decision | None = session.decide(work) if candidates else None
+        if isinstance(decision, Deny):
+            self.release()
+            session.journal.asked(work)
+            session.journal.decided(work, decision)
+            poison_bind(session, decision, work)
+            return
+        is_plain = isinstance(decision, Allow) and not (decision.masks and session.judge.copies_out(work))
+        binding = session.portals.offer(bind.portal, portal)
+        self._forward(frame, Expected(Kind.BIND, binding=binding), may_withhold=not is_plain and bool(candidates))
+
+    def _on_describe(self, frame: bytes, body: bytes) -> None:
+        session = self._session
+        named = decode_named(body)
+        self._check_name(named.name)
+        entry = Expected(Kind.DESCRIBE)
+        if named.kind == "P":
+            entry.work = _describing(session, named.name)
+        self._forward(frame, entry)
+
+    def _on_close(self, frame: bytes, body: bytes) -> None:
+        session = self._session
+        named = decode_named(body)
+        self._check_name(named.name)
+        names = session.prepared if named.kind == "S" else session.portals
+        self._forward(frame, Expected(Kind.CLOSE, binding=names.removal(named.name)))
+
+    def _on_execute(self, frame: bytes, body: bytes) -> None:
+        session = self._session
+        execute = decode_execute(body)
+        self._check_name(execute.portal)
+        portals = session.portals.find(execute.portal)
+        cursors = session.cursors.find(execute.portal)
+        if not (portals or cursors) or any(not portal.candidates for portal in portals):
+            # The target has no such portal either, or one made by a function: it must not be run undecided
+            work = session.new_work(f"(Execute of unknown portal `{execute.portal}`)", (), is_simple=False)
+            deny = deny_builtin(
+                Reason.STATEMENT_UNKNOWN, session.config.revision, f"no portal `{execute.portal}` is known", "names"
+            )
+            session.journal.asked(work)
+            session.refuse(ExecuteRunner(session, self, work, frame, None), deny)
+            return
+        candidates = tuple(candidate for portal in portals for candidate in portal.candidates)
+        statements = merged(candidates) + tuple(s for cursor in cursors for s in cursor.statements)
+        portal = portals[-1] if portals else None
+        work = session.new_work(candidates[-1].text if candidates else cursors[-1].text, statements, is_simple=False)
+        work.parameters = portal.bind.parameters if portal else ()
+        work.portal = portal
+        session.journal.asked(work)
+        runner = ExecuteRunner(session, self, work, frame, portal)
+        if portal is not None and portal.is_suspended:
+            decision = session.decide(work)
+            if not isinstance(decision, Deny):  # the rest of rows that were already decided on
+                work.decision = decision
+                work.masks = decision.masks
+                session.journal.decided(work, decision)
+                runner.send(decision.permit)
+                return
+        self.judge_and_run(runner, work, session.judge.resolve_names(work, session.prepared, session.cursors, session.portals))
+
+    def describe_portal(self, permit: Permit, name: str, work: Work) -> None:
+        """Have the target describe a portal that the client didn't: without its columns nothing can be masked."""
+        entry = Expected(Kind.DESCRIBE, work, is_visible=False)
+        self._session.send(permit, encode_describe("P", name), entry)
+
+
+def _check(code: int, length: int) -> None:
+    message = CLIENT_MESSAGES.get(code)
+    if message is None or message.treatment is Treatment.ANSWERED:
+        raise ClientProtocolError(f"invalid frontend message type {code}")
+    if not HEADER_BYTES <= length <= MAX_FRAME_BYTES:
+        raise ClientProtocolError("invalid message length")
+
+
+def merged(candidates: tuple[Prepared, ...]) -> tuple[SqlStatement, ...]:
+    return tuple(statement for candidate in candidates for statement in candidate.statements)
+
+
+def _describing(session: Session, name: str) -> Work | None:
+    portals = session.portals.find(name)
+    if not portals:
+        return None
+    work = session.new_work("", merged(portals[-1].candidates), is_simple=False)
+    work.portal = portals[-1]
+    return work
+
+
+def end_own_transaction(session: Session) -> Generator[Step, Answer, None]:
+    """The client's Sync (or next Query) ends the transaction that a measured statement was put in, as it would have
+    ended by itself.
+    """
+    session.owns_transaction = False
+    answer = yield Ask("COMMIT", session.grant.permit)
+    if answer.was_skipped:  # something in the pipeline failed, and its Sync was the gate's: the transaction is void
+        answer = yield Ask("ROLLBACK", session.grant.permit)
+    if answer.error is not None:
+        session.deliver(session.masker.error(answer.error))
+
+
+def settle_search_path(session: Session) -> Generator[Step, Answer, None]:
+    """Names resolve by the target's search_path; after it may have changed it is read again before the next statement."""
+    session.judge.search_path_is_stale = False
+    answer = yield Ask("SELECT pg_catalog.current_schemas(false)", session.grant.permit)
+    session.judge.learn_search_path(answer.rows[0][0] if answer.rows else None)

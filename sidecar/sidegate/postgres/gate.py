@@ -1,0 +1,545 @@
+"""One gate: from an accepted connection to a running session, and everything the sessions of one target share. The asyncio
+shell.
+
+Order of a login: start-up packets, TLS, identity, policy, recording, then the target. So the target never sees a client that
+wasn't let in, and no session is open that can't be recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Final
+
+from sidegate.approval.backend import ApprovalBackend
+from sidegate.audit.events import CancelReceived, LoginRefused, PrincipalFields, SessionFields, SessionOpened, at
+from sidegate.audit.sinks import AuditError, AuditSink
+from sidegate.identity.keys import KeySource
+from sidegate.identity.token import TokenVerifier
+from sidegate.policy.config import GateConfig, PassthroughConfig, RecordingMode
+from sidegate.policy.decision import Deny
+from sidegate.policy.engine import Engine, SessionGrant, decide_passthrough, decide_session
+from sidegate.policy.principal import Principal
+from sidegate.policy.reason import Reason
+from sidegate.policy.source import Builtin
+from sidegate.postgres.authn import AuthenticationProblem, authenticate
+from sidegate.postgres.catalog import Catalog
+from sidegate.postgres.catalog_reader import CatalogReader
+from sidegate.postgres.duplex import ConnectionLostError, Duplex
+from sidegate.postgres.journal import Journal
+from sidegate.postgres.judge import Judge
+from sidegate.postgres.login import TargetAddress, TargetLogin, TargetLoginError, cancel_at_target, connect, log_in
+from sidegate.postgres.masker import Masker
+from sidegate.postgres.messages import (
+    AUTHENTICATION_OK,
+    ClientProtocolError,
+    encode_fields,
+    encode_negotiate_protocol_version,
+    encode_parameter_status,
+    encode_ready,
+    frame,
+)
+from sidegate.postgres.passthrough import Passthrough
+from sidegate.postgres.refusal import refusal_message
+from sidegate.postgres.relay import Meter, Relay, RelayServices
+from sidegate.postgres.scram import ScramKeyCache
+from sidegate.postgres.session import READING_SETTINGS, Session, SessionFacts, SessionLimits
+from sidegate.postgres.startup import (
+    CancelRequest,
+    GssEncRequest,
+    SslRequest,
+    StartupMessage,
+    allowed_parameters,
+    decode_startup_packet,
+    packet_length,
+)
+from sidegate.record.budget import RecordError, RecordingBudget
+from sidegate.record.entries import OpenedRecord
+from sidegate.record.writer import SessionRecorder
+from sidegate.sql import StatementCache
+
+log = logging.getLogger("sidegate.postgres")
+
+STARTUP_TIMEOUT_S: Final = 15.0  # PostgreSQL's authentication_timeout is a minute; a gate faces more strangers
+MAX_SESSIONS: Final = 1000
+CACHED_STATEMENTS: Final = 4096
+
+
+class RefusedError(Exception):
+    """The client isn't let in; `deny` says why. Only within this module: towards the client it is a FATAL ErrorResponse."""
+
+    def __init__(self, deny: Deny, username: str = "", sqlstate: str | None = None) -> None:
+        super().__init__(deny.detail)
+        self.deny = deny
+        self.username = username
+        self.sqlstate = sqlstate
+
+
+@dataclass(slots=True)
+class GateServices:
+    """What the gate is given by the runtime. `client_tls` and `target_tls` return the context in force now."""
+
+    now: Callable[[], float]
+    keys: KeySource
+    approvals: ApprovalBackend
+    audit: AuditSink
+    meter: Meter
+    budget: Callable[[GateConfig], RecordingBudget]
+    client_tls: Callable[[], ssl.SSLContext | None]
+    target_tls: Callable[[], ssl.SSLContext | None]
+    version: str
+    limits: SessionLimits = field(default_factory=SessionLimits)
+
+
+@dataclass(slots=True)
+class Login:
+    """One connection on its way to a session."""
+
+    side: Duplex
+    startup: StartupMessage
+    source_address: str
+    is_encrypted: bool
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+class PostgresGate:
+    """Serves one target. `config` None: there is none yet, and everyone is refused with the reason."""
+
+    def __init__(self, services: GateServices) -> None:
+        self.config: GateConfig | None = None
+        self.relays: dict[tuple[int, bytes], Relay] = {}
+        self.passing: dict[tuple[int, bytes], Passthrough] = {}
+        self._cancels: set[asyncio.Task[None]] = set()
+        self._services = services
+        self._engine: Engine | None = None
+        self._statements = StatementCache(CACHED_STATEMENTS)
+        self._scram_keys = ScramKeyCache()
+        self._catalogs = CatalogReader(services.now)
+        self._connections = 0
+        self._next_process_id = secrets.randbelow(1 << 24) + 1
+
+    # ---- configuration ------------------------------------------------------------------------------------------------------------
+
+    def adopt(self, config: GateConfig) -> None:
+        """A new revision: every open session is checked against it at once."""
+        self.config = config
+        self._engine = Engine(config)
+        now = self._services.now()
+        for relay in list(self.relays.values()):
+            facts = relay.session.facts
+            grant = decide_session(config, facts.principal, facts.database, now, facts.role)
+            relay.run(relay.session.config_changed(config, self._engine, grant, now))
+
+    async def drain(self, detail: str, timeout_s: float) -> None:
+        """End every session and wait until their recordings are closed."""
+        relays = list(self.relays.values())
+        for relay in relays:
+            relay.end(Reason.SESSION_ENDED, detail)
+        if relays:
+            await asyncio.wait([asyncio.ensure_future(relay.done.wait()) for relay in relays], timeout=timeout_s)
+
+    def _definitions_changed(self, database: str) -> None:
+        self._catalogs.forget(database)
+        for relay in self.relays.values():
+            if relay.session.facts.database == database:
+                relay.session.judge.catalog_is_stale = True
+
+    # ---- a connection -------------------------------------------------------------------------------------------------------------
+
+    async def serve(self, connection: socket.socket, source_address: str) -> None:
+        """From the first byte to the end of the session. Never raises: a connection's failure is its own."""
+        self._connections += 1
+        side: Duplex | None = None
+        try:
+            async with asyncio.timeout(STARTUP_TIMEOUT_S):
+                side, is_encrypted = await self._secure(connection, source_address)
+                if side is None:
+                    return
+                startup = await self._read_startup(side, source_address, is_encrypted=is_encrypted)
+            if startup is None:
+                side.close()
+                return
+            await self._serve_login(Login(side, startup, source_address, is_encrypted))
+        except RefusedError as refused:
+            self._refuse(side, refused, source_address)
+        except ClientProtocolError as error:
+            deny = Deny(Reason.PROTOCOL_REFUSED, Builtin("startup"), self._revision(), str(error), error.way_forward)
+            self._refuse(side, RefusedError(deny, sqlstate=error.sqlstate), source_address)
+        except (ConnectionLostError, TimeoutError, ValueError, OSError) as error:
+            log.info("connection from %s ended before a session: %s", source_address, str(error) or type(error).__name__)
+            if side is not None:
+                side.abort()
+        finally:
+            if side is None:
+                connection.close()
+            self._connections -= 1
+
+    async def _secure(self, connection: socket.socket, source_address: str) -> tuple[Duplex | None, bool]:
+        """Answer encryption requests and bring the connection to where the StartupMessage is read. None: nothing more to do."""
+        loop = asyncio.get_running_loop()
+        tls = self._services.client_tls()
+        seen: set[type] = set()
+        while True:
+            first = await _peek(loop, connection)
+            if not first:
+                return None, False
+            if first == b"\x16":  # direct TLS: a handshake record instead of a length
+                if tls is None:
+                    raise OSError("direct TLS, and the gate has no certificate")
+                _, side = await loop.connect_accepted_socket(Duplex, connection, ssl=tls)
+                if side.transport is None or side.transport.get_extra_info("ssl_object").selected_alpn_protocol() != "postgresql":
+                    side.abort()
+                    raise OSError("direct TLS without the ALPN protocol `postgresql`")
+                return side, True
+            header = await _peek(loop, connection, 8)
+            if len(header) < 8 or header[:4] != b"\0\0\0\x08":
+                _, side = await loop.connect_accepted_socket(Duplex, connection)
+                return side, False
+            packet = decode_startup_packet(header)
+            if type(packet) in seen or not isinstance(packet, (SslRequest, GssEncRequest)):
+                raise ClientProtocolError("encryption was asked for twice")
+            seen.add(type(packet))
+            await _receive(loop, connection, 8)
+            if _has_pending(connection):
+                # Plain text injected before the handshake would be taken for what came over TLS (CVE-2021-23214)
+                raise OSError("bytes behind the encryption request, before the handshake")
+            if isinstance(packet, SslRequest) and tls is not None:
+                await loop.sock_sendall(connection, b"S")
+                _, side = await loop.connect_accepted_socket(Duplex, connection, ssl=tls)
+                return side, True
+            await loop.sock_sendall(connection, b"N")
+
+    async def _read_startup(self, side: Duplex, source_address: str, *, is_encrypted: bool) -> StartupMessage | None:
+        while True:
+            header = await side.read(4)
+            packet = decode_startup_packet(header + await side.read(packet_length(header) - 4))
+            match packet:
+                case StartupMessage():
+                    return packet
+                case CancelRequest(process_id=process_id, key=key):
+                    self._cancel(process_id, key, source_address)
+                    return None
+                case SslRequest() | GssEncRequest() if is_encrypted:
+                    side.write(b"N")
+                case _:
+                    raise ClientProtocolError("encryption request out of place")
+
+    def _cancel(self, process_id: int, key: bytes, source_address: str) -> None:
+        relay = self.relays.get((process_id, key))
+        if relay is not None:
+            relay.cancel(source_address)
+            return
+        if (process_id, key) in self.passing and self.config is not None:
+            address = self._target_address(self.config)
+            self._cancels.add(task := asyncio.get_running_loop().create_task(cancel_at_target(address, process_id, key)))
+            task.add_done_callback(self._cancels.discard)
+        target = f"{self.config.target.namespace}/{self.config.target.name}" if self.config is not None else ""
+        self._audit(CancelReceived(time=at(self._services.now()), source_address=source_address, target=target))
+
+    # ---- login --------------------------------------------------------------------------------------------------------------------
+
+    async def _serve_login(self, login: Login) -> None:
+        config = self._config_or_refuse()
+        if self._connections > MAX_SESSIONS:
+            raise RefusedError(
+                self._deny(Reason.TARGET_UNAVAILABLE, f"{MAX_SESSIONS} connections are open already"), sqlstate="53300"
+            )
+        startup = login.startup
+        if startup.must_negotiate:
+            login.side.write(encode_negotiate_protocol_version(startup.minor, startup.unknown_options))
+        passthrough = decide_passthrough(config, startup.user, login.source_address)
+        if passthrough is not None:
+            await self._serve_passthrough(login, passthrough)
+            return
+        if startup.replication is not None:
+            raise RefusedError(self._deny(Reason.PROTOCOL_REFUSED, "replication is for passthrough roles only"))
+        login.parameters = allowed_parameters(startup.parameters)
+        self._check_plain_text(config, login)
+        async with asyncio.timeout(STARTUP_TIMEOUT_S):
+            principal = await authenticate(
+                login.side, config.target.identity, TokenVerifier(config.target.identity, self._services.keys),
+                login.source_address, self._services.now(),
+            )  # fmt: skip
+        if isinstance(principal, AuthenticationProblem):
+            deny = Deny(Reason.IDENTITY_REFUSED, Builtin("identity"), config.revision, principal.message, principal.way_forward)
+            raise RefusedError(deny, startup.user)
+        await self._open_session(login, principal)
+
+    async def _serve_passthrough(self, login: Login, entry: PassthroughConfig) -> None:
+        """A role that the target itself authenticates: relayed as it is, and recorded."""
+        config, startup = self._config_or_refuse(), login.startup
+        if startup.replication is not None and not entry.may_replicate:
+            raise RefusedError(self._deny(Reason.PROTOCOL_REFUSED, f"passthrough `{entry.name}` may not replicate"))
+        fields = SessionFields(
+            id=secrets.token_hex(8),
+            target=f"{config.target.namespace}/{config.target.name}",
+            source_address=login.source_address,
+            database=startup.database,
+            role=startup.user,
+            passthrough=entry.name,
+        )
+        application = startup.parameters.get("application_name", "")
+        recorder = self._open_recording(config, fields, application, self._services.now())
+        self._audit_opened(fields, config.revision, recorder, application, is_encrypted=login.is_encrypted)
+        try:
+            target = await connect(self._target_address(config))
+        except TargetLoginError as error:
+            if recorder is not None:
+                recorder.abandon()
+            raise RefusedError(self._deny(Reason.TARGET_UNAVAILABLE, str(error))) from error
+        passing = Passthrough(fields, login.side, target, recorder, config.target.recording.mode, self._services)
+        try:
+            await passing.run(startup, self.passing)
+        finally:
+            self.passing.pop(passing.key, None)
+
+    def _check_plain_text(self, config: GateConfig, login: Login) -> None:
+        if login.is_encrypted:
+            return
+        if config.target.client_tls.may_use_plain_text_on_loopback and is_local(login.source_address):
+            return
+        deny = self._deny(Reason.IDENTITY_REFUSED, "a token must not cross the network in plain text")
+        raise RefusedError(
+            Deny(deny.reason, deny.source, deny.revision, deny.detail, "connect with sslmode=require"), login.startup.user
+        )
+
+    async def _open_session(self, login: Login, principal: Principal) -> None:
+        config = self._config_or_refuse()
+        assert self._engine is not None
+        now = self._services.now()
+        startup = login.startup
+        role = startup.user if any(credential.role == startup.user for credential in config.target.credentials) else None
+        grant = decide_session(config, principal, startup.database, now, role)
+        if isinstance(grant, Deny):
+            raise RefusedError(grant, principal.username)
+        session_id = secrets.token_hex(8)
+        fields = SessionFields(
+            id=session_id, target=f"{config.target.namespace}/{config.target.name}", source_address=login.source_address,
+            database=startup.database, role=grant.role, principal=PrincipalFields.of(principal),
+        )  # fmt: skip
+        recorder = self._open_recording(config, fields, login.parameters.get("application_name", ""), now)
+        try:
+            target = await self._log_in(config, grant, login)
+            await self._run_session(login, principal, grant, fields, recorder, target)
+        except BaseException:
+            if recorder is not None:
+                recorder.abandon()
+            raise
+
+    async def _run_session(
+        self, login: Login, principal: Principal, grant: SessionGrant, fields: SessionFields, recorder: SessionRecorder | None,
+        target: TargetLogin,
+    ) -> None:  # fmt: skip
+        services, config, startup = self._services, self._config_or_refuse(), login.startup
+        assert self._engine is not None
+        now = services.now()
+        address = self._target_address(config)
+        judge = Judge(self._engine, principal, startup.database, grant.role, self._statements)
+        masker = Masker(judge, grant.masks, secrets.token_bytes(32))
+        journal = Journal(fields, masker.text, config.target.recording.max_result_bytes_per_statement, now)
+        facts = SessionFacts(
+            session_id=fields.id,
+            nonce=secrets.token_hex(8),
+            principal=principal,
+            target=config.target.name,
+            namespace=config.target.namespace,
+            database=startup.database,
+            role=grant.role,
+        )
+        session = Session(facts, config, grant, judge, masker, journal, services.limits)
+        loop = asyncio.get_running_loop()
+
+        def read_catalog(is_forced: bool) -> asyncio.Task[Catalog | None]:
+            return self._catalogs.read(address, grant.credential, startup.database, self._scram_keys, is_forced=is_forced)
+
+        relay_services = RelayServices(
+            now=services.now,
+            approvals=services.approvals,
+            audit=services.audit,
+            meter=services.meter,
+            read_catalog=read_catalog,
+            forget_catalog=lambda: self._definitions_changed(startup.database),
+            cancel_target=lambda: loop.create_task(cancel_at_target(address, target.process_id, target.key)),
+        )
+        relay = Relay(session, login.side, target.side, recorder, config.target.recording.mode, relay_services)
+        application = login.parameters.get("application_name", "")
+        self._audit_opened(fields, grant.revision, recorder, application, is_encrypted=login.is_encrypted)
+        key = self._mint_key(startup.minor)
+        self.relays[key] = relay
+        timer = None
+        if principal.expires_at is not None:
+            identity = config.target.identity
+            left = principal.expires_at + identity.clock_skew_s + identity.session_grace_s - now
+            timer = loop.call_later(max(0.0, left), relay.end, Reason.SESSION_ENDED, "the token's life is over")
+        try:
+            login.side.write(self._hello(target, key))
+            relay.start()
+            if self.config is not config and self.config is not None:  # the rules changed while it logged in
+                self.adopt(self.config)
+            await relay.done.wait()
+        finally:
+            self.relays.pop(key, None)
+            if timer is not None:
+                timer.cancel()
+
+    def _audit_opened(
+        self, fields: SessionFields, revision: str, recorder: SessionRecorder | None, application: str, *, is_encrypted: bool
+    ) -> None:
+        self._audit(
+            SessionOpened(
+                time=at(self._services.now()),
+                session=fields,
+                revision=revision,
+                recording=recorder.path.name if recorder else "",
+                application_name=application,
+                client_encrypted=is_encrypted,
+            )
+        )
+
+    async def _log_in(self, config: GateConfig, grant: SessionGrant, login: Login) -> TargetLogin:
+        try:
+            address, database = self._target_address(config), login.startup.database
+            target = await log_in(address, grant.credential, database, login.parameters, self._scram_keys)
+        except TargetLoginError as error:
+            log.warning("login to the target as role %s failed: %s", grant.role, error)
+            detail = error.fields.get("M", "") or str(error)
+            deny = Deny(Reason.TARGET_UNAVAILABLE, Builtin("login"), config.revision, detail, error.way_forward)
+            raise RefusedError(deny, sqlstate=error.fields.get("C")) from error
+        for name, expected in READING_SETTINGS.items():
+            if target.parameters.get(name, expected).lower() != expected:
+                target.side.abort()
+                raise RefusedError(
+                    self._deny(
+                        Reason.TARGET_UNAVAILABLE,
+                        f"the target has {name} `{target.parameters[name]}` for this role, not `{expected}`",
+                    )
+                )
+        return target
+
+    def _open_recording(self, config: GateConfig, fields: SessionFields, application: str, now: float) -> SessionRecorder | None:
+        opened = OpenedRecord(
+            session=fields,
+            environment=config.target.environment,
+            revision=config.revision,
+            gate_version=self._services.version,
+            application_name=application,
+        )
+        try:
+            return SessionRecorder.open(self._services.budget(config), opened, now)
+        except RecordError as error:
+            self._services.meter.recording_failed()
+            log.error("recording can't be opened: %s", error)
+            if config.target.recording.mode is RecordingMode.BEST_EFFORT:
+                return None
+            deny = Deny(Reason.RECORDING_UNAVAILABLE, Builtin("recording"), config.revision, str(error), error.way_forward)
+            raise RefusedError(deny) from error
+
+    def _hello(self, target: TargetLogin, key: tuple[int, bytes]) -> bytes:
+        parts = [AUTHENTICATION_OK]
+        parts += [encode_parameter_status(name, value) for name, value in target.parameters.items()]
+        parts.append(frame(b"K", key[0].to_bytes(4, "big") + key[1]))
+        parts.append(encode_ready("I"))
+        return b"".join(parts)
+
+    def _mint_key(self, minor: int) -> tuple[int, bytes]:
+        """A key of the gate's own: 4 bytes for protocol 3.0, 32 from 3.2 on. The target's is never shown."""
+        self._next_process_id = self._next_process_id % 0x7FFFFFFE + 1
+        return self._next_process_id, secrets.token_bytes(32 if minor >= 2 else 4)
+
+    # ---- refusing -----------------------------------------------------------------------------------------------------------------
+
+    def _config_or_refuse(self) -> GateConfig:
+        if self.config is None:
+            raise RefusedError(self._deny(Reason.CONFIG_MISSING, ""))
+        return self.config
+
+    def _revision(self) -> str:
+        return self.config.revision if self.config is not None else ""
+
+    def _deny(self, reason: Reason, detail: str) -> Deny:
+        return Deny(reason, Builtin("login"), self._revision(), detail)
+
+    def _refuse(self, side: Duplex | None, refused: RefusedError, source_address: str) -> None:
+        deny = refused.deny
+        target = f"{self.config.target.namespace}/{self.config.target.name}" if self.config is not None else ""
+        self._services.meter.statement_decided("Deny", "Login", deny.reason.value)
+        self._audit(
+            LoginRefused(
+                time=at(self._services.now()), target=target, source_address=source_address, reason=deny.reason.value,
+                detail=deny.detail, source=str(deny.source), username=refused.username, revision=deny.revision,
+            )
+        )  # fmt: skip
+        if side is None:
+            return
+        message = refusal_message(deny, "FATAL")
+        if refused.sqlstate:
+            message = encode_fields(
+                b"E",
+                {"S": "FATAL", "V": "FATAL", "C": refused.sqlstate, "M": f"refused by sidegate: {deny.detail}", "H": deny.hint},
+            )
+        side.write(message)
+        side.close()
+
+    def _audit(self, event: LoginRefused | SessionOpened | CancelReceived) -> None:
+        try:
+            self._services.audit.write(event)
+        except AuditError as error:
+            log.error("audit failed: %s", error)
+            if isinstance(event, SessionOpened):
+                raise RefusedError(self._deny(Reason.RECORDING_UNAVAILABLE, "the audit log can't be written")) from error
+
+    def _target_address(self, config: GateConfig) -> TargetAddress:
+        return TargetAddress(config.target.address, config.target.target_tls.mode, self._services.target_tls())
+
+
+def is_local(source_address: str) -> bool:
+    return source_address == "unix" or ip_address(source_address.partition("%")[0]).is_loopback
+
+
+async def _peek(loop: asyncio.AbstractEventLoop, connection: socket.socket, count: int = 1) -> bytes:
+    """The first bytes without taking them; fewer when the client closed."""
+    while True:
+        try:
+            data = connection.recv(count, socket.MSG_PEEK)
+        except BlockingIOError:
+            data = None
+        if data is not None and (len(data) >= count or not data):
+            return data
+        await _readable(loop, connection, had=len(data or b""))
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, connection: socket.socket, had: int) -> None:
+    if had:  # level-triggered: the bytes already there would wake it at once, so give the rest time to arrive
+        await asyncio.sleep(0.01)
+        return
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def is_readable() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(connection.fileno(), is_readable)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection.fileno())
+
+
+async def _receive(loop: asyncio.AbstractEventLoop, connection: socket.socket, count: int) -> bytes:
+    data = await loop.sock_recv(connection, count)
+    if len(data) != count:
+        raise OSError("the connection broke")
+    return data
+
+
+def _has_pending(connection: socket.socket) -> bool:
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False

@@ -1,0 +1,240 @@
+"""From text to decision for one session: analysis, names, the engine, and what only this session knows (search path, catalog). Pure.
+
+The engine judges what a statement says. Here is added what the target's definitions say: a column that derives from a masked one (through a
+view, a generated column) steers as little as the masked one itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sidegate.policy.decision import Allow, ColumnUse, Decision, Deny, Masks, Measure, RequireApproval
+from sidegate.policy.engine import Engine, PrincipalView
+from sidegate.policy.principal import Principal
+from sidegate.policy.reason import Reason
+from sidegate.policy.source import Builtin
+from sidegate.policy.statement import SqlStatement, StatementContext, StatementKind
+from sidegate.postgres.catalog import Catalog
+from sidegate.postgres.statements import Binding, Names, Portal, Prepared, Work
+from sidegate.sql import Analysis, ParseProblem, StatementCache, fingerprint
+
+CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
+
+# Statements after which the search_path may be another than the gate knows.
+MAY_CHANGE_SEARCH_PATH: Final = frozenset({StatementKind.CALL, StatementKind.DO, StatementKind.SETTINGS, StatementKind.ROLES})
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A text that couldn't be read: the refusal, and the character (1-based) where reading stopped."""
+
+    deny: Deny
+    position: int | None
+
+
+class Judge:
+    def __init__(self, engine: Engine, principal: Principal, database: str, role: str, cache: StatementCache) -> None:
+        self._engine = engine
+        self._principal = principal
+        self._database = database
+        self._role = role
+        self._cache = cache
+        self._view: PrincipalView = engine.for_principal(principal, database, role)
+        self._context = StatementContext(database, role)
+        self.revision = engine.config.revision
+        self.search_path: tuple[str, ...] | None = None
+        self.search_path_is_stale = True
+        self.rows_so_far = 0
+        self.catalog: Catalog | None = None
+        self.catalog_is_stale = False
+        self._catalog_learned_at = 0.0
+
+    def adopt(self, engine: Engine) -> None:
+        """A new revision is in force."""
+        self._engine = engine
+        self._view = engine.for_principal(self._principal, self._database, self._role)
+        self.revision = engine.config.revision
+
+    # ---- reading ------------------------------------------------------------------------------------------------------------------
+
+    def read(self, text: str) -> tuple[tuple[SqlStatement, ...], Problem | None]:
+        analysis = self._cache.analyse(text, self.search_path)
+        if isinstance(analysis, Analysis):
+            return analysis.statements, None
+        return (), self._problem(analysis)
+
+    def _problem(self, problem: ParseProblem) -> Problem:
+        reason = Reason.STATEMENT_TOO_LARGE if problem.is_limit else Reason.STATEMENT_UNPARSABLE
+        return Problem(Deny(reason, Builtin("parser"), self.revision, problem.message), problem.cursor_position)
+
+    def resolve_names(self, work: Work, prepared: Names[Prepared], cursors: Names[Work], portals: Names[Portal]) -> Deny | None:
+        """Put what EXECUTE and FETCH refer to beside the statement itself, so that both are decided. A name nobody set is refused."""
+        found: list[SqlStatement] = list(work.own)
+        here: dict[str, SqlStatement] = {}  # set earlier in the same string
+        for statement in work.own:
+            if statement.prepares:
+                here[statement.prepares] = statement
+            if statement.declares:
+                here[statement.declares] = statement
+            for name, is_cursor in ((statement.executes, False), (statement.fetches, True)):
+                if name is None:
+                    continue
+                behind = [here[name]] if name in here else []
+                if is_cursor:
+                    behind += [s for cursor in cursors.find(name) for s in cursor.statements]
+                    behind += [
+                        s for portal in portals.find(name) for candidate in portal.candidates for s in candidate.statements
+                    ]
+                else:
+                    behind += [s for candidate in prepared.find(name) for s in candidate.statements]
+                if not behind:
+                    noun = "cursor" if is_cursor else "prepared statement"
+                    return Deny(
+                        Reason.STATEMENT_UNKNOWN, Builtin("names"), self.revision, f"no {noun} `{name}` was seen in this session"
+                    )
+                found += behind
+        work.statements = tuple(found)
+        return None
+
+    def bindings(self, work: Work, prepared: Names[Prepared], cursors: Names[Work]) -> Binding | None:
+        """The names that `work` sets or frees at the target, to be settled with its answer."""
+        changes: list[Binding] = []
+        for statement in work.own:
+            if statement.prepares:
+                changes.append(prepared.offer(statement.prepares, Prepared(work.text, (statement,), b"")))
+            if statement.deallocates:
+                changes.append(prepared.removal(statement.deallocates))
+            if statement.declares:
+                changes.append(cursors.offer(statement.declares, work))
+        if not changes:
+            return None
+        return _Bindings(changes, may_confirm=len(work.own) == 1)
+
+    # ---- deciding -----------------------------------------------------------------------------------------------------------------
+
+    def decide(self, work: Work, now: float, *, approved: bool = False) -> Decision:
+        decision = self._view.decide_all(work.statements, self._context_of(work, approved=approved), now, work.impact)
+        if isinstance(decision, Deny) or not decision.masks.columns:
+            return decision
+        return self._steering_problem(work, decision) or decision
+
+    def _context_of(self, work: Work, *, approved: bool) -> StatementContext:
+        context = self._context
+        if context.search_path != self.search_path or context.rows_so_far != self.rows_so_far:
+            context = self._context = StatementContext(
+                self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far
+            )
+        if not approved:
+            return context
+        rows = work.approved_impact.rows_affected if work.approved_impact is not None else None
+        return StatementContext(
+            self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far,
+            approved_fingerprint=work.fingerprint, approved_rows=rows,
+        )  # fmt: skip
+
+    def _steering_problem(self, work: Work, decision: Allow | RequireApproval | Measure) -> Deny | None:
+        """A column that derives from a masked one stands where it would reveal values. `use: Allowed` opens this too."""
+        if self.catalog is None or all(mask.use is ColumnUse.ALLOWED for mask in decision.masks.columns):
+            return None
+        view = self.catalog.masked_view(decision.masks)
+        for statement in work.statements:
+            for column in statement.columns_steering:
+                if view.derives(column):
+                    where = f"{column.relation.name}.{column.name}" if column.relation else column.name
+                    return Deny(
+                        Reason.MASKED_COLUMN_STEERS, decision.masks.columns[0].source, self.revision,
+                        f"`{where}` derives from a masked column",
+                    )  # fmt: skip
+        return None
+
+    def fingerprint(self, work: Work, rule: str) -> str:
+        """What an approval is bound to: the same principal, target role, text, parameters, search path and rule."""
+        path = ",".join(self.search_path) if self.search_path is not None else "?"
+        parameters = [b"N" if value is None else b"V" + value for value in work.parameters]
+        target = f"{self._engine.config.target.namespace}/{self._engine.config.target.name}"
+        return fingerprint(self._principal.key, target, self._database, self._role, work.text, path, rule, *parameters)
+
+    @staticmethod
+    def only_prepares(work: Work) -> bool:
+        return bool(work.own) and all(statement.prepares for statement in work.own)
+
+    @staticmethod
+    def copies_out(work: Work) -> bool:
+        return any(StatementKind.COPY_OUT in statement.kinds for statement in work.statements)
+
+    def needs_catalog(self, masks: Masks, now: float) -> bool:
+        """Column masks are in force, and what is known of the target's definitions is missing, outdated, or old."""
+        if not masks.columns:
+            return False
+        return self.catalog is None or self.catalog_is_stale or not 0 <= now - self._catalog_learned_at < CATALOG_FRESH_S
+
+    def learn_catalog(self, catalog: Catalog, now: float) -> None:
+        self.catalog, self.catalog_is_stale, self._catalog_learned_at = catalog, False, now
+
+    # ---- search path --------------------------------------------------------------------------------------------------------------
+
+    def learn_search_path(self, array: bytes | None) -> None:
+        """From `current_schemas(false)` in text form; None: unknown, so unqualified names could be anywhere."""
+        self.search_path = parse_name_array(array.decode()) if array is not None else None
+
+    def statement_ended(self, work: Work) -> None:
+        if any(
+            any(name in ("search_path", "all", "role", "session_authorization") for name, _ in s.settings)
+            or s.kinds & MAY_CHANGE_SEARCH_PATH
+            or s.controls_transaction
+            for s in work.statements
+        ):
+            self.search_path_is_stale = True
+            if any(name == "search_path" for s in work.statements for name, _ in s.settings):
+                self.search_path = None
+
+
+def parse_name_array(text: str) -> tuple[str, ...] | None:
+    """PostgreSQL's text form of a name array: `{public,"odd ""name"}`. None when it isn't one."""
+    if not (text.startswith("{") and text.endswith("}")):
+        return None
+    names: list[str] = []
+    current: list[str] = []
+    is_quoted = was_quoted = False
+    body = text[1:-1]
+    at = 0
+    while at < len(body):
+        character = body[at]
+        if character == "\\" and is_quoted and at + 1 < len(body):
+            at += 1
+            current.append(body[at])
+        elif character == '"':
+            is_quoted = not is_quoted
+            was_quoted = True
+        elif character == "," and not is_quoted:
+            names.append("".join(current))
+            current, was_quoted = [], False
+        else:
+            current.append(character)
+        at += 1
+    if is_quoted:
+        return None
+    if current or was_quoted or names:
+        names.append("".join(current))
+    return tuple(names)
+
+
+class _Bindings:
+    """Several changes of one message. Of a string with several statements it can't be told which succeeded: nothing is ever confirmed."""
+
+    __slots__ = ("_changes", "_may_confirm")
+
+    def __init__(self, changes: list[Binding], *, may_confirm: bool) -> None:
+        self._changes = changes
+        self._may_confirm = may_confirm
+
+    def confirm(self) -> None:
+        if self._may_confirm:
+            for change in self._changes:
+                change.confirm()
+
+    def take_back(self) -> None:
+        if self._may_confirm:
+            for change in self._changes:
+                change.take_back()

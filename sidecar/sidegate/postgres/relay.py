@@ -1,0 +1,311 @@
+"""The asyncio shell of one session: two connections, the recorder, the approval back end, timers. It carries out what the
+core says, in order.
+
+INVARIANT: records, then audit events, then bytes for the target; at the first that fails the session ends and nothing after
+it is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, assert_never
+
+from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, Verdict
+from sidegate.audit.events import AuditEvent, Masked, StatementDecided
+from sidegate.audit.sinks import AuditError, AuditSink
+from sidegate.policy.config import RecordingMode
+from sidegate.policy.reason import Reason
+from sidegate.postgres.catalog import Catalog
+from sidegate.postgres.duplex import Duplex
+from sidegate.postgres.effects import (
+    Action,
+    CancelTarget,
+    CatalogChanged,
+    CloseSession,
+    Effects,
+    Hold,
+    RefreshCatalog,
+    ReportExecuted,
+    WithdrawHold,
+)
+from sidegate.postgres.session import Session
+from sidegate.record.budget import RecordError
+from sidegate.record.writer import SessionRecorder
+
+log = logging.getLogger("sidegate.postgres")
+
+T = TypeVar("T")
+
+
+class Meter(Protocol):
+    """What the shell counts; the runtime's metrics implement it."""
+
+    def relayed_bytes(self, side: str, count: int) -> None: ...
+    def recorded_bytes(self, count: int) -> None: ...
+    def recording_failed(self) -> None: ...
+    def statement_decided(self, decision: str, kind: str, reason: str) -> None: ...
+    def values_masked(self, source: str, count: int) -> None: ...
+    def hold_began(self) -> None: ...
+    def hold_ended(self, outcome: str, seconds: float) -> None: ...
+    def session_began(self) -> None: ...
+    def session_ended(self, outcome: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RelayServices:
+    """What a relay needs of the world. `read_catalog` brings a fresh catalog of the session's database, or None when it
+    can't.
+    """
+
+    now: Callable[[], float]
+    approvals: ApprovalBackend
+    audit: AuditSink
+    meter: Meter
+    read_catalog: Callable[[bool], asyncio.Task[Catalog | None]]
+    forget_catalog: Callable[[], None]
+    cancel_target: Callable[[], asyncio.Task[None]]
+
+
+class Relay:
+    """Runs one session until either side is gone or the core closes it. `done` is set when everything is released."""
+
+    def __init__(
+        self,
+        session: Session,
+        client: Duplex,
+        target: Duplex,
+        recorder: SessionRecorder | None,
+        mode: RecordingMode,
+        services: RelayServices,
+    ) -> None:
+        self.session = session
+        self.done = asyncio.Event()
+        self._client = client
+        self._target = target
+        self._recorder = recorder
+        self._mode = mode
+        self._services = services
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._hold: asyncio.Task[None] | None = None
+        self._is_over = False
+        self._why = ""
+
+    def start(self) -> None:
+        self._services.meter.session_began()
+        self._target.start(self._from_target, self._target_lost, self._pace)
+        self._client.start(self._from_client, self._client_lost, self._pace)
+
+    # ---- events -------------------------------------------------------------------------------------------------------------------
+
+    def _from_client(self, data: bytes) -> None:
+        if not self._is_over:
+            self._services.meter.relayed_bytes("client", len(data))
+            self.run(self.session.from_client(data, self._services.now()))
+
+    def _from_target(self, data: bytes) -> None:
+        if not self._is_over:
+            self._services.meter.relayed_bytes("target", len(data))
+            self.run(self.session.from_target(data, self._services.now()))
+
+    def _client_lost(self) -> None:
+        if not self._is_over:
+            self.run(self.session.client_left(self._services.now()))
+
+    def _target_lost(self) -> None:
+        if not self._is_over:
+            self.run(self.session.target_left(self._services.now()))
+
+    def end(self, reason: Reason, detail: str) -> None:
+        if not self._is_over:
+            self.run(self.session.end(reason, detail, self._services.now()))
+
+    def cancel(self, source_address: str) -> None:
+        if not self._is_over:
+            self.run(self.session.cancel(source_address, self._services.now()))
+
+    def _pace(self) -> None:
+        """Read from a side only while the other takes what is written, and while the core has room."""
+        session = self.session
+        if self._target.is_full or not session.wants_client_bytes:
+            self._client.pause()
+        else:
+            self._client.resume()
+        if self._client.is_full or not session.wants_target_bytes:
+            self._target.pause()
+        else:
+            self._target.resume()
+
+    # ---- effects ------------------------------------------------------------------------------------------------------------------
+
+    def run(self, effects: Effects) -> None:
+        if self._is_over:
+            return
+        if not self._journal(effects):
+            return
+        if effects.to_target:
+            self._target.write(
+                effects.to_target[0][1] if len(effects.to_target) == 1 else b"".join(d for _, d in effects.to_target)
+            )
+        if effects.to_client:
+            self._client.write(effects.to_client[0] if len(effects.to_client) == 1 else b"".join(effects.to_client))
+        for action in effects.actions:
+            self._act(action)
+        self._pace()
+
+    def _journal(self, effects: Effects) -> bool:
+        """False: something couldn't be written, and the session is over."""
+        if effects.records and self._recorder is not None:
+            before = self._recorder.size
+            try:
+                self._recorder.append_all(effects.records, self._services.now())
+            except RecordError as error:
+                self._services.meter.recording_failed()
+                log.error("recording failed: %s", error)
+                if self._mode is RecordingMode.REQUIRED:
+                    self._fail(Reason.RECORDING_UNAVAILABLE, str(error))
+                    return False
+                self._recorder.abandon()
+                self._recorder = None
+            else:
+                self._services.meter.recorded_bytes(self._recorder.size - before)
+        try:
+            for event in effects.audits:
+                self._services.audit.write(event)
+                self._count(event)
+        except AuditError as error:
+            log.error("audit failed: %s", error)
+            self._fail(Reason.RECORDING_UNAVAILABLE, str(error))
+            return False
+        return True
+
+    def _count(self, event: AuditEvent) -> None:
+        if isinstance(event, StatementDecided):
+            self._services.meter.statement_decided(event.decision, event.kinds[0] if event.kinds else "", event.reason)
+        elif isinstance(event, Masked):
+            for source, count in event.cells.items():
+                self._services.meter.values_masked(source, count)
+
+    def _fail(self, reason: Reason, detail: str) -> None:
+        """End without what can't be written: the client learns why, the target sees nothing more."""
+        ending = self.session.end(reason, detail, self._services.now())
+        if ending.to_client:
+            self._client.write(b"".join(ending.to_client))
+        self._close(f"{reason}: {detail}")
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Hold(request=request):
+                self._hold = self._spawn(self._wait_for_verdict(request))
+            case WithdrawHold(name=name, why=why):
+                if self._hold is not None:
+                    self._hold.cancel()
+                if name:
+                    self._spawn(self._report(self._services.approvals.withdraw(name, why, self._services.now())))
+            case ReportExecuted(name=name, outcome=outcome):
+                self._spawn(self._report(self._services.approvals.executed(name, outcome, self._services.now())))
+            case RefreshCatalog(is_forced=is_forced):
+                self._spawn(self._refresh_catalog(is_forced))
+            case CatalogChanged():
+                self._services.forget_catalog()
+            case CancelTarget():
+                self._services.cancel_target()
+            case CloseSession(why=why):
+                self._close(why)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _spawn(self, coroutine: Coroutine[object, object, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _report(self, call: Coroutine[object, object, None]) -> None:
+        try:
+            await call
+        except ApprovalUnavailable as error:
+            log.warning("approval back end: %s", error)
+
+    async def _refresh_catalog(self, is_forced: bool) -> None:
+        catalog = await self._services.read_catalog(is_forced)
+        self.run(self.session.catalog_refreshed(catalog, self._services.now()))
+
+    # ---- holds --------------------------------------------------------------------------------------------------------------------
+
+    async def _wait_for_verdict(self, request: HoldRequest) -> None:
+        services = self._services
+        began = services.now()
+        services.meter.hold_began()
+        verdict = Verdict(Phase.PENDING, "", (), "the gate stopped waiting", began, began)
+        try:
+            verdict = await self._verdict(request)
+        except ApprovalUnavailable as error:
+            verdict = Verdict(Phase.PENDING, "", (), f"{error}; {error.way_forward}", services.now(), services.now())
+        finally:
+            services.meter.hold_ended(verdict.phase.value, services.now() - began)
+        self.run(self.session.hold_decided(verdict, services.now()))
+
+    async def _verdict(self, request: HoldRequest) -> Verdict:
+        services, approvals = self._services, self._services.approvals
+        grant = await approvals.take_grant(request.fingerprint, request.requester_key, services.now())
+        if grant is not None:
+            return grant
+        name = await approvals.find_pending(request.fingerprint, request.requester_key, services.now())
+        joined = name is not None
+        if name is None:
+            name = await approvals.submit(request, services.now())
+        self.run(self.session.hold_submitted(name, services.now(), joined=joined))
+        waiting: asyncio.Task[Verdict] = self._spawn(approvals.wait(name))
+        try:
+            while not waiting.done():
+                left = request.hold_until - services.now()
+                if left <= 0:
+                    comment = f"approval request {name} is still pending: approved later, the same statement runs at once"
+                    return Verdict(Phase.EXPIRED, name, (), comment, services.now(), services.now())
+                await asyncio.wait({waiting}, timeout=min(left, self.session.config.target.holds.notice_interval_s))
+                if not waiting.done():
+                    self.run(self.session.remind(services.now()))
+            verdict = waiting.result()
+        finally:
+            waiting.cancel()
+        if verdict.phase is Phase.EXECUTED:  # one approval, one execution
+            return Verdict(Phase.EXPIRED, name, (), "the approval was used by another session", services.now(), services.now())
+        return verdict
+
+    # ---- the end ------------------------------------------------------------------------------------------------------------------
+
+    def _close(self, why: str) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        self._why = why
+        if self._hold is not None:
+            self._hold.cancel()
+        self._client.close()
+        self._target.close()
+        task = asyncio.get_running_loop().create_task(self._release())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _release(self) -> None:
+        """Close the recording (it goes to the disk, so off the loop), say so in the audit log."""
+        name = link = ""
+        services = self._services
+        if self._recorder is not None:
+            name = self._recorder.path.name
+            try:
+                closed = await asyncio.to_thread(self._recorder.close, self._why, services.now())
+                link = closed.link
+            except RecordError as error:
+                services.meter.recording_failed()
+                log.error("recording couldn't be closed: %s", error)
+        self.session.journal.now = services.now()
+        try:
+            services.audit.write(self.session.journal.closed_event(self._why, name, link))
+        except AuditError as error:
+            log.error("audit failed: %s", error)
+        services.meter.session_ended(self._why.partition(":")[0])
+        self.done.set()

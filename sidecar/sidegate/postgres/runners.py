@@ -1,0 +1,184 @@
+"""How one statement is sent, refused, kept back and finished: by Query, or by Execute in the extended protocol. Pure;
+used by stories.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Final
+
+from sidegate.policy.decision import Allow, Deny, Permit
+from sidegate.policy.reason import Reason
+from sidegate.policy.statement import StatementKind
+from sidegate.postgres.messages import (
+    SYNC,
+    encode_bind,
+    encode_close,
+    encode_execute,
+    encode_parse,
+    encode_query,
+    encode_ready,
+)
+from sidegate.postgres.pipeline import Answer, Expected, Kind
+from sidegate.postgres.refusal import refusal_message
+from sidegate.postgres.stories import Ask, Captured, Step, Story, WaitForCatalog, deny_builtin
+
+if TYPE_CHECKING:
+    from sidegate.postgres.from_client import ClientSide
+    from sidegate.postgres.session import Session
+    from sidegate.postgres.statements import Binding, Portal, Work
+
+POISON: Final = "sidegate denied"  # no statement begins so: the target answers 42601 and does nothing
+
+
+def poison_parse(session: Session, name: str, deny: Deny, work: Work, binding: Binding | None = None) -> None:
+    """A Parse that the target must refuse, under the client's own name: a statement that has the name already stays."""
+    refusal = refusal_message(deny, position=work.position)
+    session.send(session.grant.permit, encode_parse(name, POISON), Expected(Kind.PARSE, work, refusal=refusal, binding=binding))
+
+
+def poison_bind(session: Session, deny: Deny, work: Work) -> None:
+    """A Bind of a statement that can't exist."""
+    frame = encode_bind("", f"{session.gate_name}:none")
+    session.send(session.grant.permit, frame, Expected(Kind.BIND, work, refusal=refusal_message(deny)))
+
+
+def copy_out_story(runner: QueryRunner | ExecuteRunner, session: Session, decision: Allow) -> Story:
+    """COPY OUT brings no RowDescription: what it will copy is described first, and the plan made from that."""
+    work = runner.work
+    query = session.masker.copy_out_query(work)
+    problem = "the columns it copies can't be told" if query is None else ""
+    if query is not None:
+        answer: Answer = yield Ask(query, decision.permit, describe_only=True)
+        if answer.row_description is None:
+            problem = (answer.error or {}).get("M", "the target didn't describe it")
+        else:
+            planned = session.masker.plan_copy_out(work, decision.masks, answer.row_description)
+            if planned is None:
+                yield WaitForCatalog()
+                planned = session.masker.plan_copy_out(work, decision.masks, answer.row_description, is_fresh=True)
+            problem = planned or ""
+    if problem:
+        detail = f"COPY: {problem}"
+        session.refuse(runner, deny_builtin(Reason.MASK_NOT_PROVABLE, session.config.revision, detail, "copy-out"))
+        return
+    work.decision = decision
+    session.allow(runner, decision)
+
+
+class QueryRunner:
+    """A statement (or several) in one Query message."""
+
+    __slots__ = ("_client", "_frame", "_session", "has_earlier_work", "work")
+
+    def __init__(self, session: Session, client: ClientSide, work: Work, frame: bytes) -> None:
+        self._session = session
+        self._client = client
+        self._frame = frame
+        self.work = work
+        self.has_earlier_work = session.expected.has_unsynced
+
+    def send(self, permit: Permit) -> None:
+        self._client.waits_for_copy = any(StatementKind.COPY_IN in statement.kinds for statement in self.work.statements)
+        bindings = self._session.judge.bindings(self.work, self._session.prepared, self._session.cursors)
+        self._session.send(permit, self._frame, Expected(Kind.QUERY, self.work, binding=bindings))
+
+    def run(self, permit: Permit, frames: list[bytes]) -> None:
+        self._session.send(permit, self._frame, Expected(Kind.QUERY, self.work, capture=frames))
+
+    def refuse(self, deny: Deny) -> None:
+        refusal = refusal_message(deny, request=self.work.approval, position=self.work.position)
+        entry = Expected(Kind.QUERY, self.work, refusal=refusal)
+        self._session.send(self._session.grant.permit, encode_query(POISON), entry)
+
+    def has_been_rolled_back(self) -> None:
+        """A Query can simply be sent again."""
+
+    def finish(self, captured: Captured, *, owns_transaction: bool) -> Generator[Step, Answer, None]:
+        session = self._session
+        if owns_transaction:
+            answer = yield Ask("COMMIT", session.grant.permit)
+            if (
+                answer.error is not None
+            ):  # a deferred constraint: the statement failed at its end, as it would have without a gate
+                captured.frames = [session.masker.error(answer.error)]
+                self.work.sqlstate = answer.error.get("C", "")
+        self._deliver(captured)
+
+    def fail(self, captured: Captured) -> None:
+        self._deliver(captured)
+
+    def _deliver(self, captured: Captured) -> None:
+        session = self._session
+        session.journal.outcome(self.work)
+        for frame in captured.frames:
+            session.deliver(frame)
+        session.deliver(encode_ready(session.status))
+
+    def copy_out_story(self, decision: Allow) -> Story:
+        return copy_out_story(self, self._session, decision)
+
+
+class ExecuteRunner:
+    """One Execute of a portal. What was withheld for it (Parse, Bind, Describe) goes out right before."""
+
+    __slots__ = ("_client", "_frame", "_needs_rebind", "_portal", "_session", "has_earlier_work", "work")
+
+    def __init__(self, session: Session, client: ClientSide, work: Work, frame: bytes, portal: Portal | None) -> None:
+        self._session = session
+        self._client = client
+        self._frame = frame
+        self._portal = portal
+        self._needs_rebind = False
+        self.work = work
+        self.has_earlier_work = session.expected.has_unsynced
+
+    def send(self, permit: Permit) -> None:
+        self._send_portal(permit)
+        self._client.waits_for_copy = any(StatementKind.COPY_IN in statement.kinds for statement in self.work.statements)
+        bindings = self._session.judge.bindings(self.work, self._session.prepared, self._session.cursors)
+        self._session.send(permit, self._frame, Expected(Kind.EXECUTE, self.work, binding=bindings))
+
+    def run(self, permit: Permit, frames: list[bytes]) -> None:
+        self._send_portal(permit)
+        self._session.send(permit, self._frame, Expected(Kind.EXECUTE, self.work, capture=frames))
+        self._session.send(permit, SYNC, Expected(Kind.SYNC, self.work, is_visible=False, capture=frames))
+
+    def _send_portal(self, permit: Permit) -> None:
+        session = self._session
+        self._client.release()
+        portal = self._portal
+        if portal is not None and self._needs_rebind:
+            session.send(permit, encode_close("P", portal.name), Expected(Kind.CLOSE, is_visible=False))
+            session.send(permit, portal.frame, Expected(Kind.BIND, is_visible=False))
+        if self.work.masks:
+            name = portal.name if portal is not None else next((s.declares for s in self.work.statements if s.declares), "")
+            self._client.describe_portal(permit, name, self.work)
+
+    def refuse(self, deny: Deny) -> None:
+        self._client.release()
+        session = self._session
+        refusal = refusal_message(deny, request=self.work.approval)
+        frame = encode_execute(f"{session.gate_name}:none")
+        session.send(session.grant.permit, frame, Expected(Kind.EXECUTE, self.work, refusal=refusal))
+
+    def has_been_rolled_back(self) -> None:
+        self._needs_rebind = True
+
+    def finish(self, captured: Captured, *, owns_transaction: bool) -> Generator[Step, Answer, None]:
+        """The client's Sync ends the transaction: until then further messages of its pipeline belong to it."""
+        self._session.owns_transaction = self._session.owns_transaction or owns_transaction
+        self._deliver(captured)
+        yield from ()
+
+    def fail(self, captured: Captured) -> None:
+        self._deliver(captured)
+        self._session.skip_to_sync()
+
+    def _deliver(self, captured: Captured) -> None:
+        self._session.journal.outcome(self.work)
+        for frame in captured.frames:
+            self._session.deliver(frame)
+
+    def copy_out_story(self, decision: Allow) -> Story:
+        return copy_out_story(self, self._session, decision)

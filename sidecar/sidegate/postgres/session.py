@@ -1,0 +1,508 @@
+"""One client's session after login: bytes and events in, effects out. Sans-IO: no socket, no clock, no randomness, no task.
+
+`ClientSide` reads what the client sends, `TargetSide` what the target answers; both act through this object, which owns the
+state. A statement that is allowed goes straight through. Everything else becomes a story (stories.py), and the client's
+further messages wait until it is told. INVARIANT: bytes reach the target only by `send`, with a permit; bytes reach the
+client only by `deliver`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from sidegate.approval.backend import HoldRequest, Phase, Verdict
+from sidegate.policy.config import GateConfig
+from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, RequireApproval
+from sidegate.policy.engine import Engine, SessionGrant
+from sidegate.policy.principal import Principal
+from sidegate.policy.reason import Reason
+from sidegate.policy.statement import Impact, SqlStatement
+from sidegate.postgres.catalog import Catalog
+from sidegate.postgres.effects import (
+    Action,
+    CancelTarget,
+    CatalogChanged,
+    CloseSession,
+    Effects,
+    Hold,
+    RefreshCatalog,
+    ReportExecuted,
+    WithdrawHold,
+)
+from sidegate.postgres.from_client import ClientSide
+from sidegate.postgres.from_target import TargetSide
+from sidegate.postgres.journal import Journal
+from sidegate.postgres.judge import Judge
+from sidegate.postgres.masker import Masker
+from sidegate.postgres.messages import (
+    SYNC,
+    ClientProtocolError,
+    TargetProtocolError,
+    encode_bind,
+    encode_close,
+    encode_describe,
+    encode_execute,
+    encode_parse,
+)
+from sidegate.postgres.pipeline import Answer, Expectations, Expected, Kind
+from sidegate.postgres.refusal import notice_message, refusal_message
+from sidegate.postgres.statements import Names, Portal, Prepared, Work
+from sidegate.postgres.stories import (
+    Ask,
+    Captured,
+    Run,
+    Runner,
+    Step,
+    Story,
+    WaitForCatalog,
+    WaitForVerdict,
+    deny_builtin,
+    tell,
+)
+
+# Reported by the target whenever they change; with any other value gate and target would read a statement differently.
+READING_SETTINGS: Final = {"client_encoding": "utf8", "standard_conforming_strings": "on"}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """Bounds on what one session may keep in memory, in bytes."""
+
+    max_statement_bytes: int = 16 * 1024 * 1024  # Query and Parse; sql has a lower limit of its own for what it parses
+    max_message_bytes: int = 64 * 1024 * 1024  # Bind: parameters may be large
+    max_target_message_bytes: int = 16 * 1024 * 1024  # descriptions, errors, notices
+    max_row_bytes: int = 128 * 1024 * 1024  # one row that has to be rewritten; rows that needn't stream
+    max_captured_bytes: int = 8 * 1024 * 1024  # the answer of a measured statement
+    max_waiting_bytes: int = 1024 * 1024  # client bytes that queue behind a hold before reading stops
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts:
+    """What login settled. `nonce` is random and makes names that no client can guess."""
+
+    session_id: str
+    nonce: str
+    principal: Principal
+    target: str
+    namespace: str
+    database: str
+    role: str
+
+
+class Session:
+    """See the module. Methods named after events return the `Effects` to carry out; all take `now`, seconds since the epoch."""
+
+    def __init__(
+        self, facts: SessionFacts, config: GateConfig, grant: SessionGrant, judge: Judge, masker: Masker, journal: Journal,
+        limits: SessionLimits = SessionLimits(),
+    ) -> None:  # fmt: skip
+        self.facts = facts
+        self.config = config
+        self.grant = grant
+        self.judge = judge
+        self.masker = masker
+        self.journal = journal
+        self.limits = limits
+        self.status = "I"
+        self.now = 0.0
+        self.prepared: Names[Prepared] = Names()
+        self.portals: Names[Portal] = Names()
+        self.cursors: Names[Work] = Names()
+        self.expected = Expectations()
+        self.owns_transaction = False  # the gate opened it for a measured statement; it ends at the client's Sync
+        self.is_skipping = False  # client messages up to its Sync are void, as after an error
+        self.is_closed = False
+        self.waits_for_catalog = False
+        self._story: Story | None = None
+        self._step: Step | None = None
+        self._runner: Runner | None = None
+        self._captured: Captured | None = None
+        self._hold: HoldRequest | None = None
+        self._hold_name: str | None = None
+        self._next_work = 1
+        self._to_target: list[tuple[Permit, bytes]] = []
+        self._to_client: list[bytes] = []
+        self._actions: list[Action] = []
+        self._client = ClientSide(self)
+        self._target = TargetSide(self)
+        self.gate_name = f"sidegate:{facts.nonce}"
+
+    # ---- events -------------------------------------------------------------------------------------------------------------------
+
+    def from_client(self, data: bytes, now: float) -> Effects:
+        """Bytes from the client. Bad ones end the session with a clear error."""
+        self.now = self.journal.now = now
+        try:
+            self._client.receive(data)
+        except ClientProtocolError as error:
+            self._end(Reason.PROTOCOL_REFUSED, str(error), sqlstate_from=error)
+        return self._flush()
+
+    def from_target(self, data: bytes, now: float) -> Effects:
+        """Bytes from the target. What can't be read ends the session: nothing unread is passed on."""
+        self.now = self.journal.now = now
+        try:
+            self._target.receive(data)
+            self._client.pump()
+        except TargetProtocolError as error:
+            self._end(Reason.TARGET_UNAVAILABLE, f"the target's answer can't be read: {error}")
+        except ClientProtocolError as error:
+            self._end(Reason.PROTOCOL_REFUSED, str(error), sqlstate_from=error)
+        return self._flush()
+
+    def hold_submitted(self, name: str, now: float, *, joined: bool = False) -> Effects:
+        """The back end made the ApprovalRequest `name`, or found the pending one of the same statement (`joined`)."""
+        self.now = self.journal.now = now
+        runner = self._runner
+        if self._hold is not None and runner is not None and isinstance(runner.work.decision, RequireApproval):
+            self._hold_name = name
+            self.journal.held(runner.work, runner.work.decision, self._hold, name, joined=joined)
+            self._tell_hold()
+        return self._flush()
+
+    def hold_decided(self, verdict: Verdict, now: float) -> Effects:
+        """The verdict of the back end; also what it failed with (phase Withdrawn, with a comment that says so)."""
+        self.now = self.journal.now = now
+        if self._hold is not None and self._runner is not None:
+            self._hold, self._hold_name = None, None
+            self.journal.hold_ended(self._runner.work, verdict, verdict.phase.value)
+            self._resume(verdict)
+            self._client.pump()
+        return self._flush()
+
+    def remind(self, now: float) -> Effects:
+        """Tell the client of a held statement that it is still held; called every notice interval."""
+        self.now = self.journal.now = now
+        if self._hold is not None and self._hold_name is not None:
+            self._tell_hold(is_first=False)
+        return self._flush()
+
+    def catalog_refreshed(self, catalog: Catalog | None, now: float) -> Effects:
+        """A fresh catalog; None: it can't be read, and the session can't be masked any longer."""
+        if catalog is None:
+            return self.end(Reason.MASK_NOT_PROVABLE, "the target's catalog can't be read", now)
+        self.judge.learn_catalog(catalog, now)
+        self.waits_for_catalog = False
+        if isinstance(self._step, WaitForCatalog):
+            self.now = self.journal.now = now
+            self._resume(None)
+        return self.from_target(b"", now)
+
+    def cancel(self, source_address: str, now: float) -> Effects:
+        """A CancelRequest with this session's key: withdraws a hold, or goes on to the target."""
+        self.now = self.journal.now = now
+        if self._hold is None:
+            self.journal.cancel_received(source_address, "")
+            if len(self.expected):
+                self._actions.append(CancelTarget())
+            return self._flush()
+        name = self._hold_name or ""
+        self.journal.cancel_received(source_address, name)
+        self._actions.append(WithdrawHold(name, "the client cancelled the statement"))
+        return self.hold_decided(Verdict(Phase.WITHDRAWN, name, (), "the client cancelled the statement", now, now), now)
+
+    def config_changed(self, config: GateConfig, engine: Engine, grant: SessionGrant | Deny, now: float) -> Effects:
+        """A new revision is in force: a lost grant ends the session, a hold whose rule vanished is decided again."""
+        self.now = self.journal.now = now
+        if isinstance(grant, Deny):
+            self._end(Reason.SESSION_ENDED, f"revision {config.revision} grants it no longer: {grant.reason.meaning}")
+            return self._flush()
+        if grant.role != self.grant.role or grant.credential != self.grant.credential:
+            self._end(Reason.SESSION_ENDED, f"revision {config.revision} grants another role")
+            return self._flush()
+        self.journal.config_changed(config.revision, self.config.revision)
+        self.config, self.grant = config, grant
+        self.judge.adopt(engine)
+        self.masker.adopt(grant.masks)
+        if self._hold is not None and self._runner is not None:
+            self._reconsider_hold(self._runner)
+            self._client.pump()
+        return self._flush()
+
+    def end(self, reason: Reason, detail: str, now: float) -> Effects:
+        """End it from outside: the token's life is over, the gate shuts down, a record can't be written."""
+        self.now = self.journal.now = now
+        self._end(reason, detail)
+        return self._flush()
+
+    def client_left(self, now: float) -> Effects:
+        """The client is gone. A pending ApprovalRequest stays: what is approved later is a grant for the same
+        statement, once.
+        """
+        self.now = self.journal.now = now
+        if not self.is_closed:
+            self.is_closed = True
+            self._actions.append(CloseSession("the client left"))
+        return self._flush()
+
+    def target_left(self, now: float) -> Effects:
+        self.now = self.journal.now = now
+        if not self.is_closed:
+            self._end(Reason.TARGET_UNAVAILABLE, "the target closed the connection")
+        return self._flush()
+
+    @property
+    def wants_client_bytes(self) -> bool:
+        return self._client.waiting_bytes <= self.limits.max_waiting_bytes
+
+    @property
+    def wants_target_bytes(self) -> bool:
+        return not self.waits_for_catalog
+
+    @property
+    def is_blocked(self) -> bool:
+        """The client's further messages wait."""
+        return self._story is not None or self.waits_for_catalog or self.is_closed
+
+    @property
+    def is_holding(self) -> bool:
+        return self._hold is not None
+
+    # ---- what both sides use ------------------------------------------------------------------------------------------------------
+
+    def send(self, permit: Permit, data: bytes, expected: Expected | None = None) -> None:
+        self._to_target.append((permit, data))
+        if expected is not None:
+            self.expected.push(expected)
+
+    def deliver(self, data: bytes, entry: Expected | None = None) -> None:
+        if entry is not None and entry.capture is not None:
+            captured = self._captured
+            entry.capture.append(data)
+            if captured is not None and not captured.is_over_limit:
+                captured.is_over_limit = sum(map(len, entry.capture)) > self.limits.max_captured_bytes
+                if captured.is_over_limit:
+                    entry.capture.clear()
+            return
+        self._to_client.append(data)
+
+    def new_work(self, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> Work:
+        work = Work(self._next_work, text, statements, is_simple=is_simple)
+        self._next_work += 1
+        return work
+
+    def decide(self, work: Work, *, approved: bool = False) -> Decision:
+        return self.judge.decide(work, self.now, approved=approved)
+
+    def count_rows(self, impact: Impact | None) -> None:
+        if impact is not None:
+            self.judge.rows_so_far += impact.rows_affected
+
+    def allow(self, runner: Runner, decision: Allow | Measure) -> None:
+        runner.work.masks = decision.masks
+        self.journal.decided(runner.work, decision)
+        runner.send(decision.permit)
+
+    def refuse(self, runner: Runner, deny: Deny) -> None:
+        runner.work.decision = deny
+        self.journal.decided(runner.work, deny)
+        runner.refuse(deny)
+
+    def start(self, runner: Runner, decision: Decision) -> None:
+        """Anything but a plain Allow."""
+        self._runner = runner
+        self._story = tell(self, runner, decision)
+        self._advance(None)
+
+    def start_story(self, story: Story) -> None:
+        """A story without a statement of the client's: settle the search path, end the gate's own transaction."""
+        self._runner = None
+        self._story = story
+        self._advance(None)
+
+    def resume_answer(self, answer: Answer) -> None:
+        """The target answered an `Ask`."""
+        self._resume(answer)
+
+    def resume_run(self, status: str, *, has_failed: bool) -> None:
+        """The target is ready again after a `Run`."""
+        captured = self._captured
+        if captured is None:
+            raise TargetProtocolError("an answer was kept back for no statement")
+        self._captured = None
+        captured.status, captured.has_failed = status, has_failed
+        self._resume(captured)
+
+    def refresh_catalog(self, *, is_forced: bool = True) -> None:
+        if not self.waits_for_catalog:
+            self.waits_for_catalog = True
+            self._actions.append(RefreshCatalog(is_forced))
+
+    def skip_to_sync(self) -> None:
+        self.is_skipping = True
+
+    def copy_in_started(self) -> None:
+        """The target takes a COPY: each Sync sent before it was swallowed with it (PostgreSQL, "COPY Operations")."""
+        if not self._client.waits_for_copy:
+            raise TargetProtocolError("a COPY that was not announced")
+        self._client.waits_for_copy = False
+        self._client.is_copying = True
+        self.expected.drop_syncs()
+
+    def copy_ended(self) -> None:
+        self._client.waits_for_copy = False
+        self._client.is_copying = False
+
+    def set_status(self, status: str) -> None:
+        """Outside of a transaction no portal lives, and no cursor but those WITH HOLD: they keep their name until it is
+        set again.
+        """
+        self.status = status
+        if status == "I":
+            self.portals.clear()
+
+    def statement_ended(self, work: Work, *, changes_definitions: bool) -> None:
+        self.judge.statement_ended(work)
+        if work.approval:
+            self._actions.append(ReportExecuted(work.approval, work.sqlstate or work.tag))
+        if changes_definitions and not work.sqlstate:
+            self.judge.catalog_is_stale = True
+            self._actions.append(CatalogChanged())
+
+    def parameter_changed(self, name: str, value: str) -> None:
+        """Settings that change how text is read end the session if they ever leave the only values the gate reads."""
+        expected = READING_SETTINGS.get(name.lower())
+        if expected is not None and value.lower() != expected:
+            raise TargetProtocolError(f"the target reports {name} `{value}`: statements are read with `{expected}` only")
+        if name.lower() == "search_path":
+            self.judge.search_path_is_stale = True
+
+    def ask(self, step: Ask) -> None:
+        """Send a statement of the gate's own. Extended protocol with a name of its own: an unnamed statement of the
+        client's survives.
+        """
+        name, permit, answer = self.gate_name, step.permit, Answer()
+        if step.describe_only:
+            middle = [(encode_describe("S", name), Kind.DESCRIBE)]
+        else:
+            middle = [(encode_bind(name, name), Kind.BIND), (encode_execute(name), Kind.EXECUTE)]
+        frames = [
+            (encode_parse(name, step.sql), Kind.PARSE),
+            *middle,
+            (encode_close("P", name), Kind.CLOSE),
+            (encode_close("S", name), Kind.CLOSE),
+            (SYNC, Kind.SYNC),
+        ]
+        for data, kind in frames:
+            self.send(permit, data, Expected(kind, is_visible=False, answer=answer))
+
+    def hold_request(self, work: Work, decision: RequireApproval) -> HoldRequest:
+        holds = self.config.target.holds
+        timeout_s = holds.in_transaction_timeout_s if self.status == "T" else holds.timeout_s
+        work.fingerprint = self.judge.fingerprint(work, str(decision.source))
+        return HoldRequest(
+            target=self.facts.target,
+            namespace=self.facts.namespace,
+            session_id=self.facts.session_id,
+            requester_key=self.facts.principal.key,
+            requester=self.facts.principal.username,
+            agent=self.facts.principal.agent,
+            reason=str(decision.reason),
+            source=str(decision.source),
+            detail=decision.detail,
+            statement=self.masker.text(work.text),
+            fingerprint=work.fingerprint,
+            impact=work.impact,
+            terms=decision.terms,
+            requested_at=self.now,
+            hold_until=self.now + timeout_s,
+            groups=tuple(sorted(self.facts.principal.groups)),
+            environment=self.facts.principal.environment,
+            source_address=self.facts.principal.source_address,
+            database=self.facts.database,
+            role=self.facts.role,
+            revision=self.config.revision,
+        )
+
+    # ---- stories ------------------------------------------------------------------------------------------------------------------
+
+    def _resume(self, value: object) -> None:
+        if self._story is None:
+            raise TargetProtocolError("an answer came for which nothing waits")
+        self._advance(value)
+
+    def _advance(self, value: object) -> None:
+        story = self._story
+        assert story is not None
+        try:
+            step = story.send(value)
+        except StopIteration:
+            self._step = None
+            if self._story is story:
+                self._story = None
+                self._runner = None
+            return
+        self._step = step
+        match step:
+            case Ask():
+                self.ask(step)
+            case Run(permit=permit):
+                self._captured = Captured([])
+                assert self._runner is not None
+                self._runner.run(permit, self._captured.frames)
+            case WaitForVerdict(request=request):
+                assert self._runner is not None
+                assert self._runner.work.decision is not None
+                self._hold = request
+                self.journal.decided(self._runner.work, self._runner.work.decision)
+                self._actions.append(Hold(request))
+            case WaitForCatalog():
+                self.refresh_catalog()
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _tell_hold(self, *, is_first: bool = True) -> None:
+        runner = self._runner
+        if runner is None or not isinstance(runner.work.decision, RequireApproval):
+            return
+        decision = runner.work.decision
+        impact = f", it would change {runner.work.impact.rows_affected} rows" if runner.work.impact else ""
+        who = ", ".join(sorted(decision.terms.approver_groups | decision.terms.approver_users))
+        self.deliver(
+            notice_message(
+                f"{'held' if is_first else 'still held'} by sidegate: approval request {self._hold_name} must be approved"
+                f" by {decision.terms.required} of {who}{impact}",
+                f"reason {decision.reason}, by {decision.source}, at revision {decision.revision}",
+                "wait, or cancel to withdraw it; after a disconnect, send the same statement again once it is approved",
+            )
+        )
+
+    def _reconsider_hold(self, runner: Runner) -> None:
+        decision = self.decide(runner.work)
+        if isinstance(decision, RequireApproval) and decision.terms == _terms(runner.work.decision):
+            return
+        name, self._hold_name, self._hold = self._hold_name, None, None
+        self._actions.append(WithdrawHold(name or "", f"the rules changed to revision {self.config.revision}"))
+        story, self._story = self._story, None
+        if story is not None:
+            story.close()
+        self.start(runner, decision)
+
+    # ---- ends ---------------------------------------------------------------------------------------------------------------------
+
+    def _end(self, reason: Reason, detail: str, sqlstate_from: ClientProtocolError | None = None) -> None:
+        if self.is_closed:
+            return
+        self.is_closed = True
+        deny = deny_builtin(reason, self.config.revision, detail, "session")
+        if sqlstate_from is not None:
+            deny = Deny(deny.reason, deny.source, deny.revision, detail, sqlstate_from.way_forward)
+        self._to_client.append(refusal_message(deny, "FATAL"))
+        self._actions.append(CloseSession(f"{reason}: {detail}"))
+
+    def close_quietly(self, permit: Permit, data: bytes) -> None:
+        """The client said Terminate."""
+        self.is_closed = True
+        self._to_target.append((permit, data))
+        self._actions.append(CloseSession("the client ended the session"))
+
+    def _flush(self) -> Effects:
+        records, audits = self.journal.take()
+        effects = Effects(records, audits, self._to_target, self._to_client, self._actions)
+        self._to_target, self._to_client, self._actions = [], [], []
+        return effects
+
+
+def _terms(decision: Decision | None) -> object:
+    return decision.terms if isinstance(decision, RequireApproval) else None

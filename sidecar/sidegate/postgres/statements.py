@@ -1,0 +1,175 @@
+"""What the session knows by name: prepared statements, portals, cursors; and `Work`, one statement from its message to its
+outcome. Pure.
+
+A name may have several candidates: a Parse whose answer is still to come may fail, and then the older statement of that name
+is the one that runs. Every candidate is decided, so that a name can't be made to mean something harmless to the gate and
+something else to the target.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+from sidegate.policy.decision import Decision, Masks
+from sidegate.policy.statement import Impact, SqlStatement, StatementKind
+from sidegate.postgres.copy_out import CopyOutRewriter
+from sidegate.postgres.messages import Bind
+from sidegate.postgres.results import ResultPlan
+
+MAX_NAMES: Final = 10_000  # statements, portals and cursors of one session
+NO_MASKS: Final = Masks()
+
+
+class Work:
+    """One statement that a client asked for: what it is, what was decided, what came of it. Mutable, lives until its outcome.
+
+    `own` is what the text says; `statements` has beside it what EXECUTE and FETCH refer to. `approved_impact` is what an
+    approver saw; `copy_rewriter` masks the rows of a COPY OUT; `masked_cells` counts by the source of the mask.
+    """
+
+    __slots__ = (
+        "approval", "approved_impact", "copy_rewriter", "decision", "fingerprint", "id", "impact", "is_simple", "masked_cells", "masks",
+        "own", "parameters", "plan", "portal", "position", "row_description", "rows", "sqlstate", "statements", "tag", "text",
+    )  # fmt: skip
+
+    def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
+        self.id = number
+        self.text = text
+        self.own = statements
+        self.statements = statements
+        self.is_simple = is_simple
+        self.parameters: tuple[bytes | None, ...] = ()
+        self.portal: Portal | None = None
+        self.decision: Decision | None = None
+        self.masks = NO_MASKS
+        self.plan: ResultPlan | None = None
+        self.copy_rewriter: CopyOutRewriter | None = None
+        self.row_description: bytes | None = None
+        self.fingerprint = ""
+        self.approval: str | None = None
+        self.approved_impact: Impact | None = None
+        self.impact: Impact | None = None
+        self.position: int | None = None
+        self.rows = 0
+        self.tag = ""
+        self.sqlstate = ""
+        self.masked_cells: dict[str, int] = {}
+
+    def was_rolled_back(self) -> None:
+        """It ran and was taken back: what the target said of it is void."""
+        self.rows, self.tag, self.sqlstate = 0, "", ""
+
+    def kind_names(self) -> tuple[str, ...]:
+        if len(self.statements) == 1:
+            return _kind_names(self.statements[0].kinds)
+        return _kind_names(frozenset().union(*(statement.kinds for statement in self.statements)))
+
+    def normalised(self) -> str:
+        return "; ".join(statement.normalised for statement in self.own)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind_names(kinds: frozenset[StatementKind]) -> tuple[str, ...]:
+    return tuple(sorted(kind.value for kind in kinds))
+
+
+@dataclass(slots=True)
+class Prepared:
+    """One prepared statement. `frame` is its Parse as the client sent it."""
+
+    text: str
+    statements: tuple[SqlStatement, ...]
+    frame: bytes
+    is_denied: bool = False
+
+
+@dataclass(slots=True)
+class Portal:
+    """One bound portal. `frame` is its Bind as the client sent it, for when the portal has to be made again after a
+    rollback.
+    """
+
+    name: str
+    candidates: tuple[Prepared, ...]
+    bind: Bind
+    frame: bytes
+    row_description: bytes | None = None
+    is_suspended: bool = False
+
+
+T = TypeVar("T")
+
+
+class Binding(Protocol):
+    """A change of names that waits for the target's answer."""
+
+    def confirm(self) -> None: ...
+    def take_back(self) -> None: ...
+
+
+class Names(Generic[T]):
+    """Names to candidates."""
+
+    __slots__ = ("_candidates",)
+
+    def __init__(self) -> None:
+        self._candidates: dict[str, list[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._candidates)
+
+    def find(self, name: str) -> tuple[T, ...]:
+        return tuple(self._candidates.get(name, ()))
+
+    def offer(self, name: str, value: T) -> Binding:
+        """Add a candidate; the binding settles whether it is the only one or none."""
+        self._candidates.setdefault(name, []).append(value)
+        return _Offer(self, name, value)
+
+    def removal(self, name: str) -> Binding:
+        """A Close or DEALLOCATE on its way: the name goes when the target confirms it. "*" is every name but the unnamed."""
+        return _Removal(self, name, {key: tuple(values) for key, values in self._candidates.items() if name in (key, "*")})
+
+    def keep_only(self, name: str, value: T) -> None:
+        if any(candidate is value for candidate in self._candidates.get(name, ())):
+            self._candidates[name] = [value]
+
+    def discard(self, name: str, value: T) -> None:
+        kept = [candidate for candidate in self._candidates.get(name, ()) if candidate is not value]
+        if kept:
+            self._candidates[name] = kept
+        else:
+            self._candidates.pop(name, None)
+
+    def clear(self) -> None:
+        self._candidates.clear()
+
+
+class _Offer(Generic[T]):
+    __slots__ = ("_name", "_names", "_value")
+
+    def __init__(self, names: Names[T], name: str, value: T) -> None:
+        self._names, self._name, self._value = names, name, value
+
+    def confirm(self) -> None:
+        self._names.keep_only(self._name, self._value)
+
+    def take_back(self) -> None:
+        self._names.discard(self._name, self._value)
+
+
+class _Removal(Generic[T]):
+    __slots__ = ("_names", "_seen")
+
+    def __init__(self, names: Names[T], name: str, seen: dict[str, tuple[T, ...]]) -> None:
+        self._names, self._seen = names, seen
+
+    def confirm(self) -> None:
+        for name, values in self._seen.items():
+            for value in values:
+                self._names.discard(name, value)
+
+    def take_back(self) -> None:
+        """The names stay."""

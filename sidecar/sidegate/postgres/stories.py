@@ -1,0 +1,224 @@
+"""What happens to a statement that isn't simply allowed, told in order: held, measured, described, taken back, refused. Pure
+generators.
+
+A story yields what it waits for (`Ask`, `Run`, `Verdict` of a hold, a fresh catalog) and is resumed with the answer; the
+session carries it. While a story runs, the client's further messages wait. A statement that is measured runs where it can be
+taken back: in a transaction that the gate opened, or behind a savepoint in the client's own. INVARIANT: a story ends with
+the statement either answered by the target or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from sidegate.approval.backend import HoldRequest, Phase, Verdict
+from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, RequireApproval
+from sidegate.policy.reason import Reason
+from sidegate.policy.source import Builtin
+from sidegate.policy.statement import Impact, StatementKind, TableImpact
+from sidegate.postgres.pipeline import Answer
+
+if TYPE_CHECKING:
+    from sidegate.postgres.session import Session
+    from sidegate.postgres.statements import Work
+
+SAVEPOINT: Final = "sidegate_measure"
+
+# Rows that this transaction changed so far, by table: cascades, triggers and rules are in it (PostgreSQL's cumulative statistics).
+COUNTERS: Final = (
+    "SELECT schemaname || '.' || relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_catalog.pg_stat_xact_user_tables"
+    " WHERE n_tup_ins + n_tup_upd + n_tup_del > 0"
+)
+
+# TRUNCATE is not counted by the target: until it can be, its impact is "every row", which only an approval without a count can cover.
+UNCOUNTED_ROWS: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Run one statement of the gate's own and wait for its answer; `describe_only` asks for its RowDescription instead."""
+
+    sql: str
+    permit: Permit
+    describe_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Send the client's statement, keep its answers back, wait until the target is ready again."""
+
+    permit: Permit
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForVerdict:
+    request: HoldRequest
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForCatalog:
+    pass
+
+
+Step: TypeAlias = Ask | Run | WaitForVerdict | WaitForCatalog
+Story: TypeAlias = Generator[Step, Any, None]
+
+
+@dataclass(slots=True)
+class Captured:
+    """What a `Run` brought. `frames` lack the final ReadyForQuery."""
+
+    frames: list[bytes]
+    status: str = "I"
+    has_failed: bool = False
+    is_over_limit: bool = False
+
+
+class Runner(Protocol):
+    """How a statement is sent, refused and finished: by Query, or by Execute in the extended protocol."""
+
+    work: Work
+
+    @property
+    def has_earlier_work(self) -> bool: ...
+    def send(self, permit: Permit) -> None: ...
+    def run(self, permit: Permit, frames: list[bytes]) -> None: ...
+    def refuse(self, deny: Deny) -> None: ...
+    def has_been_rolled_back(self) -> None: ...
+    def finish(self, captured: Captured, *, owns_transaction: bool) -> Generator[Step, Any, None]: ...
+    def fail(self, captured: Captured) -> None: ...
+
+
+def tell(session: Session, runner: Runner, decision: Decision) -> Story:
+    """From the first decision to the statement's end."""
+    work = runner.work
+    while True:
+        work.decision = decision
+        if isinstance(decision, Deny):
+            session.refuse(runner, decision)
+            return
+        if isinstance(decision, Allow):
+            session.allow(runner, decision)
+            return
+        if isinstance(decision, RequireApproval):
+            verdict = yield from _hold(session, work, decision)
+            deny = _denial(verdict, decision)
+            if deny is not None:
+                session.refuse(runner, deny)
+                return
+            work.approval, work.approved_impact = verdict.name, work.impact
+            decision = session.decide(work, approved=True)
+            if isinstance(
+                decision, RequireApproval
+            ):  # the rules changed while it was held: what was approved is not what is asked now
+                decision = Deny(Reason.APPROVAL_DENIED, decision.source, decision.revision, "the rules changed while it was held")
+            continue
+        next_decision = yield from _measure(session, runner, decision)
+        if next_decision is None:
+            return
+        decision = next_decision
+
+
+def _hold(session: Session, work: Work, decision: RequireApproval) -> Generator[Step, Any, Verdict]:
+    verdict: Verdict = yield WaitForVerdict(session.hold_request(work, decision))
+    return verdict
+
+
+def _denial(verdict: Verdict, decision: RequireApproval) -> Deny | None:
+    if verdict.phase is Phase.APPROVED:
+        return None
+    reason = {
+        Phase.DENIED: Reason.APPROVAL_DENIED,
+        Phase.EXPIRED: Reason.APPROVAL_EXPIRED,
+        Phase.WITHDRAWN: Reason.APPROVAL_WITHDRAWN,
+    }.get(verdict.phase, Reason.APPROVAL_UNAVAILABLE)
+    by = f"by {', '.join(verdict.approvers)}" if verdict.approvers and reason is Reason.APPROVAL_DENIED else ""
+    words = ": ".join(part for part in (by, verdict.comment) if part)
+    return Deny(reason, decision.source, decision.revision, words)
+
+
+def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[Step, Any, Decision | None]:
+    """Run it, count, decide again. None: the statement has been answered. A decision: it was taken back and this is to
+    follow.
+    """
+    work = runner.work
+    permit = measure.permit
+    work.masks = measure.masks
+    if session.status == "E":  # the target refuses everything in a failed transaction; it says so itself
+        session.allow(runner, measure)
+        return None
+    if any(StatementKind.TRUNCATE in statement.kinds for statement in work.statements):
+        work.impact = Impact(UNCOUNTED_ROWS, is_truncation=True)
+        return session.decide(work)
+    if len(work.own) != 1 or any(statement.controls_transaction for statement in work.statements):
+        return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "more than one statement in one string")
+
+    owns = session.status == "I"
+    has_savepoint = not owns or runner.has_earlier_work
+    if owns:
+        begun: Answer = yield Ask("BEGIN", permit)
+        if begun.error is not None or begun.was_skipped:
+            return _not_measured(session, runner, begun, measure)
+    if has_savepoint:
+        saved: Answer = yield Ask(f"SAVEPOINT {SAVEPOINT}", permit)
+        if saved.error is not None or saved.was_skipped:
+            return _not_measured(session, runner, saved, measure)
+    before: Answer = yield Ask(COUNTERS, permit)
+    captured: Captured = yield Run(permit)
+    if captured.has_failed:
+        if owns:
+            yield Ask("ROLLBACK", permit)
+        runner.fail(captured)
+        return None
+    after: Answer = yield Ask(COUNTERS, permit)
+    decision: Decision
+    if before.error is not None or after.error is not None or captured.is_over_limit:
+        why = "its answer is larger than the gate keeps back" if captured.is_over_limit else "the target's counters can't be read"
+        decision = Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, why)
+    else:
+        work.impact = impact_between(before, after, work.rows)
+        decision = session.decide(work, approved=work.approval is not None)
+    if isinstance(decision, Allow):
+        work.decision = decision
+        session.count_rows(work.impact)
+        if has_savepoint:
+            yield Ask(f"RELEASE SAVEPOINT {SAVEPOINT}", permit)
+        yield from runner.finish(captured, owns_transaction=owns)
+        return None
+    if has_savepoint:
+        yield Ask(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}", permit)
+        yield Ask(f"RELEASE SAVEPOINT {SAVEPOINT}", permit)
+        session.owns_transaction = session.owns_transaction or owns
+    else:
+        yield Ask("ROLLBACK", permit)  # no lock is kept while a person thinks
+    work.was_rolled_back()
+    runner.has_been_rolled_back()
+    if isinstance(decision, Measure):  # the engine had its measurement; asking again would not end
+        decision = Deny(Reason.IMPACT_NOT_MEASURABLE, decision.source, decision.revision)
+    return decision
+
+
+def _not_measured(session: Session, runner: Runner, answer: Answer, measure: Measure) -> Decision | None:
+    if answer.was_skipped:  # an earlier message of the pipeline failed: the client already has that error
+        session.skip_to_sync()
+        return None
+    cause = (answer.error or {}).get("M", "")
+    return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, f"the target refused to begin: {cause}")
+
+
+def impact_between(before: Answer, after: Answer, rows: int) -> Impact:
+    """Tables whose counters moved, and the rows of the command tag."""
+    seen = {row[0]: row[1:] for row in before.rows}
+    tables = []
+    for row in after.rows:
+        old = seen.get(row[0], (b"0", b"0", b"0"))
+        moved = [int(new or b"0") - int(was or b"0") for new, was in zip(row[1:], old, strict=True)]
+        if any(moved):
+            tables.append(TableImpact((row[0] or b"").decode("utf-8", "replace"), *moved))
+    return Impact(rows, tuple(tables))
+
+
+def deny_builtin(reason: Reason, revision: str, detail: str = "", name: str = "gate") -> Deny:
+    return Deny(reason, Builtin(name), revision, detail)

@@ -1,0 +1,238 @@
+"""One gate process: config in, listeners up, until SIGTERM or SIGINT. Everything the gate is given is put together here.
+
+Exit status: 0 after an orderly stop, 1 when it can't start or can't go on (a changed listener, a lost audit log), with one line on stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import secrets
+import signal
+import ssl
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sidegate import __version__
+from sidegate.approval.backend import ApprovalBackend
+from sidegate.audit.events import ConfigLoaded, ConfigRefused, GateStarted, GateStopped, at
+from sidegate.audit.sinks import AuditSink, FileSink, StdoutSink
+from sidegate.identity.keys import IssuerKeys
+from sidegate.identity.transport import HttpTransport
+from sidegate.policy.config import ConfigError, GateConfig
+from sidegate.postgres.gate import GateServices, PostgresGate
+from sidegate.record.budget import RecordingBudget
+from sidegate.record.writer import target_directory
+from sidegate.runtime import clock
+from sidegate.runtime.health import Health, HealthListener, watch_loop_lag
+from sidegate.runtime.listener import ListenAddress, Listener
+from sidegate.runtime.meter import MetricsMeter
+from sidegate.runtime.metrics import Metrics
+from sidegate.runtime.reload import ConfigFile, Watch
+from sidegate.runtime.tls import TlsError, WatchedContext, watch_for_clients, watch_for_target
+
+if TYPE_CHECKING:
+    from sidegate.policy.config import ClientTlsConfig, TargetTlsConfig
+
+log = logging.getLogger("sidegate.runtime")
+
+DRAIN_TIMEOUT_S: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class GateOptions:
+    """What the command line gives. `listen` empty: loopback at the target's port. `audit_file` None: standard output."""
+
+    config_file: Path
+    state: Path
+    listen: tuple[str, ...] = ()
+    metrics: str | None = None
+    audit_file: Path | None = None
+    issuer_ca_file: str | None = None
+    shares_port: bool = False
+
+
+class GateProcess:
+    """Owns the parts of one gate; `run` is its life."""
+
+    def __init__(self, options: GateOptions) -> None:
+        self._options = options
+        self.metrics = Metrics(__version__)
+        self.health = Health("config", "listener")
+        self._audit = make_audit_sink(options.audit_file)
+        self._budgets: dict[str, RecordingBudget] = {}
+        self._client_tls: tuple[ClientTlsConfig, WatchedContext | None] | None = None
+        self._target_tls: tuple[TargetTlsConfig, WatchedContext | None] | None = None
+        self._revision = ""
+        self._keys = IssuerKeys(HttpTransport(options.issuer_ca_file))
+        self.gate = PostgresGate(
+            GateServices(
+                now=clock.now, keys=self._keys, approvals=make_approvals(options.state), audit=self._audit,
+                meter=MetricsMeter(self.metrics), budget=self._budget, client_tls=self._current_client_tls,
+                target_tls=self._current_target_tls, version=__version__,
+            )
+        )  # fmt: skip
+        self._config_file = ConfigFile(options.config_file, self._adopt, self._config_refused)
+        self._listeners: list[Listener] = []
+
+    async def run(self, stop: asyncio.Event, poked: Callable[[Watch], None]) -> None:
+        """Until `stop`; `poked` is given the watch that looks at the files again.
+
+        Raises:
+            ListenError, OSError: it can't listen.
+        """
+        loop = asyncio.get_running_loop()
+        watch = Watch([self._config_file.check, self._refresh_tls])
+        poked(watch)
+        self._config_file.check()
+        health = HealthListener(self.health, self.metrics)
+        if self._options.metrics is not None:
+            address = ListenAddress.parse(self._options.metrics, 0)
+            await health.start(address.host, address.port)
+        self._listen()
+        gc.freeze()  # what start-up made lives as long as the process
+        background = [loop.create_task(watch.run()), loop.create_task(watch_loop_lag(self.metrics))]
+        log.info("ready, listening at %s", ", ".join(str(listener.address) for listener in self._listeners))
+        stopping = loop.create_task(stop.wait())
+        try:
+            await asyncio.wait([stopping, *background], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            self.health.drain()
+            await self._stop(background)
+            await health.close()
+        for task in background:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    def _listen(self) -> None:
+        config = self.gate.config
+        port = config.target.port if config is not None else 5432
+        texts = self._options.listen or (f"127.0.0.1:{port}",)
+        for text in texts:
+            listener = Listener(ListenAddress.parse(text, port), self.gate.serve, shares_port=self._options.shares_port)
+            self._listeners.append(listener)
+            listener.start()
+        self.health.met("listener")
+        self._audit.write(
+            GateStarted(
+                time=at(clock.now()), version=__version__, target=self._target_name(), revision=self._revision,
+                listen=tuple(str(listener.address) for listener in self._listeners),
+            )
+        )  # fmt: skip
+
+    async def _stop(self, background: Sequence[asyncio.Task[None]]) -> None:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        for listener in self._listeners:
+            await listener.close()
+        await self.gate.drain("the gate stops", DRAIN_TIMEOUT_S)
+        for listener in self._listeners:
+            await listener.wait_served(DRAIN_TIMEOUT_S)
+        await self._keys.close()
+        self._audit.write(GateStopped(time=at(clock.now()), target=self._target_name(), reason="told to stop"))
+        self._audit.close()
+
+    # ---- configuration ------------------------------------------------------------------------------------------------------------
+
+    def _adopt(self, config: GateConfig) -> None:
+        try:
+            self._adopt_tls(config)
+        except TlsError as error:
+            self._config_refused(ConfigError(str(error), error.way_forward))
+            return
+        previous, self._revision = self._revision, config.revision
+        self._budgets.clear()
+        self.gate.adopt(config)
+        self.metrics.config_loaded(config.revision, clock.now())
+        self.health.met("config")
+        self._audit.write(
+            ConfigLoaded(time=at(clock.now()), target=self._target_name(), revision=config.revision, previous_revision=previous)
+        )
+        log.info("config of revision %s is in force", config.revision)
+
+    def _config_refused(self, error: ConfigError) -> None:
+        self.metrics.config_failures.add()
+        if self.gate.config is None:
+            self.health.lacking("config", str(error))
+        self._audit.write(
+            ConfigRefused(time=at(clock.now()), problem=str(error), target=self._target_name(), revision=self._revision)
+        )
+        log.error("config refused: %s; %s", error, error.way_forward)
+
+    def _adopt_tls(self, config: GateConfig) -> None:
+        client, target = config.target.client_tls, config.target.target_tls
+        fresh_client = (
+            self._client_tls if self._client_tls and self._client_tls[0] == client else (client, watch_for_clients(client))
+        )
+        fresh_target = (
+            self._target_tls if self._target_tls and self._target_tls[0] == target else (target, watch_for_target(target))
+        )
+        self._client_tls, self._target_tls = fresh_client, fresh_target
+
+    def _refresh_tls(self) -> None:
+        for kept in (self._client_tls, self._target_tls):
+            if kept is not None and kept[1] is not None and kept[1].refresh():
+                problem = kept[1].problem
+                if problem is None:
+                    log.info("certificate files were read again")
+                else:
+                    log.error("changed certificate files are not used: %s; %s", problem, problem.way_forward)
+
+    def _current_client_tls(self) -> ssl.SSLContext | None:
+        kept = self._client_tls
+        return kept[1].current if kept is not None and kept[1] is not None else None
+
+    def _current_target_tls(self) -> ssl.SSLContext | None:
+        kept = self._target_tls
+        return kept[1].current if kept is not None and kept[1] is not None else None
+
+    def _budget(self, config: GateConfig) -> RecordingBudget:
+        """Raises RecordError when its directory can't be made."""
+        name = f"{config.target.namespace}/{config.target.name}"
+        budget = self._budgets.get(name)
+        if budget is None:
+            directory = target_directory(self._options.state / "recordings", config.target.namespace, config.target.name)
+            budget = self._budgets[name] = RecordingBudget(directory, config.target.recording)
+        return budget
+
+    def _target_name(self) -> str:
+        config = self.gate.config
+        return f"{config.target.namespace}/{config.target.name}" if config is not None else ""
+
+
+def make_audit_sink(path: Path | None) -> AuditSink:
+    """Raises AuditError when the file can't be opened."""
+    return StdoutSink("gate") if path is None else FileSink(path, "gate")
+
+
+def make_approvals(state: Path) -> ApprovalBackend:
+    from sidegate.approval.local import LocalApprovals
+
+    return LocalApprovals(state / "approvals", clock=clock.now, random_bytes=secrets.token_bytes)
+
+
+def stop_at_signals() -> asyncio.Event:
+    """Set at SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def run_gate(options: GateOptions) -> None:
+    """One gate until a signal ends it."""
+    await GateProcess(options).run(stop_at_signals(), lambda watch: watch.poke_at_sighup(asyncio.get_running_loop()))
+
+
+def run_loop(main: Callable[[], Coroutine[object, object, None]]) -> None:
+    """On uvloop."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(KeyboardInterrupt):
+        runner.run(main())
