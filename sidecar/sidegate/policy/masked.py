@@ -72,6 +72,13 @@ def mask_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement, opaque:
         return MaskRefusal(
             Reason.MASKED_COLUMN_COPIED, first, f"what the prepared statement `{statement.executes}` reads would be copied unseen"
         )
+    if statement.stores_code is not None:
+        detail = f"a {statement.stores_code} could read masked columns unseen once it runs"
+        return MaskRefusal(Reason.MASK_NOT_PROVABLE, first, detail)
+    for mask in masks:
+        for column in sorted(statement.columns_changed, key=_column_order):
+            if may_be_masked(mask, column):
+                return MaskRefusal(Reason.MASKED_COLUMN_COPIED, mask.source, f"{_shown(column)} would be known by another name")
     if not statement.kinds.isdisjoint(_COPYING):
         copied = _copied(masks, statement)
         if copied is not None:

@@ -61,6 +61,8 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.deallocates,
         statement.declares,
         statement.fetches,
+        statement.stores_code,
+        statement.columns_changed,
     )
 
 
