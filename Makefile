@@ -32,6 +32,7 @@ lint: setup ## check style, types, layers, file names and that generated files a
 	$(PY) -m mypy
 	$(PY) tools/check_names.py
 	$(PY) tools/write_docs.py --check
+	$(PY) tools/write_crds.py --check
 	.venv/bin/lint-imports --no-logo
 
 format: setup ## put the code into the house's form
@@ -44,11 +45,12 @@ bench: setup ## measure the gate against a direct connection and pgbouncer; prin
 compile: setup ## compile the hot modules with mypyc into build/compiled (needs a C compiler and Python's headers)
 	$(PY) tools/compile.py
 
-crds: setup ## write the custom resource definitions from the API types
-	$(PY) -m sidegate.api.schema
+crds: setup ## write the custom resource definitions and their reference pages from the API types
+	$(PY) tools/write_crds.py
 
 docs: setup ## write the documents that are made from code
 	$(PY) tools/write_docs.py
+	$(PY) tools/write_crds.py
 
 clean: ## remove what was built; .venv and .tools too with ALL=1
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage $(if $(ALL),.venv .tools)

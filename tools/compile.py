@@ -42,10 +42,10 @@ def missing_tools() -> str | None:
 
 
 def digest() -> str:
-    """Of everything that the extension modules are made from."""
-    parts = hashlib.sha256(f"{sys.version} {version('mypy')} {version('setuptools')}".encode())
-    for name in HOT_MODULES:
-        parts.update((SOURCES / name).read_bytes())
+    """Of everything that the extension modules are made from: mypyc also takes constants and types from modules that it doesn't compile."""
+    parts = hashlib.sha256(f"{sys.version} {version('mypy')} {version('setuptools')} {HOT_MODULES}".encode())
+    for path in sorted(SOURCES.rglob("*.py")):
+        parts.update(path.read_bytes())
     return parts.hexdigest()
 
 
