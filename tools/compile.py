@@ -27,8 +27,8 @@ WORK: Final = ROOT / "build" / "mypyc"
 
 # The modules that touch every frame and every row (docs/decisions/0009). A new one needs a measurement in docs/performance.md.
 HOT_MODULES: Final = ("sidegate/postgres/frames.py", "sidegate/postgres/rows.py")
-# What is run again with them: everything that reaches them through the session core, and a whole gate.
-TESTS: Final = ("tests/unit/postgres", "tests/property", "tests/conformance")
+# What is run again with them, patterns of paths: all that reaches them through the session core, and stock clients through whole gates.
+TESTS: Final = ("tests/unit/postgres", "tests/property/*postgres*", "tests/integration/clients/test_psql.py")
 
 
 def missing_tools() -> str | None:
