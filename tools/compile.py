@@ -111,8 +111,9 @@ def main() -> int:
     check_that_they_load(environment)
     if not chosen.test:
         return 0
+    tests = [str(path) for pattern in TESTS for path in sorted(ROOT.glob(pattern))]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *for_pytest, *TESTS], cwd=ROOT, env=environment, check=False
+        [sys.executable, "-m", "pytest", *for_pytest, *tests], cwd=ROOT, env=environment, check=False
     ).returncode
 
 
