@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, Protocol, TypeAlias
 
 from sidegate.approval.backend import ApprovalBackend
 from sidegate.audit.events import CancelReceived, LoginRefused, PrincipalFields, SessionFields, SessionOpened, at
@@ -69,6 +69,7 @@ log = logging.getLogger("sidegate.postgres")
 STARTUP_TIMEOUT_S: Final = 15.0  # PostgreSQL's authentication_timeout is a minute; a gate faces more strangers
 MAX_SESSIONS: Final = 1000
 CACHED_STATEMENTS: Final = 4096
+WORKER_SHIFT: Final = 24
 
 
 class RefusedError(Exception):
@@ -79,6 +80,15 @@ class RefusedError(Exception):
         self.deny = deny
         self.username = username
         self.sqlstate = sqlstate
+
+
+class CancelPost(Protocol):
+    """How workers that share a port tell each other of cancels. A session's process id has its worker in bits 24 to 29."""
+
+    Receive: TypeAlias = Callable[[int, bytes, str], None]
+    worker: int
+
+    def send(self, worker: int, process_id: int, key: bytes, source_address: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -94,6 +104,7 @@ class GateServices:
     client_tls: Callable[[], ssl.SSLContext | None]
     target_tls: Callable[[], ssl.SSLContext | None]
     version: str
+    post: CancelPost | None = None
     limits: SessionLimits = field(default_factory=SessionLimits)
 
 
@@ -122,7 +133,7 @@ class PostgresGate:
         self._scram_keys = ScramKeyCache()
         self._catalogs = CatalogReader(services.now)
         self._connections = 0
-        self._next_process_id = secrets.randbelow(1 << 24) + 1
+        self._next_process_id = secrets.randbelow(1 << WORKER_SHIFT)
 
     # ---- configuration ------------------------------------------------------------------------------------------------------------
 
@@ -223,14 +234,23 @@ class PostgresGate:
                 case StartupMessage():
                     return packet
                 case CancelRequest(process_id=process_id, key=key):
-                    self._cancel(process_id, key, source_address)
+                    self._post_cancel(process_id, key, source_address)
                     return None
                 case SslRequest() | GssEncRequest() if is_encrypted:
                     side.write(b"N")
                 case _:
                     raise ClientProtocolError("encryption request out of place")
 
-    def _cancel(self, process_id: int, key: bytes, source_address: str) -> None:
+    def _post_cancel(self, process_id: int, key: bytes, source_address: str) -> None:
+        post = self._services.post
+        worker = process_id >> WORKER_SHIFT
+        if post is not None and worker != post.worker and (process_id, key) not in self.passing:
+            post.send(worker, process_id, key, source_address)
+        else:
+            self.cancel(process_id, key, source_address)
+
+    def cancel(self, process_id: int, key: bytes, source_address: str) -> None:
+        """A CancelRequest: only the right key does anything, and nothing is ever answered."""
         relay = self.relays.get((process_id, key))
         if relay is not None:
             relay.cancel(source_address)
@@ -449,8 +469,9 @@ class PostgresGate:
 
     def _mint_key(self, minor: int) -> tuple[int, bytes]:
         """A key of the gate's own: 4 bytes for protocol 3.0, 32 from 3.2 on. The target's is never shown."""
-        self._next_process_id = self._next_process_id % 0x7FFFFFFE + 1
-        return self._next_process_id, secrets.token_bytes(32 if minor >= 2 else 4)
+        self._next_process_id = (self._next_process_id + 1) % (1 << WORKER_SHIFT)
+        worker = self._services.post.worker if self._services.post is not None else 0
+        return (worker << WORKER_SHIFT) | self._next_process_id, secrets.token_bytes(32 if minor >= 2 else 4)
 
     # ---- refusing -----------------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from sidegate.runtime.meter import MetricsMeter
 from sidegate.runtime.metrics import Metrics
 from sidegate.runtime.reload import ConfigFile, Watch
 from sidegate.runtime.tls import TlsError, WatchedContext, watch_for_clients, watch_for_target
+from sidegate.runtime.worker import WorkerPost
 
 if TYPE_CHECKING:
     from sidegate.policy.config import ClientTlsConfig, TargetTlsConfig
@@ -54,6 +55,8 @@ class GateOptions:
     audit_file: Path | None = None
     issuer_ca_file: str | None = None
     shares_port: bool = False
+    worker: int = 0
+    workers: int = 1
 
 
 class GateProcess:
@@ -63,7 +66,10 @@ class GateProcess:
         self._options = options
         self.metrics = Metrics(__version__)
         self.health = Health("config", "listener")
-        self._audit = make_audit_sink(options.audit_file)
+        writer = "gate" if options.workers == 1 else f"gate-{options.worker}"
+        self._audit = make_audit_sink(options.audit_file, writer)
+        options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._post = WorkerPost(options.state, options.worker) if options.workers > 1 else None
         self._budgets: dict[str, RecordingBudget] = {}
         self._client_tls: tuple[ClientTlsConfig, WatchedContext | None] | None = None
         self._target_tls: tuple[TargetTlsConfig, WatchedContext | None] | None = None
@@ -94,6 +100,8 @@ class GateProcess:
             address = ListenAddress.parse(self._options.metrics, 0)
             await health.start(address.host, address.port)
         self._listen()
+        if self._post is not None:
+            self._post.start(self.gate.cancel)
         gc.freeze()  # what start-up made lives as long as the process
         background = [loop.create_task(watch.run()), loop.create_task(watch_loop_lag(self.metrics))]
         log.info("ready, listening at %s", ", ".join(str(listener.address) for listener in self._listeners))
@@ -135,6 +143,8 @@ class GateProcess:
         for listener in self._listeners:
             await listener.wait_served(DRAIN_TIMEOUT_S)
         await self._keys.close()
+        if self._post is not None:
+            self._post.close()
         self._audit.write(GateStopped(time=at(clock.now()), target=self._target_name(), reason="told to stop"))
         self._audit.close()
 
@@ -206,9 +216,9 @@ class GateProcess:
         return f"{config.target.namespace}/{config.target.name}" if config is not None else ""
 
 
-def make_audit_sink(path: Path | None) -> AuditSink:
+def make_audit_sink(path: Path | None, writer: str) -> AuditSink:
     """Raises AuditError when the file can't be opened."""
-    return StdoutSink("gate") if path is None else FileSink(path, "gate")
+    return StdoutSink(writer) if path is None else FileSink(path, writer)
 
 
 def make_approvals(state: Path) -> ApprovalBackend:
