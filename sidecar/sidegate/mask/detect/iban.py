@@ -23,6 +23,7 @@ PREFILTER: Final = (_SHAPE,)
 
 _shape: Final = compile_pattern(_SHAPE)
 _SEPARATORS: Final = frozenset(b" -")
+_DASH: Final = ord("-")
 _WEIGHTS: Final[Mapping[int, str]] = {byte: str(int(chr(byte), 36)) for byte in b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 
@@ -32,15 +33,25 @@ def has_iban_digits(iban: bytes) -> bool:
 
 
 def _take(text: bytes, start: int, count: int) -> tuple[bytes, int]:
-    """`count` letters and digits from `start` on, single separators between them skipped; and where they end."""
+    """`count` letters and digits from `start` on, single separators between them skipped; and where they end.
+
+    Dashes count only after every fourth character, as on paper: anything looser is found in UUIDs.
+    """
     taken = bytearray()
+    dashes = 0
     at = start
     while len(taken) < count and at < len(text):
         if text[at] in ALPHANUMERIC:
             taken.append(text[at])
         elif text[at] not in _SEPARATORS or not is_at(text, at + 1, ALPHANUMERIC):
             break
+        elif text[at] == _DASH:
+            if len(taken) % 4:
+                break
+            dashes += 1
         at += 1
+    if dashes and dashes != (count - 1) // 4:
+        return b"", at
     return bytes(taken).upper(), at
 
 
