@@ -1,7 +1,8 @@
 """Where audit events go: standard output or a file, one write an event. A failed write is an `AuditError`, and the gate fails closed.
 
 Each line is the event with three members at its end: `writer` (the process that wrote), `sequence` (from 0, without gaps) and `link`
-(the chain of `audit.chain` over that writer's lines). Several processes may append to one file: each has a chain of its own.
+(the chain of `audit.chain` over that writer's lines). Several processes may append to one file: each has a name and a chain of its own,
+and goes on with that chain when it is started again.
 
 Rules: a line is written whole by one `write` or it is an error; the chain moves on only after the whole line is out. After an error the
 sink stays usable, for a disk that got room again: its next line begins on a fresh line, and what was written in part is left for
@@ -26,6 +27,7 @@ from sidegate.audit.events import AuditEvent, encode_event
 
 _LINK_MEMBER: Final = b',"link":"'
 _TAIL_BYTES: Final = len(_LINK_MEMBER) + 64 + len(b'"}')
+_RESUME_BYTES: Final = 1024 * 1024  # how far from its end a log is searched for the writer's last line
 
 
 class AuditError(Exception):
@@ -106,7 +108,9 @@ class FileSink(_DescriptorSink):
         super().__init__(descriptor, str(path), writer, owns_descriptor=True)
         try:
             size = os.fstat(descriptor).st_size
-            self._is_mid_line = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"  # an earlier process died while writing
+            end = os.pread(descriptor, _RESUME_BYTES, max(0, size - _RESUME_BYTES))
+            self._is_mid_line = bool(end) and not end.endswith(b"\n")  # an earlier process died while writing
+            self._sequence, self._link = _resumed(end, writer)
         except OSError:
             self._is_mid_line = True  # not a file that can be read back (a pipe, /dev/null): an empty line does no harm
 
@@ -129,27 +133,51 @@ class _Tail(msgspec.Struct):
 _tail_decoder = msgspec.json.Decoder(_Tail)
 
 
+def _tail_of(line: bytes) -> tuple[_Tail, bytes] | None:
+    """Who wrote a line, and its link; None when it isn't a whole event."""
+    tail = line[-_TAIL_BYTES:]
+    if not tail.startswith(_LINK_MEMBER):
+        return None
+    try:
+        return _tail_decoder.decode(line), bytes.fromhex(tail[len(_LINK_MEMBER) : -2].decode("ascii"))
+    except (msgspec.DecodeError, ValueError):
+        return None
+
+
+def _resumed(end: bytes, writer: str) -> tuple[int, bytes]:
+    """The next sequence and the link before it, by the last whole line of this writer."""
+    for line in reversed(end.split(b"\n")):
+        found = _tail_of(line)
+        if found is not None and found[0].writer == writer:
+            return found[0].sequence + 1, found[1]
+    return 0, GENESIS
+
+
 def verify_lines(lines: Iterable[bytes]) -> LinesReport:
     """Check an audit log: every line whole, every writer's lines in order without a gap, every link right.
 
-    Lines missing from the end of a writer's part can't be seen here: compare the last sequence with what was shipped elsewhere.
+    A writer may begin again, with sequence 0 and a new chain: on standard output every start of a gate does. Lines missing from the end,
+    and whole such beginnings, can't be seen here: compare with what was shipped elsewhere.
     """
     report = LinesReport()
+    beginnings: set[bytes] = set()
     for number, raw in enumerate(lines, 1):
         line = raw.rstrip(b"\n")
         report.lines += 1
-        tail = line[-_TAIL_BYTES:]
-        try:
-            members = _tail_decoder.decode(line)
-            found = bytes.fromhex(tail[len(_LINK_MEMBER) : -2].decode("ascii"))
-        except (msgspec.DecodeError, ValueError):
+        tail = _tail_of(line)
+        if tail is None:
             report.problems.append((number, "not a whole event"))
             continue
-        sequence, previous = report.writers.get(members.writer, (-1, GENESIS))
-        if not tail.startswith(_LINK_MEMBER) or link(previous, line[:-_TAIL_BYTES]) != found:
+        members, found = tail
+        sequence, previous = report.writers.get(members.writer, (-1, GENESIS)) if members.sequence else (-1, GENESIS)
+        if link(previous, line[:-_TAIL_BYTES]) != found:
             gap = f" (sequence {sequence} is followed by {members.sequence})" if members.sequence != sequence + 1 else ""
             report.problems.append((number, f"the chain of writer `{members.writer}` is broken{gap}"))
         elif members.sequence != sequence + 1:
             report.problems.append((number, f"sequence {sequence} is followed by {members.sequence}"))
+        elif members.sequence == 0 and found in beginnings:
+            report.problems.append((number, f"the first line of writer `{members.writer}` stands twice"))
+        if members.sequence == 0:
+            beginnings.add(found)
         report.writers[members.writer] = (members.sequence, found)
     return report

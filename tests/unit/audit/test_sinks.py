@@ -140,6 +140,33 @@ def test_any_writer_name_keeps_the_lines_whole(tmp_path: Path, writer: str) -> N
     assert [writer] == list(report.writers)
 
 
+def test_a_gate_that_is_started_again_goes_on_with_its_chain(tmp_path: Path) -> None:
+    for revision in "ab":
+        for writer in ("gate-0", "gate-1"):
+            sink = FileSink(tmp_path / "a", writer)
+            sink.write(_event(revision))
+            sink.write(_event(revision))
+            sink.close()
+    lines = (tmp_path / "a").read_bytes().splitlines(keepends=True)
+    report = verify_lines(lines)
+    assert report.problems == []
+    assert {writer: sequence for writer, (sequence, _) in report.writers.items()} == {"gate-0": 3, "gate-1": 3}
+    assert verify_lines(lines[:2] + lines[6:]).problems
+
+
+def test_a_gate_that_writes_to_standard_output_begins_a_chain_at_each_start(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
+    for _ in range(2):
+        sink = StdoutSink("gate", descriptor)
+        sink.write(GateStarted(time=at(float(os.lseek(descriptor, 0, os.SEEK_CUR))), version="1"))
+        sink.write(_event())
+    os.close(descriptor)
+    lines = (tmp_path / "out").read_bytes().splitlines(keepends=True)
+    assert verify_lines(lines).problems == []
+    assert verify_lines([lines[0], *lines]).problems == [(2, "the first line of writer `gate` stands twice")]
+    assert verify_lines([*lines, *lines[:2]]).problems
+
+
 def _three_lines(tmp_path: Path) -> list[bytes]:
     sink = FileSink(tmp_path / "audit.jsonl", "w")
     for revision in "abc":
