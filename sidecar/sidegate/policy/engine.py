@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-def decide(  # noqa: PLR0917  # the order is the interface that every gate is written against
+def decide(
     config: GateConfig,
     principal: Principal,
     statement: SqlStatement,
@@ -46,7 +46,7 @@ def decide(  # noqa: PLR0917  # the order is the interface that every gate is wr
     return walk(facts, statement, context, impact, trace=trace)
 
 
-def decide_all(  # noqa: PLR0917  # as decide
+def decide_all(
     config: GateConfig,
     principal: Principal,
     statements: Sequence[SqlStatement],
