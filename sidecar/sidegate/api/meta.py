@@ -162,6 +162,26 @@ class ApiModel(BaseModel):
         return _pruned(self.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
+def change_problems(old: ApiModel, new: ApiModel, path: str = "") -> tuple[Broken, ...]:
+    """What the update from `old` to `new` breaks: the change constraints of the objects and of what they contain, lists excepted.
+
+    Raises:
+        TypeError: they are not of one type, so neither is an update of the other.
+    """
+    if type(old) is not type(new):
+        raise TypeError(f"{type(new).__name__} is no update of {type(old).__name__}")
+    broken = [
+        Broken(f"{path}.{each.field}".strip("."), each.problem, each.way_forward)
+        for each in new.change_constraints
+        if not each.holds(old, new)
+    ]
+    for name, info in type(new).model_fields.items():
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, ApiModel) and isinstance(after, ApiModel):
+            broken += change_problems(before, after, f"{path}.{info.alias or name}".lstrip("."))
+    return tuple(broken)
+
+
 def _validation(constraint: Constraint | ChangeConstraint) -> dict[str, str]:
     """One entry of `x-kubernetes-validations`. The API server knows the fields of the schema only, and metadata has none there."""
     entry = {"rule": constraint.cel, "message": constraint.message}

@@ -189,7 +189,7 @@ class ByteQuantity(Text):
 
     @property
     def bytes(self) -> int:
-        digits = self.rstrip("kMGTi")
+        digits = self.rstrip("kKMGTi")
         return int(digits) * _SIZE_UNITS[self[len(digits) :]]
 
 

@@ -70,18 +70,20 @@ def _files(place: Path, notes: list[str], problems: list[ManifestProblem]) -> It
 
 def _read(file: Path, place: Path, problems: list[ManifestProblem]) -> str | None:
     try:
-        inside = place.resolve(strict=True)
-        resolved = file.resolve(strict=True)
+        inside, resolved = Path(os.path.realpath(place, strict=True)), Path(os.path.realpath(file, strict=True))
         if file != place and not resolved.is_relative_to(inside):
             problems.append(_problem(file, f"leads out of `{place}`", "put the file itself there"))
             return None
         # O_NONBLOCK: opening a pipe must not wait for a writer; the kind of file is judged on what was opened, not on its name
         descriptor = os.open(resolved, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "rb") as opened:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 problems.append(_problem(file, "is not a plain file", "take it away, or rename it"))
                 return None
-            data = opened.read(MAX_BYTES + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as opened:
+                data = opened.read(MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         problems.append(_problem(file, f"can't be read: {error.strerror}", "check the path and its permissions"))
         return None
