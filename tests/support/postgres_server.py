@@ -296,7 +296,7 @@ class PostgresServer:
         """A new database, owned by `owner`: a copy of the shop, or empty with `template=None`. Returns its name."""
         if template == SHOP and not self._has_shop:
             self._create_shop()
-        name = f"t{next(self._names)}"
+        name = f"database_{next(self._names):04}"
         with self.admin() as admin:
             query = sql.SQL("CREATE DATABASE {} OWNER owner TEMPLATE {}")
             admin.execute(query.format(sql.Identifier(name), sql.Identifier(template or "template0")))
