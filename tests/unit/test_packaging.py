@@ -68,7 +68,7 @@ def licence_of(name: str) -> str:
     """As the installed package declares it: expression, else field, else classifier (core metadata 2.4)."""
     facts = metadata.metadata(name)
     classifiers = [each.rsplit(" :: ", 1)[1] for each in facts.get_all("Classifier") or [] if each.startswith("License :: OSI")]
-    said = facts["License-Expression"] or facts["License"] or " OR ".join(classifiers)
+    said = facts.get("License-Expression") or facts.get("License") or " OR ".join(classifiers)
     return SPDX.get(said, said)
 
 
