@@ -74,7 +74,7 @@ class HoldRequest:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a request ended. Only APPROVED lets the statement run, once, until `usable_until`.
+    """How a request ended. Only APPROVED lets the statement run, once, until `usable_until`, and for at most `approved_rows` rows.
 
     EXECUTED is what others who wait on the same request get once its approval was given out.
     """
@@ -85,6 +85,7 @@ class Verdict:
     comment: str
     decided_at: float
     usable_until: float
+    approved_rows: int | None = None
 
 
 class ApprovalBackend(Protocol):

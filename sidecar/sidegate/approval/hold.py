@@ -153,7 +153,8 @@ def verdict(hold: Hold) -> Verdict:
     if hold.phase is Phase.DENIED:
         approvers = tuple(each.by for each in hold.votes if each.choice is Choice.DENIED)
     comment = next((each.comment for each in reversed(hold.votes) if each.comment), "")
-    return Verdict(hold.phase, hold.name, approvers, comment, hold.changed_at, hold.request.expires_at)
+    rows = hold.request.impact.rows_affected if hold.request.impact is not None else None
+    return Verdict(hold.phase, hold.name, approvers, comment, hold.changed_at, hold.request.expires_at, rows)
 
 
 def _moved(hold: Hold, phase: Phase, now: float) -> Hold:

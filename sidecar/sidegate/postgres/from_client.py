@@ -320,7 +320,6 @@ class ClientSide:
             decision = session.decide(work)
         if isinstance(decision, Deny):
             self.release()
-            prepared.is_denied = True
             work.position = problem.position if problem else None
             session.journal.asked(work)
             session.journal.decided(work, decision)
@@ -444,4 +443,5 @@ def settle_search_path(session: Session) -> Generator[Step, Answer, None]:
     """Names resolve by the target's search_path; after it may have changed it is read again before the next statement."""
     session.judge.search_path_is_stale = False
     answer = yield Ask("SELECT pg_catalog.current_schemas(false)", session.grant.permit)
+    session.judge.path_settled(session.status)
     session.judge.learn_search_path(answer.rows[0][0] if answer.rows else None)

@@ -377,6 +377,7 @@ class TargetSide:
             self._finish(work)
         if entry.is_visible:
             session.deliver(frame)
+        session.ready()
 
     def _finish(self, work: Work) -> None:
         session = self._session

@@ -82,10 +82,12 @@ class RefusedError(Exception):
         self.sqlstate = sqlstate
 
 
+ReceiveCancel: TypeAlias = Callable[[int, bytes, str], None]  # process id, key, source address
+
+
 class CancelPost(Protocol):
     """How workers that share a port tell each other of cancels. A session's process id has its worker in bits 24 to 29."""
 
-    Receive: TypeAlias = Callable[[int, bytes, str], None]
     worker: int
 
     def send(self, worker: int, process_id: int, key: bytes, source_address: str) -> None: ...

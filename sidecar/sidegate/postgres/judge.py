@@ -21,6 +21,8 @@ from sidegate.sql import Analysis, ParseProblem, StatementCache, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
 
+PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authorization"})
+
 # Statements after which the search_path may be another than the gate knows.
 MAY_CHANGE_SEARCH_PATH: Final = frozenset({StatementKind.CALL, StatementKind.DO, StatementKind.SETTINGS, StatementKind.ROLES})
 
@@ -45,6 +47,7 @@ class Judge:
         self.revision = engine.config.revision
         self.search_path: tuple[str, ...] | None = None
         self.search_path_is_stale = True
+        self._path_may_roll_back = False
         self.rows_so_far = 0
         self.catalog: Catalog | None = None
         self.catalog_is_stale = False
@@ -127,10 +130,9 @@ class Judge:
             )
         if not approved:
             return context
-        rows = work.approved_impact.rows_affected if work.approved_impact is not None else None
         return StatementContext(
             self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far,
-            approved_fingerprint=work.fingerprint, approved_rows=rows,
+            approved_fingerprint=work.fingerprint, approved_rows=work.approved_rows,
         )  # fmt: skip
 
     def _steering_problem(self, work: Work, decision: Allow | RequireApproval | Measure) -> Deny | None:
@@ -178,16 +180,20 @@ class Judge:
         """From `current_schemas(false)` in text form; None: unknown, so unqualified names could be anywhere."""
         self.search_path = parse_name_array(array.decode()) if array is not None else None
 
-    def statement_ended(self, work: Work) -> None:
-        if any(
-            any(name in ("search_path", "all", "role", "session_authorization") for name, _ in s.settings)
-            or s.kinds & MAY_CHANGE_SEARCH_PATH
-            or s.controls_transaction
-            for s in work.statements
-        ):
-            self.search_path_is_stale = True
-            if any(name == "search_path" for s in work.statements for name, _ in s.settings):
-                self.search_path = None
+    def statement_sent(self, work: Work) -> None:
+        """From here on the search path may be another: until it is read again, unqualified names could be anywhere."""
+        for statement in work.statements:
+            names = {name for name, _ in statement.settings}
+            if names & PATH_SETTINGS or statement.kinds & MAY_CHANGE_SEARCH_PATH:
+                self._path_may_roll_back = True
+            elif not (statement.controls_transaction and self._path_may_roll_back):
+                continue
+            self.search_path, self.search_path_is_stale = None, True
+
+    def path_settled(self, status: str) -> None:
+        """It was read with this transaction status: outside of a transaction nothing of it rolls back any more."""
+        if status == "I":
+            self._path_may_roll_back = False
 
 
 def parse_name_array(text: str) -> tuple[str, ...] | None:

@@ -91,6 +91,20 @@ class Expectations:
         """Messages went out since the last Sync or Query, or their answers are still to come."""
         return bool(self._queue) and self._queue[-1].kind not in (Kind.SYNC, Kind.QUERY)
 
+    @property
+    def awaits_ready(self) -> bool:
+        """A ReadyForQuery is still to come, so the transaction status isn't known."""
+        return any(entry.kind in (Kind.SYNC, Kind.QUERY) for entry in self._queue)
+
+    @property
+    def has_transaction_control(self) -> bool:
+        """An Execute without its Sync yet begins or ends a transaction: the status known is not the one at this point."""
+        return any(
+            entry.work is not None and any(statement.controls_transaction for statement in entry.work.statements)
+            for entry in self._queue
+            if entry.kind is Kind.EXECUTE
+        )
+
     def push(self, entry: Expected) -> None:
         self._queue.append(entry)
 

@@ -101,10 +101,8 @@ class ResultPlan:
     """
 
     __slots__ = (
+        "_columns",
         "_hash_key",
-        "_sources",
-        "_strategies",
-        "_types",
         "actions",
         "has_masks",
         "has_opaque",
@@ -122,21 +120,20 @@ class ResultPlan:
         columns: Sequence[_Column],
         scanner: Scanner,
         hash_key: bytes | None,
+        tally: Tally | None = None,
     ) -> None:
         self.actions = bytes(column.action for column in columns)
         self.kinds: tuple[CellKind, ...] = tuple(column.kind for column in columns)
         self.replacements: tuple[bytes | None, ...] = tuple(_wire_replacement(column, hash_key) for column in columns)
         self.scanner = scanner
-        self.tally = Tally()
+        self.tally = tally or Tally()
         self.has_masks = Action.MASK in self.actions
         self.has_scans = Action.SCAN in self.actions
         self.opaque = bytes(column.action is Action.SCAN and column.kind in OPAQUE_KINDS for column in columns)
         self.has_opaque = any(self.opaque)
         self.is_passthrough = not (self.has_masks or self.has_scans)
         self._hash_key = hash_key
-        self._types = tuple((column.type_oid, column.format) for column in columns)
-        self._strategies = tuple(column.strategy for column in columns)
-        self._sources = tuple(column.sources for column in columns)
+        self._columns = tuple(columns)
 
     @property
     def columns(self) -> int:
@@ -145,22 +142,24 @@ class ResultPlan:
     @property
     def sources(self) -> frozenset[PolicyRule]:
         """The rules that mask whole columns of this result. Those of detectors show in `tally` once they found something."""
-        return frozenset(source for sources in self._sources for source in sources)
+        return frozenset(source for column in self._columns for source in column.sources)
 
-    def format_of(self, column: int) -> int:
-        return self._types[column][1]
+    def in_format(self, format_code: int) -> ResultPlan:
+        """The same plan for cells that all come in one format (COPY). It counts in this plan's tally."""
+        columns = [column._replace(format=format_code, kind=kind_of(column.type_oid, format_code)) for column in self._columns]
+        return ResultPlan(columns, self.scanner, self._hash_key, self.tally)
 
     def mask(self, column: int, cell: bytes) -> bytes | None:
         """What stands instead of a cell of a MASK column that isn't NULL; None is NULL."""
-        type_oid, format_code = self._types[column]
-        return masked_cell(cell, type_oid, format_code, self._strategies[column], self._hash_key)
+        _, type_oid, format_code, _, strategy, _ = self._columns[column]
+        return masked_cell(cell, type_oid, format_code, strategy, self._hash_key)
 
     def scan(self, column: int, cell: bytes) -> bytes | None:
         """`cell` itself, or what stands instead; None is NULL. For SCAN columns."""
         return scan_cell(self.kinds[column], cell, self.scanner, self.tally)
 
     def count_masked(self, column: int, cells: int) -> None:
-        for source in self._sources[column]:
+        for source in self._columns[column].sources:
             self.tally.add(source, cells)
 
 

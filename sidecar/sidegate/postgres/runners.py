@@ -21,7 +21,7 @@ from sidegate.postgres.messages import (
 )
 from sidegate.postgres.pipeline import Answer, Expected, Kind
 from sidegate.postgres.refusal import refusal_message
-from sidegate.postgres.stories import Ask, Captured, Step, Story, WaitForCatalog, deny_builtin
+from sidegate.postgres.stories import Ask, Captured, Step, Story, WaitForCatalog, WaitForReady, deny_builtin
 
 if TYPE_CHECKING:
     from sidegate.postgres.from_client import ClientSide
@@ -46,6 +46,13 @@ def poison_bind(session: Session, deny: Deny, work: Work) -> None:
 def copy_out_story(runner: QueryRunner | ExecuteRunner, session: Session, decision: Allow) -> Story:
     """COPY OUT brings no RowDescription: what it will copy is described first, and the plan made from that."""
     work = runner.work
+    if session.expected.awaits_ready:
+        yield WaitForReady()
+    if session.status == "I" and session.expected.has_unsynced:
+        # Describing it takes a Sync of the gate's, which would end the pipeline's own transaction
+        detail = "COPY behind other statements of a pipeline: send it as a Query of its own"
+        session.refuse(runner, deny_builtin(Reason.MASK_NOT_PROVABLE, session.config.revision, detail, "copy-out"))
+        return
     query = session.masker.copy_out_query(work)
     problem = "the columns it copies can't be told" if query is None else ""
     if query is not None:

@@ -56,6 +56,7 @@ from sidegate.postgres.stories import (
     Step,
     Story,
     WaitForCatalog,
+    WaitForReady,
     WaitForVerdict,
     deny_builtin,
     tell,
@@ -291,6 +292,7 @@ class Session:
 
     def allow(self, runner: Runner, decision: Allow | Measure) -> None:
         runner.work.masks = decision.masks
+        self.judge.statement_sent(runner.work)
         self.journal.decided(runner.work, decision)
         runner.send(decision.permit)
 
@@ -314,6 +316,11 @@ class Session:
     def resume_answer(self, answer: Answer) -> None:
         """The target answered an `Ask`."""
         self._resume(answer)
+
+    def ready(self) -> None:
+        """A ReadyForQuery was taken in."""
+        if isinstance(self._step, WaitForReady) and not self.expected.awaits_ready:
+            self._resume(None)
 
     def resume_run(self, status: str, *, has_failed: bool) -> None:
         """The target is ready again after a `Run`."""
@@ -353,7 +360,6 @@ class Session:
             self.portals.clear()
 
     def statement_ended(self, work: Work, *, changes_definitions: bool) -> None:
-        self.judge.statement_ended(work)
         if work.approval:
             self._actions.append(ReportExecuted(work.approval, work.sqlstate or work.tag))
         if changes_definitions and not work.sqlstate:
@@ -449,6 +455,8 @@ class Session:
                 self._actions.append(Hold(request))
             case WaitForCatalog():
                 self.refresh_catalog()
+            case WaitForReady():
+                pass  # `ready` goes on with it
             case _ as unreachable:
                 assert_never(unreachable)
 
@@ -457,7 +465,7 @@ class Session:
         if runner is None or not isinstance(runner.work.decision, RequireApproval):
             return
         decision = runner.work.decision
-        impact = f", it would change {runner.work.impact.rows_affected} rows" if runner.work.impact else ""
+        impact = _impact_text(runner.work.impact)
         who = ", ".join(sorted(decision.terms.approver_groups | decision.terms.approver_users))
         self.deliver(
             notice_message(
@@ -502,6 +510,12 @@ class Session:
         effects = Effects(records, audits, self._to_target, self._to_client, self._actions)
         self._to_target, self._to_client, self._actions = [], [], []
         return effects
+
+
+def _impact_text(impact: Impact | None) -> str:
+    if impact is None:
+        return ""
+    return ", it would remove every row" if impact.is_truncation else f", it would change {impact.rows_affected} rows"
 
 
 def _terms(decision: Decision | None) -> object:

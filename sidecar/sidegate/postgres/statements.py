@@ -25,12 +25,12 @@ NO_MASKS: Final = Masks()
 class Work:
     """One statement that a client asked for: what it is, what was decided, what came of it. Mutable, lives until its outcome.
 
-    `own` is what the text says; `statements` has beside it what EXECUTE and FETCH refer to. `approved_impact` is what an
+    `own` is what the text says; `statements` has beside it what EXECUTE and FETCH refer to. `approved_rows` is what an
     approver saw; `copy_rewriter` masks the rows of a COPY OUT; `masked_cells` counts by the source of the mask.
     """
 
     __slots__ = (
-        "approval", "approved_impact", "copy_rewriter", "decision", "fingerprint", "id", "impact", "is_simple", "masked_cells", "masks",
+        "approval", "approved_rows", "copy_rewriter", "decision", "fingerprint", "id", "impact", "is_simple", "masked_cells", "masks",
         "own", "parameters", "plan", "portal", "position", "row_description", "rows", "sqlstate", "statements", "tag", "text",
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ class Work:
         self.row_description: bytes | None = None
         self.fingerprint = ""
         self.approval: str | None = None
-        self.approved_impact: Impact | None = None
+        self.approved_rows: int | None = None
         self.impact: Impact | None = None
         self.position: int | None = None
         self.rows = 0
@@ -82,7 +82,6 @@ class Prepared:
     text: str
     statements: tuple[SqlStatement, ...]
     frame: bytes
-    is_denied: bool = False
 
 
 @dataclass(slots=True)

@@ -62,7 +62,12 @@ class WaitForCatalog:
     pass
 
 
-Step: TypeAlias = Ask | Run | WaitForVerdict | WaitForCatalog
+@dataclass(frozen=True, slots=True)
+class WaitForReady:
+    """Until every Query and Sync before has been answered: only then the transaction status is known."""
+
+
+Step: TypeAlias = Ask | Run | WaitForVerdict | WaitForCatalog | WaitForReady
 Story: TypeAlias = Generator[Step, Any, None]
 
 
@@ -94,6 +99,9 @@ class Runner(Protocol):
 def tell(session: Session, runner: Runner, decision: Decision) -> Story:
     """From the first decision to the statement's end."""
     work = runner.work
+    if session.expected.awaits_ready:
+        yield WaitForReady()
+        decision = session.decide(work)  # what ran before may count
     while True:
         work.decision = decision
         if isinstance(decision, Deny):
@@ -108,7 +116,7 @@ def tell(session: Session, runner: Runner, decision: Decision) -> Story:
             if deny is not None:
                 session.refuse(runner, deny)
                 return
-            work.approval, work.approved_impact = verdict.name, work.impact
+            work.approval, work.approved_rows = verdict.name, verdict.approved_rows
             decision = session.decide(work, approved=True)
             if isinstance(
                 decision, RequireApproval
@@ -152,6 +160,10 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     if any(StatementKind.TRUNCATE in statement.kinds for statement in work.statements):
         work.impact = Impact(UNCOUNTED_ROWS, is_truncation=True)
         return session.decide(work)
+    if session.expected.has_transaction_control:
+        return Deny(
+            Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "a transaction begins or ends in the same pipeline"
+        )
     if len(work.own) != 1 or any(statement.controls_transaction for statement in work.statements):
         return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "more than one statement in one string")
 

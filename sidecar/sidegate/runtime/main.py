@@ -79,7 +79,7 @@ class GateProcess:
             GateServices(
                 now=clock.now, keys=self._keys, approvals=make_approvals(options.state), audit=self._audit,
                 meter=MetricsMeter(self.metrics), budget=self._budget, client_tls=self._current_client_tls,
-                target_tls=self._current_target_tls, version=__version__,
+                target_tls=self._current_target_tls, version=__version__, post=self._post,
             )
         )  # fmt: skip
         self._config_file = ConfigFile(options.config_file, self._adopt, self._config_refused)

@@ -17,16 +17,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from sidegate.postgres.gate import CancelPost
 
 if TYPE_CHECKING:
+    from sidegate.postgres.gate import ReceiveCancel
     from sidegate.runtime.main import GateOptions
 
 MAX_CANCEL_BYTES: Final = 512
 
 
 class WorkerPost:
-    """Implements `CancelPost` between the workers of one state directory."""
+    """Implements `postgres.gate.CancelPost` between the workers of one state directory."""
 
     def __init__(self, state: Path, worker: int) -> None:
         self.worker = worker
@@ -50,10 +50,10 @@ class WorkerPost:
         with contextlib.suppress(OSError):
             self._socket.sendto(message, str(self._path(worker)))
 
-    def start(self, receive: CancelPost.Receive) -> None:
+    def start(self, receive: ReceiveCancel) -> None:
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._receive, receive)
 
-    def _receive(self, receive: CancelPost.Receive) -> None:
+    def _receive(self, receive: ReceiveCancel) -> None:
         with contextlib.suppress(BlockingIOError):
             message = self._socket.recv(MAX_CANCEL_BYTES)
             length = int.from_bytes(message[4:6], "big")
