@@ -14,6 +14,7 @@ from tests.unit.api.crd_rules import merged
 from sidegate.api.access_policy import AccessPolicy, StatementKind
 from sidegate.api.manifests import ManifestError, Manifests, parse_manifests
 from sidegate.api.protected_target import ProtectedTarget
+from sidegate.policy.compile import Placement, compile_target
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 POLICY = """\
@@ -247,6 +248,16 @@ def test_a_policy_with_any_part_taken_out_or_put_elsewhere_is_read_or_refused_wi
             assert problem.line >= 1
             assert problem.problem
             assert problem.way_forward
+
+
+@pytest.mark.parametrize(("directory", "noted"), [("demo/manifests", set()), ("manifests", {"spec.mode"})])
+def test_the_examples_compile_into_a_gate_config_without_surprises(directory: str, noted: set[str]) -> None:
+    """The trial policy alone is remarked on: that is what it is for."""
+    manifests = parse_manifests(files(directory))
+    for target in manifests.targets:
+        compiled = compile_target(target.resource, [each.resource for each in manifests.policies], Placement("/secrets"))
+        assert compiled.config is not None
+        assert {finding.field_path for finding in compiled.findings} == noted
 
 
 def test_models_are_what_the_lists_say() -> None:
