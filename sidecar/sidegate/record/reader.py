@@ -81,6 +81,7 @@ class RecordingEnds:
     closed: ClosedRecord | None
     closed_at: float
     size: int
+    is_live: bool
 
 
 def read_frames(stream: BinaryIO) -> Iterator[Frame | RecordingProblem]:
@@ -192,6 +193,7 @@ def read_ends(path: Path) -> RecordingEnds | RecordingProblem:
         OSError: the file can't be read.
     """
     with path.open("rb") as stream:
+        is_live = _is_locked(stream)
         first = next(read_frames(stream), None)
         if not isinstance(first, Frame):
             return first or RecordingProblem("there is none", len(HEADER), 0, is_torn=True)
@@ -199,7 +201,7 @@ def read_ends(path: Path) -> RecordingEnds | RecordingProblem:
         assert isinstance(opened, OpenedRecord)
         size = stream.seek(0, os.SEEK_END)
         closed, closed_at = _read_closed(stream, size)
-        return RecordingEnds(opened, first.time, closed, closed_at, size)
+        return RecordingEnds(opened, first.time, closed, closed_at, size, is_live)
 
 
 def _read_closed(stream: BinaryIO, size: int) -> tuple[ClosedRecord | None, float]:
