@@ -238,6 +238,16 @@ class Passthrough(ApiModel):
         ),
     ]
     may_replicate: Annotated[bool, Field(default=False, description="Whether they may use the replication protocol.")]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="passthrough-not-from-everywhere",
+            field="from",
+            cel="!self.from.exists(network, network.endsWith('/0'))",
+            holds=lambda self: not any(network.endswith("/0") for network in self.from_),
+            problem="these roles could come from everywhere without a token",
+            way_forward="name the networks that the application's pods are in, not one that ends in /0",
+        ),
+    )
 
 
 class Enforcement(ApiModel):

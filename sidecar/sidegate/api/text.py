@@ -295,35 +295,32 @@ class Network(Text):
     """A network in CIDR form with no host bits set: `10.0.0.0/8`, `fd00::/8`."""
 
     __slots__ = ()
-    pattern = r"[0-9A-Fa-f:.]+/[0-9]{1,3}"
+    pattern = r"[0-9A-Fa-f:.]+/(0|[1-9][0-9]{0,2})"
     max_length = 49
     meaning = "a network"
     way_forward = "write it in CIDR form, as in `10.0.0.0/8`, `192.0.2.7/32` or `fd00::/8`"
 
     def _check(self) -> None:
-        _network(self, self.way_forward)
+        _check_network(self, self.way_forward)
 
 
 class NetworkOrSocket(Text):
-    """Where a passthrough role may come from: a network in CIDR form, or `unix` for the Unix socket. Never everywhere."""
+    """Where a passthrough role may come from: a network in CIDR form, or `unix` for the Unix socket."""
 
     __slots__ = ()
-    pattern = r"unix|[0-9A-Fa-f:.]+/[0-9]{1,3}"
+    pattern = r"unix|[0-9A-Fa-f:.]+/(0|[1-9][0-9]{0,2})"
     max_length = 49
     meaning = "a network or `unix`"
     way_forward = "write a network in CIDR form, as in `10.0.0.0/8`, or `unix`"
 
     def _check(self) -> None:
-        if self != "unix" and _network(self, self.way_forward).prefixlen == 0:
-            raise refusal(
-                f"{shown(self)} would let these roles in from everywhere without a token",
-                "name the networks that the application's pods are in",
-            )
+        if self != "unix":
+            _check_network(self, self.way_forward)
 
 
-def _network(text: str, way_forward: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def _check_network(text: str, way_forward: str) -> None:
     try:
-        return ipaddress.ip_network(text, strict=True)
+        ipaddress.ip_network(text, strict=True)
     except ValueError as error:
         raise refusal(f"{shown(text)} is not a network: {error}", way_forward) from error
 

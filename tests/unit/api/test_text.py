@@ -55,8 +55,8 @@ TAKES: list[tuple[type[Text], tuple[str, ...], tuple[str, ...]]] = [
         ("2026-11-24", "2026-11-24T08:00:00", "2026-11-24 08:00:00Z", "2026-02-30T08:00:00Z", "2026-11-24T24:00:00+99:00", "2026-11-24T08:00:00z"),
     ),
     (TimeZoneName, ("UTC", "Europe/Berlin", "America/Argentina/Ushuaia"), ("CEST/", "Mars/Olympus", "../etc/passwd", "/etc/localtime", "Europe", "")),
-    (Network, ("10.0.0.0/8", "fd00::/8", "192.0.2.7/32", "0.0.0.0/0"), ("10.0.0.1/8", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "unix", "::/129")),
-    (NetworkOrSocket, ("unix", "10.0.0.0/8"), ("0.0.0.0/0", "::/0", "Unix", "socket", "10.0.0.1/8")),
+    (Network, ("10.0.0.0/8", "fd00::/8", "192.0.2.7/32", "0.0.0.0/0"), ("10.0.0.1/8", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "unix", "::/129", "10.0.0.0/08", "10.0.0.0/255.0.0.0")),
+    (NetworkOrSocket, ("unix", "10.0.0.0/8"), ("0.0.0.0/00", "::/00", "Unix", "socket", "10.0.0.1/8")),
     (Host, ("db.example.com", "127.0.0.1", "::1", "/var/run/postgresql", "localhost"), ("db.example.com:5432", "", "http://db", "-db", "a b", "[::1]")),
     (
         IssuerUrl,
