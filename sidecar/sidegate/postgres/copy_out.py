@@ -177,7 +177,7 @@ class _Lines:
             and not plan.has_masks
             and not plan.has_opaque
             and data.endswith(b"\n")
-            and not self._has_escapes(data)
+            and self._is_plain(data)
             and not plan.scanner.may_contain(data)
         )
 
@@ -215,7 +215,8 @@ class _Lines:
     def _row_end(self) -> int | None:
         raise AssertionError("each format has its own")
 
-    def _has_escapes(self, data: bytes) -> bool:
+    def _is_plain(self, data: bytes) -> bool:
+        """No value in `data` has an escape in it, and the last newline ends a row."""
         raise AssertionError("each format has its own")
 
     def _cells(self, line: bytes) -> list[bytes]:
@@ -246,10 +247,13 @@ def _text_unescaped(match: re.Match[bytes]) -> bytes:
 class _TextRows(_Lines):
     """Text format: newlines and delimiters in values are escaped by a backslash, so each bare one is what it looks like."""
 
-    __slots__ = ("_escaped",)
+    __slots__ = ("_escaped", "_is_null_certain")
 
     def __init__(self, plan: ResultPlan, options: CopyFormat, limit: int) -> None:
         super().__init__(plan, options, limit)
+        # A value that reads like any other null string is written like NULL. If such cells passed, a client could choose the null string to
+        # guess masked values with.
+        self._is_null_certain = options.null == b"\\N"
         self._escaped = re.compile(rb"[\x08\f\n\r\t\v\\" + re.escape(options.delimiter) + rb"]")
 
     def _row_end(self) -> int | None:
@@ -257,8 +261,6 @@ class _TextRows(_Lines):
         while end >= 0 and self._is_escaped(self._pending, end):
             end = self._pending.find(b"\n", end + 1)
         self._seen = len(self._pending) if end < 0 else end + 1
-        if end < 0 and self._pending.endswith(b"\\"):
-            self._seen -= 1
         return None if end < 0 else end
 
     @staticmethod
@@ -269,8 +271,8 @@ class _TextRows(_Lines):
             first -= 1
         return (at - first) % 2 == 1
 
-    def _has_escapes(self, data: bytes) -> bool:
-        return b"\\" in data
+    def _is_plain(self, data: bytes) -> bool:
+        return b"\\" not in data
 
     def _cells(self, line: bytes) -> list[bytes]:
         delimiter = self._options.delimiter
@@ -289,7 +291,7 @@ class _TextRows(_Lines):
         return joined
 
     def _value(self, raw: bytes) -> bytes | None:
-        if raw == self._options.null:
+        if self._is_null_certain and raw == b"\\N":
             return None
         return _TEXT_ESCAPE.sub(_text_unescaped, raw) if b"\\" in raw else raw
 
@@ -335,12 +337,11 @@ class _CsvRows(_Lines):
         self._seen = len(pending)
         return None
 
-    def _has_escapes(self, data: bytes) -> bool:
-        """A quote or an escape inside a value; a whole row's quotes around values don't break what is in them."""
+    def _is_plain(self, data: bytes) -> bool:
         options = self._options
         if options.quote == options.escape == b'"':
-            return b'""' in data
-        return options.quote in data or options.escape in data
+            return b'""' not in data and data.count(b'"') % 2 == 0
+        return options.quote not in data and options.escape not in data
 
     def _cells(self, line: bytes) -> list[bytes]:
         options = self._options
