@@ -258,7 +258,7 @@ def place_manifests(state: Path, issuer_url: str) -> Path:
     """The demo's manifests, with the issuer's true address, and the Secrets they name as files."""
     manifests = state / "manifests"
     manifests.mkdir(parents=True)
-    for file in (HERE / "manifests").glob("*.yaml"):
+    for file in HERE.glob("*.yaml"):
         (manifests / file.name).write_text(file.read_text().replace("http://127.0.0.1:8790", issuer_url))
     for role in ("readonly", "readwrite"):
         secret = state / "secrets" / f"shop-db-{role}"

@@ -23,7 +23,7 @@ FILES
 \b
 EXAMPLES
   sidegate local --manifests manifests --secrets secrets
-  sidegate local --manifests examples/demo/manifests --secrets secrets \\
+  sidegate local --manifests examples/demo --secrets secrets \\
       --address shop-db=/var/run/postgresql:5432 --state ./state
 """
 

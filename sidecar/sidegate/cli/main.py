@@ -58,7 +58,7 @@ def main() -> None:
 
     \b
     TRY IT
-      sidegate local --manifests examples/demo/manifests --help
+      sidegate local --manifests examples/demo --help
       sidegate policy explain --help
     """
 

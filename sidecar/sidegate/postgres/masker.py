@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sidegate.mask.scanner import Scanner
-from sidegate.mask.text import mask_fields, mask_payload
+from sidegate.mask.text import mask_channel, mask_fields, mask_parameter, mask_payload
 from sidegate.policy.decision import Masks
 from sidegate.policy.statement import SqlStatement
 from sidegate.postgres.catalog import MaskedView
@@ -81,14 +81,15 @@ class Masker:
         reader = Reader(message[HEADER_BYTES:], TargetProtocolError)
         process_id, channel, payload = reader.int32(), reader.string(), reader.string()
         reader.end()
+        masked_channel = mask_channel(channel, self._masks, self._hash_key)
         masked = mask_payload(payload, self._masks, self._hash_key)
-        if masked == payload:
+        if (masked_channel, masked) == (channel, payload):
             return message
-        body = (process_id & 0xFFFFFFFF).to_bytes(4, "big") + channel.encode() + b"\0" + masked.encode() + b"\0"
+        body = (process_id & 0xFFFFFFFF).to_bytes(4, "big") + masked_channel.encode() + b"\0" + masked.encode() + b"\0"
         return frame(b"A", body)
 
     def parameter_status(self, name: str, value: str, original: bytes) -> bytes:
-        masked = mask_payload(value, self._masks, self._hash_key) if self._scanner is not None else value
+        masked = mask_parameter(name, value, self._masks, self._hash_key) if self._masks else value
         return original if masked == value else encode_parameter_status(name, masked)
 
     # ---- results ------------------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class LocalCompiler:
                 "the manifests don't compile", "mend the errors above; `sidegate policy lint` shows them with their lines"
             )
         if not configs:
-            raise LocalError(f"no ProtectedTarget in `{self._options.manifests}`", "see examples/demo/manifests for one")
+            raise LocalError(f"no ProtectedTarget in `{self._options.manifests}`", "see examples/demo for one")
         for name, config in configs.items():
             write_config(self.config_file(name), config)
         return configs
