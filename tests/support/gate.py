@@ -12,6 +12,7 @@ didn't end cleanly.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 from tests.support import processes
@@ -130,6 +131,7 @@ class GateProcess:
         self.state = self.directory / "state"
         self.state.mkdir()
         self.log = self.directory / "log"
+        self.audit = self.directory / "audit.jsonl"
         self.port = processes.free_port()
         self.metrics_port = processes.free_port()
         self._config = config
@@ -174,7 +176,7 @@ class GateProcess:
             *(sys.executable, "-m", "sidegate.cli.main", "gate"),
             *("--config", str(self.config_file), "--state", str(self.state)),
             *("--listen", f"127.0.0.1:{self.port}", "--listen", f"unix:{self.directory}"),
-            *("--metrics", f"127.0.0.1:{self.metrics_port}"),
+            *("--metrics", f"127.0.0.1:{self.metrics_port}", "--audit", str(self.audit)),
             *self._arguments,
         ]
         began = time.monotonic()
@@ -256,6 +258,9 @@ class GateProcess:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=5) as answer:
             text: str = answer.read().decode()
             return text
+
+    def audit_events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.audit.read_text().splitlines()]
 
     # Ways in
 

@@ -21,6 +21,10 @@ _PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class ChildError(Exception):
+    """A child ended that should run; the message ends with its log."""
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 10.0, interval_s: float = 0.01) -> None:
     """Return as soon as `condition` holds.
 

@@ -103,6 +103,18 @@ class WireClient:
         self._received = data[size:]
         return data[:size]
 
+    def discard_until(self, ending: bytes, read_bytes: int = 65536) -> tuple[int, bytes]:
+        """Read and throw away until what came ends with `ending`: how many bytes, and the last of them. For measuring: nothing is decoded."""
+        size, tail = len(self._received), self._received
+        self._received = b""
+        while not tail.endswith(ending):
+            chunk = self._socket.recv(read_bytes)
+            if not chunk:
+                raise WireError(f"the peer closed after {size} bytes")
+            size += len(chunk)
+            tail = chunk if len(chunk) > 512 else tail[-512:] + chunk
+        return size, tail[-512:]
+
     def is_closed_by_peer(self) -> bool:
         """Wait until the peer closes: True; until it sends something instead: False. Raises TimeoutError when it does neither."""
         if self._received:
