@@ -177,13 +177,13 @@ def files(directory: str) -> list[tuple[str, str]]:
     return [(str(path), path.read_text("utf-8")) for path in sorted((EXAMPLES / directory).glob("*.yaml"))]
 
 
-@pytest.mark.parametrize(("directory", "targets", "policies"), [("demo/manifests", 1, 2), ("manifests", 1, 5)])
+@pytest.mark.parametrize(("directory", "targets", "policies"), [("demo", 1, 2), ("manifests", 1, 5)])
 def test_the_examples_are_read(directory: str, targets: int, policies: int) -> None:
     manifests = parse_manifests(files(directory))
     assert (len(manifests.targets), len(manifests.policies), manifests.notes) == (targets, policies, ())
 
 
-EXAMPLE_DOCUMENTS = [each for directory in ("demo/manifests", "manifests") for each in files(directory)]
+EXAMPLE_DOCUMENTS = [each for directory in ("demo", "manifests") for each in files(directory)]
 
 
 @pytest.mark.parametrize("text", [text for _, text in EXAMPLE_DOCUMENTS], ids=[Path(file).stem for file, _ in EXAMPLE_DOCUMENTS])
@@ -195,7 +195,7 @@ def test_a_resource_survives_the_way_through_yaml(text: str) -> None:
 
 
 def test_kinds_roles_and_rules_of_the_demo_are_those_the_tour_needs() -> None:
-    manifests = parse_manifests(files("demo/manifests"))
+    manifests = parse_manifests(files("demo"))
     assistants = next(each.resource for each in manifests.policies if each.resource.metadata.name == "ai-assistants")
     roles = {str(grant.postgres.role) for grant in assistants.spec.grants}
     assert roles == {str(each.role) for each in manifests.targets[0].resource.spec.credentials}
@@ -250,7 +250,7 @@ def test_a_policy_with_any_part_taken_out_or_put_elsewhere_is_read_or_refused_wi
             assert problem.way_forward
 
 
-@pytest.mark.parametrize(("directory", "noted"), [("demo/manifests", set()), ("manifests", {"spec.mode"})])
+@pytest.mark.parametrize(("directory", "noted"), [("demo", set()), ("manifests", {"spec.mode"})])
 def test_the_examples_compile_into_a_gate_config_without_surprises(directory: str, noted: set[str]) -> None:
     """The trial policy alone is remarked on: that is what it is for."""
     manifests = parse_manifests(files(directory))
@@ -261,6 +261,6 @@ def test_the_examples_compile_into_a_gate_config_without_surprises(directory: st
 
 
 def test_models_are_what_the_lists_say() -> None:
-    manifests = parse_manifests(files("demo/manifests"))
+    manifests = parse_manifests(files("demo"))
     assert all(isinstance(each.resource, ProtectedTarget) for each in manifests.targets)
     assert all(isinstance(each.resource, AccessPolicy) for each in manifests.policies)
