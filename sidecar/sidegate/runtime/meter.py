@@ -26,7 +26,7 @@ class MetricsMeter:
             self._metrics.refusals.add(reason)
 
     def values_masked(self, source: str, count: int) -> None:
-        self._metrics.masked.add(source, "", amount=count)
+        self._metrics.masked.add(source, amount=count)
 
     def hold_began(self) -> None:
         self._metrics.holds_open += 1

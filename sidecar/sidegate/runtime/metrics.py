@@ -111,7 +111,7 @@ class Metrics(Collector):
         self.statements = Counts("sidegate_statements", "statements decided", "decision", "kind")
         self.refusals = Counts("sidegate_refusals", "statements and logins refused, by reason", "reason")
         self.holds = Durations("sidegate_hold_seconds", "how long statements were held, by outcome", HOLD_BUCKETS_S, "outcome")
-        self.masked = Counts("sidegate_masked_values", "values masked, by what found them", "source", "detector")
+        self.masked = Counts("sidegate_masked_values", "values masked, by the rule that asked for it", "source")
         self.relayed = Counts("sidegate_relayed_bytes", "bytes relayed from this side", "side")
         self.recorded = Counts("sidegate_recording_bytes", "bytes written to recordings")
         self.recording_errors = Counts("sidegate_recording_errors", "records that couldn't be written")

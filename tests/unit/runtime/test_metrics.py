@@ -24,7 +24,7 @@ def test_counts_appear_under_their_names_and_labels() -> None:
     metrics.statements.add("Allow", "Read")
     metrics.statements.add("Deny", "DDL")
     metrics.refusals.add(Reason.NO_GRANT)
-    metrics.masked.add("column", "", amount=20_000)
+    metrics.masked.add("column", amount=20_000)
     metrics.relayed.add("target", amount=4096)
     metrics.recorded.add(amount=17)
     metrics.jwks_refreshes.add("https://issuer.example", "Failed")
@@ -32,7 +32,7 @@ def test_counts_appear_under_their_names_and_labels() -> None:
     assert value(metrics, "sidegate_statements_total", decision="Allow", kind="Read") == 2
     assert value(metrics, "sidegate_statements_total", decision="Deny", kind="DDL") == 1
     assert value(metrics, "sidegate_refusals_total", reason="NoGrant") == 1
-    assert value(metrics, "sidegate_masked_values_total", source="column", detector="") == 20_000
+    assert value(metrics, "sidegate_masked_values_total", source="column") == 20_000
     assert value(metrics, "sidegate_relayed_bytes_total", side="target") == 4096
     assert value(metrics, "sidegate_recording_bytes_total") == 17
     assert value(metrics, "sidegate_jwks_refreshes_total", issuer="https://issuer.example", outcome="Failed") == 1
