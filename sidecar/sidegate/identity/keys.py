@@ -32,6 +32,7 @@ class KeyCacheLimits:
     stale_s: float = 3600.0  # and while that fails they serve until they are this old
     retry_s: float = 10.0  # after a failed fetch, none sooner
     unknown_key_s: float = 30.0  # fetches caused by unknown key ids, none sooner after the last fetch
+    patience_s: float = 2.0  # a login waits no longer for a fetch while keys that may still serve are there
 
 
 KeyAnswer = tuple[VerificationKey, ...] | IdentityProblem
@@ -57,17 +58,15 @@ class IssuerKeys:
     async def find(self, issuer: IssuerConfig, key_id: str | None, algorithm: str, now: float) -> KeyAnswer:
         """Keys that may have signed: never empty; a problem when there are none."""
         entry = self._entries.setdefault((issuer.url, issuer.jwks), _Entry())
-        if issuer.jwks is not None and entry.keys is None and entry.problem is None:
-            self._read_inline(entry, issuer.jwks)
-        if issuer.jwks is None and not _is_younger(entry.fetched_at, now, self._limits.fresh_s):
+        if issuer.jwks is not None:
+            return self._find_inline(entry, issuer, issuer.jwks, key_id, algorithm)
+        if not _is_younger(entry.fetched_at, now, self._limits.fresh_s):
             await self._refresh(entry, issuer, now, self._limits.retry_s)
-        found = entry.keys.candidates(key_id, algorithm) if entry.keys is not None else ()
-        if not found and entry.keys is not None and issuer.jwks is None:
+        if entry.keys is not None and not entry.keys.candidates(key_id, algorithm):
             await self._refresh(entry, issuer, now, self._limits.unknown_key_s)
-            found = entry.keys.candidates(key_id, algorithm)
-        if entry.keys is None or not (issuer.jwks is not None or _is_younger(entry.fetched_at, now, self._limits.stale_s)):
-            return entry.problem or _unavailable(issuer, "its keys couldn't be fetched", "try again in a moment")
-        return found or _unknown_key(entry.keys, issuer, key_id, algorithm)
+        if entry.keys is None or not _is_younger(entry.fetched_at, now, self._limits.stale_s):
+            return entry.problem or _unavailable(issuer, "they couldn't be fetched in time", "try again in a moment")
+        return entry.keys.candidates(key_id, algorithm) or _unknown_key(entry.keys, issuer, key_id, algorithm)
 
     async def close(self) -> None:
         """Ends every fetch under way."""
@@ -76,13 +75,16 @@ class IssuerKeys:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _read_inline(self, entry: _Entry, jwks: str) -> None:
-        try:
-            entry.keys = parse_jwks(jwks.encode("utf-8", "surrogatepass"))
-        except KeySetError as error:
-            entry.problem = IdentityProblem(
-                IdentityCause.MISCONFIGURED, f"the inline keys can't be used: {error}", error.way_forward
-            )
+    def _find_inline(self, entry: _Entry, issuer: IssuerConfig, jwks: str, key_id: str | None, algorithm: str) -> KeyAnswer:
+        if entry.keys is None and entry.problem is None:
+            try:
+                entry.keys = parse_jwks(jwks.encode("utf-8", "surrogatepass"))
+            except KeySetError as error:
+                problem = f"the inline keys can't be used: {error}"
+                entry.problem = IdentityProblem(IdentityCause.MISCONFIGURED, problem, error.way_forward)
+        if entry.keys is None:
+            return entry.problem or _unavailable(issuer, "none are there", "give the keys inline, or leave them to discovery")
+        return entry.keys.candidates(key_id, algorithm) or _unknown_key(entry.keys, issuer, key_id, algorithm)
 
     async def _refresh(self, entry: _Entry, issuer: IssuerConfig, now: float, interval_s: float) -> None:
         if entry.task is None:
@@ -90,8 +92,9 @@ class IssuerKeys:
                 return
             entry.tried_at = now
             entry.task = asyncio.create_task(self._fetch_into(entry, issuer, now), name=f"keys of {issuer.url}")
-        # Shielded: one client that goes away must not end the fetch that others wait for.
-        await asyncio.shield(entry.task)
+        # `wait` leaves the task alone: neither a client that goes away nor one that loses patience ends the fetch of others.
+        has_usable = entry.keys is not None and _is_younger(entry.fetched_at, now, self._limits.stale_s)
+        await asyncio.wait({entry.task}, timeout=self._limits.patience_s if has_usable else None)
 
     async def _fetch_into(self, entry: _Entry, issuer: IssuerConfig, now: float) -> None:
         try:

@@ -211,5 +211,18 @@ async def test_close_ends_a_fetch_under_way(issuer: Issuer) -> None:
     while not issuer.requests:
         await asyncio.sleep(0.005)
     await keys.source.close()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
+    assert cause(await waiting) == IdentityCause.ISSUER_UNAVAILABLE
+
+
+async def test_a_login_doesnt_wait_for_a_hanging_issuer_while_keys_can_still_serve(issuer: Issuer) -> None:
+    transport = HttpTransport(limits=TransportLimits(total_s=60, read_s=60))
+    source = IssuerKeys(transport, KeyCacheLimits(fresh_s=600, stale_s=3600, patience_s=0.05))
+    key_id = issuer.core.current["RS256"].key_id
+    assert found(await source.find(issuer.config(), key_id, "RS256", NOW))
+    issuer.fault = Fault.HANG
+    async with asyncio.timeout(5):
+        assert found(await source.find(issuer.config(), key_id, "RS256", NOW + 700))
+        assert found(await source.find(issuer.config(), key_id, "RS256", NOW + 701))
+        assert cause(await source.find(issuer.config(), "made-up", "RS256", NOW + 702)) == IdentityCause.UNKNOWN_KEY
+    assert issuer.requests["/.well-known/openid-configuration"] == 2  # one fetch, shared by the three
+    await source.close()
