@@ -14,7 +14,8 @@ import enum
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from sidegate.mask.cells import OPAQUE_KINDS, CellKind, column_replacement, kind_of, masked_cell, scan_cell
+from sidegate.mask.cells import column_replacement, masked_cell, scan_cell
+from sidegate.mask.kinds import OPAQUE_KINDS, CellKind, kind_of
 from sidegate.mask.scanner import Scanner
 from sidegate.mask.strategies import STRICTNESS
 from sidegate.mask.tally import Tally

@@ -8,6 +8,7 @@ a UUID or of a hexadecimal digest, and a valid EAN-13 (a 13-digit Visa number, n
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Final
 
 from sidegate.mask.detect.detector import ALPHANUMERIC, DIGITS, Detector, is_at
@@ -123,8 +124,13 @@ def _is_inside_identifier(text: bytes, start: int, end: int) -> bool:
     return right - left > max(end - start, _SHORTEST_DIGEST) and _HEX_TOKEN.fullmatch(text, left, right) is not None
 
 
-def _is_fraction(text: bytes, start: int) -> bool:
-    return is_at(text, start - 1, _POINT) and is_at(text, start - 2, DIGITS)
+def _is_decimal(text: bytes, groups: list[Span]) -> bool:
+    """A decimal number, or several: points stand between groups only if they all do, and then there are at least two."""
+    if len(groups) == 1:
+        start = groups[0][0]
+        return is_at(text, start - 1, _POINT) and is_at(text, start - 2, DIGITS)
+    points = sum(b"." in text[before[1] : after[0]] for before, after in pairwise(groups))
+    return 0 < points < max(2, len(groups) - 1)
 
 
 def _windows(text: bytes, groups: list[Span]) -> list[tuple[int, int]]:
@@ -141,7 +147,7 @@ def _windows(text: bytes, groups: list[Span]) -> list[tuple[int, int]]:
             if previous < _MIN_GROUP or total > LONGEST:
                 break
             previous = end - start
-            if total >= SHORTEST and not (first == last and _is_fraction(text, start)):
+            if total >= SHORTEST and not _is_decimal(text, groups[first : last + 1]):
                 windows.append((first, last))
     return windows
 
