@@ -50,7 +50,7 @@ class RecordingBudget:
         free: Callable[[Path], int] = free_bytes,
     ) -> None:
         self.directory = directory
-        self._config = config
+        self.config = config  # may be set anew when the gate config changes
         self._free_floor_bytes = free_floor_bytes
         self._free = free
         self._used = 0
@@ -75,9 +75,9 @@ class RecordingBudget:
             raise RecordError(
                 f"recordings in `{self.directory}` can't be counted: {error.strerror}", "mend the recording volume"
             ) from error
-        if self._used >= self._config.max_bytes:
+        if self._used >= self.config.max_bytes:
             raise RecordError(
-                f"recordings in `{self.directory}` take {self._used} bytes, {self._config.max_bytes} are allowed",
+                f"recordings in `{self.directory}` take {self._used} bytes, {self.config.max_bytes} are allowed",
                 "move recordings away, or raise spec.recording.maxBytes",
             )
         if free < self._free_floor_bytes:
@@ -92,16 +92,16 @@ class RecordingBudget:
         Raises:
             RecordError: they would go over the limit; nothing is counted then.
         """
-        if self._used + size > self._config.max_bytes:
+        if self._used + size > self.config.max_bytes:
             raise RecordError(
-                f"recordings in `{self.directory}` would go over {self._config.max_bytes} bytes",
+                f"recordings in `{self.directory}` would go over {self.config.max_bytes} bytes",
                 "move recordings away, or raise spec.recording.maxBytes",
             )
         self._used += size
 
     def _scan(self, now: float) -> None:
         used = 0
-        oldest_kept = now - self._config.retention_days * _DAY_S
+        oldest_kept = now - self.config.retention_days * _DAY_S
         with os.scandir(self.directory) as found:
             for item in found:
                 if not item.name.endswith(SUFFIX) or not item.is_file(follow_symlinks=False):
