@@ -138,11 +138,9 @@ class Issuer:
         self._server: _FaultyServer | None = None
         self._thread: threading.Thread | None = None
         self._port = 0
-        self._listen()
+        server = self._listen()
         self.core = DemoIssuer(self.url, self.clock, audience, lifetime_s)
-        assert self._server is not None
-        self._server.issuer = self.core
-        self._serve()
+        self._serve(server)
 
     def clock(self) -> float:
         return time.time() if self.now is None else self.now  # noqa: TID251 - a test against real programs needs the machine's
@@ -172,21 +170,20 @@ class Issuer:
     def come_back(self) -> None:
         """At the same address, with the same keys."""
         self.released = threading.Event()
-        self._listen()
-        assert self._server is not None
-        self._server.issuer = self.core
-        self._serve()
+        self._serve(self._listen())
 
     def rotate(self, *, keep_old: bool = True) -> None:
         self.core.rotate(keep_old=keep_old)
 
-    def _listen(self) -> None:
-        self._server = _FaultyServer(self._port, self)
-        self._port = self._server.server_address[1]
+    def _listen(self) -> _FaultyServer:
+        server = _FaultyServer(self._port, self)
+        self._port = server.server_address[1]
+        return server
 
-    def _serve(self) -> None:
-        assert self._server is not None
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), name="issuer", daemon=True)
+    def _serve(self, server: _FaultyServer) -> None:
+        server.issuer = self.core
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="issuer", daemon=True)
         self._thread.start()
 
     # Tokens

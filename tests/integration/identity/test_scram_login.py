@@ -91,8 +91,8 @@ class Wire:
         assert self.authentication() == (OK, b"")
 
 
-def new_client(password: str, binding: bytes | None = None, **changes: bool) -> ScramClient:
-    return ScramClient(password, secrets.token_urlsafe(18), binding, **changes)
+def new_client(password: str, binding: bytes | None = None, *, could_bind: bool = False) -> ScramClient:
+    return ScramClient(password, secrets.token_urlsafe(18), binding, could_bind=could_bind)
 
 
 @pytest.fixture(scope="module")

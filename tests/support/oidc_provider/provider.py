@@ -37,7 +37,7 @@ def installed() -> Path:
         if not stamp.exists() or stamp.read_text() != wanted:
             for name in SOURCES:
                 shutil.copy(HERE / name, BUILD / name)
-            command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+            command: list[str | Path] = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
             done = subprocess.run(command, cwd=BUILD, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
             if done.returncode != 0:
                 requirements.absent("the npm package `oidc-provider`", f"npm ci failed: {done.stderr.strip()[-400:]}")

@@ -107,7 +107,7 @@ BAD_NAMES = [
 def test_a_name_that_isnt_plain_text_is_refused_everywhere(value: Any) -> None:
     names = ClaimsConfig(username="user", agent="agent", environment="env")
     good = {"user": "ada", "agent": "cursor", "env": "prod"}
-    assert principal(good, names)
+    assert principal(good, names).agent == "cursor"
     for claim in good:
         assert cause(good | {claim: value}, names) == IdentityCause.CLAIM_REFUSED
     assert cause(good | {"groups": ["dba", value]}, names) == IdentityCause.CLAIM_REFUSED
@@ -117,7 +117,7 @@ def test_a_name_that_isnt_plain_text_is_refused_everywhere(value: Any) -> None:
 @pytest.mark.parametrize("verified", [False, "false", 0, "no", []])
 def test_an_address_that_the_issuer_didnt_verify_is_no_username(verified: Any) -> None:
     assert cause({"email_verified": verified}) == IdentityCause.CLAIM_REFUSED
-    assert principal({"email_verified": verified, "upn": "ada"}, ClaimsConfig(username="upn"))
+    assert principal({"email_verified": verified, "upn": "ada"}, ClaimsConfig(username="upn")).username == "ada"
 
 
 @pytest.mark.parametrize("verified", [True, "true"])
@@ -158,7 +158,7 @@ def test_groups_that_cant_be_read_for_sure_refuse_the_login(value: Any) -> None:
 
 
 def test_too_many_groups_refuse_the_login() -> None:
-    assert principal({"groups": [f"g{n}" for n in range(MAX_GROUPS)]})
+    assert len(principal({"groups": [f"g{n}" for n in range(MAX_GROUPS)]}).groups) == MAX_GROUPS
     assert cause({"groups": [f"g{n}" for n in range(MAX_GROUPS + 1)]}) == IdentityCause.CLAIM_REFUSED
 
 
@@ -176,7 +176,7 @@ def test_groups_that_the_issuer_left_out_refuse_the_login(claims: dict[str, Any]
 
 
 def test_other_claims_left_out_dont() -> None:
-    assert principal({"_claim_names": {"photo": "src1"}, "hasgroups": False})
+    assert principal({"_claim_names": {"photo": "src1"}, "hasgroups": False}).groups == set()
     assert principal({"_claim_names": {"groups": "src1"}, "roles": ["dba"]}, ClaimsConfig(groups="roles")).groups == {"dba"}
 
 
@@ -273,7 +273,7 @@ def test_claims_of_any_type_make_a_principal_or_a_problem(claims: dict[str, Any]
     found = outcome(claims, ClaimsConfig(environment="env"), NETWORKS, "10.0.0.1")
     if isinstance(found, Principal):
         names = [found.username, *found.groups, found.agent or "-", found.environment or "-"]
-        assert all(isinstance(name, str) and name for name in names)
+        assert all(names)
         assert not {unicodedata.category(c) for name in names for c in name} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
     else:
         assert str(found).isprintable()

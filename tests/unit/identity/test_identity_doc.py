@@ -91,7 +91,7 @@ def test_every_manifest_on_the_page_is_accepted() -> None:
     manifests = [block["identity"] for block in blocks if "identity" in block]
     assert len(manifests) == len(PROVIDERS) + 1
     for manifest in manifests:
-        assert Identity.model_validate(manifest)
+        assert str(Identity.model_validate(manifest).issuers[0].url) == manifest["issuers"][0]["url"]
         assert compiled(manifest).issuers[0].url == manifest["issuers"][0]["url"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 from tests.support.issuer import NOW, Issuer, b64
 
 from sidegate.identity.jwks import parse_jwks
-from sidegate.identity.keys import IssuerKeys
+from sidegate.identity.keys import IssuerKeys, KeyAnswer
 from sidegate.identity.problem import IdentityCause, IdentityProblem
 from sidegate.identity.token import TokenVerifier, VerifiedToken
 from sidegate.identity.transport import HttpTransport
-from sidegate.policy.config import IdentityConfig
+from sidegate.policy.config import IdentityConfig, IssuerConfig
 
 with Issuer() as _issuer:
     BAD_TOKENS = sorted(_issuer.bad_tokens())
@@ -209,10 +210,8 @@ class _Inline:
     """The issuer's keys without a network, through the real parser."""
 
     def __init__(self, issuer: Issuer) -> None:
-        import json
-
         self._keys = parse_jwks(json.dumps(issuer.core.jwks()).encode())
 
-    async def find(self, issuer: object, key_id: str | None, algorithm: str, now: float) -> object:
+    async def find(self, issuer: IssuerConfig, key_id: str | None, algorithm: str, now: float) -> KeyAnswer:
         found = self._keys.candidates(key_id, algorithm)
         return found or IdentityProblem(IdentityCause.UNKNOWN_KEY, "unknown", "none")
