@@ -115,6 +115,17 @@ class WireClient:
             tail = chunk if len(chunk) > 512 else tail[-512:] + chunk
         return size, tail[-512:]
 
+    def read_to_end(self) -> bytes:
+        """Everything until the peer closes."""
+        chunks = [self._received]
+        self._received = b""
+        try:
+            while chunk := self._socket.recv(65536):
+                chunks.append(chunk)
+        except ConnectionResetError:
+            pass
+        return b"".join(chunks)
+
     def is_closed_by_peer(self) -> bool:
         """Wait until the peer closes: True; until it sends something instead: False. Raises TimeoutError when it does neither."""
         if self._received:
