@@ -6,6 +6,7 @@ multiranges down to their elements. An unknown type is tried as each of these, a
 
 from __future__ import annotations
 
+import re
 import struct
 from decimal import Decimal, InvalidOperation
 from typing import Final
@@ -54,15 +55,17 @@ def _numeric_texts(cell: bytes) -> list[bytes]:
     return [str(number).encode()]
 
 
-_DEEPEST: Final = 8  # of compounds in compounds; deeper ones are looked at raw
-_LARGEST_WALKED: Final = 64 * 1024  # bytes in which 64-bit integers are looked for at every place
-_LARGEST_CARD: Final = 10**16
+_DEEPEST: Final = 64  # of compounds in compounds; deeper ones are looked at raw and for bare integers
+_LARGEST_CARD: Final = 10**16  # of 16 digits; random bytes read as longer ones would too often have a right check digit
+_INTEGER: Final = re.compile(
+    rb"(?=\x00(?:[\x01-\x23].|\x00[^\x00]))", re.DOTALL
+)  # from 2**40, which no scheme's numbers are under
 
 
 def compound_texts(cell: bytes, depth: int) -> list[bytes]:
     texts = [cell]
     if depth > _DEEPEST:
-        return texts
+        return texts + _bare_integers(cell)
     bounds = _range_bounds(cell) or _multirange_bounds(cell)
     for bound in bounds or ():
         texts += [*number_texts(CellKind.INT8_BINARY, bound), *_numeric_texts(bound)]
@@ -152,11 +155,10 @@ def _multirange_bounds(cell: bytes) -> list[bytes] | None:
 
 
 def _bare_integers(cell: bytes) -> list[bytes]:
-    """Every 64-bit integer that could start anywhere in a value of unknown form and is as long as a card number (ranges, own types)."""
+    """Every 64-bit integer that could start anywhere in a value of unknown form and is as long as a card number (own types)."""
     texts: list[bytes] = []
-    for at in range(min(len(cell), _LARGEST_WALKED) - 7):
-        if cell[at] == 0 and cell[at + 1] < 0x24:
-            number = int.from_bytes(cell[at : at + 8], "big")
-            if 10**12 <= number < _LARGEST_CARD:
-                texts.append(str(number).encode())
+    for match in _INTEGER.finditer(cell):
+        number = int.from_bytes(cell[match.start() : match.start() + 8], "big")
+        if match.start() + 8 <= len(cell) and number < _LARGEST_CARD:
+            texts.append(str(number).encode())
     return texts
