@@ -1,1 +1,20 @@
-"""See docs/architecture.md."""
+"""SQL understanding: text to `SqlStatement`, through PostgreSQL's own parser. The only package that imports pglast."""
+
+from sidegate.sql.analyse import Analysis, analyse
+from sidegate.sql.cache import StatementCache
+from sidegate.sql.copy_out import CopyOut, copy_out_options, copy_out_query
+from sidegate.sql.fingerprint import canonical_text, fingerprint
+from sidegate.sql.parse import Limits, ParseProblem
+
+__all__ = [
+    "Analysis",
+    "CopyOut",
+    "Limits",
+    "ParseProblem",
+    "StatementCache",
+    "analyse",
+    "canonical_text",
+    "copy_out_options",
+    "copy_out_query",
+    "fingerprint",
+]

@@ -1,0 +1,116 @@
+"""What one statement's walk finds, collected. The walk adds, never takes away; `analyse` makes an `SqlStatement` of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sidegate.policy.statement import ColumnRef, FunctionRef, RelationRef, SqlStatement, StatementKind
+from sidegate.sql import settings
+from sidegate.sql.builtins import CATALOG_RELATIONS
+from sidegate.sql.functions import LEAKY_RELATIONS
+from sidegate.sql.names import INFORMATION_SCHEMA, PG_CATALOG
+
+_CATALOGS = frozenset({PG_CATALOG, INFORMATION_SCHEMA})
+
+
+@dataclass(slots=True)
+class Facts:
+    kinds: set[StatementKind] = field(default_factory=set)
+    reads: set[RelationRef] = field(default_factory=set)
+    writes: set[RelationRef] = field(default_factory=set)
+    creates: set[RelationRef] = field(default_factory=set)
+    schemas: set[str] = field(default_factory=set)
+    could_be_any_schema: bool = False
+    output: set[ColumnRef] = field(default_factory=set)
+    steering: set[ColumnRef] = field(default_factory=set)
+    written: set[ColumnRef] = field(default_factory=set)
+    functions: set[FunctionRef] = field(default_factory=set)
+    settings: list[tuple[str, str | None]] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    dangers: list[str] = field(default_factory=list)
+    affects_rows: bool = False
+    controls_transaction: bool = False
+    depends_on_constants: bool = False  # another constant in its place could classify otherwise
+    prepares: str | None = None
+    executes: str | None = None
+    deallocates: str | None = None
+    declares: str | None = None
+    fetches: str | None = None
+
+    def touch_schemas(self, schemas: frozenset[str] | None) -> None:
+        if schemas is None:
+            self.could_be_any_schema = True
+        else:
+            self.schemas |= schemas
+
+    def read(self, relation: RelationRef) -> None:
+        if relation not in self.reads:
+            self.reads.add(relation)
+            self._touch(relation)
+
+    def write(self, relation: RelationRef) -> None:
+        if relation not in self.writes:
+            self.writes.add(relation)
+            self._touch(relation)
+
+    def create(self, relation: RelationRef) -> None:
+        self.creates.add(relation)
+        self.touch_schemas(relation.schemas)
+
+    def _touch(self, relation: RelationRef) -> None:
+        self.touch_schemas(relation.schemas)
+        why = LEAKY_RELATIONS.get(relation.name)
+        if why is None:
+            return
+        # Extensions' relations may be in any schema; the catalogs' own names elsewhere are somebody's tables.
+        if relation.schemas is None or relation.schemas & _CATALOGS or relation.name not in CATALOG_RELATIONS:
+            self.danger(StatementKind.SERVER, f"`{relation.name}` ({why})")
+
+    def danger(self, kind: StatementKind, why: str) -> None:
+        self.kinds.add(kind)
+        if why not in self.dangers:
+            self.dangers.append(why)
+
+    def not_known(self, what: str) -> None:
+        self.kinds.add(StatementKind.UNKNOWN)
+        if what not in self.unknown:
+            self.unknown.append(what)
+
+    def set(self, changes: Iterable[tuple[str, str | None]]) -> None:
+        for name, value in changes:
+            self.settings.append((name, value))
+            kind = settings.kind_of(name, value)
+            self.kinds.add(kind)
+            if kind in (StatementKind.SETTINGS, StatementKind.ROLES):
+                self.danger(kind, f"setting `{name}`")
+
+    def steer(self, columns: Iterable[ColumnRef]) -> None:
+        self.steering.update(columns)
+
+    def statement(self, text: str, normalised: str) -> SqlStatement:
+        if not self.kinds:
+            self.not_known("a statement that does nothing known")
+        return SqlStatement(
+            text=text,
+            kinds=frozenset(self.kinds),
+            reads=frozenset(self.reads),
+            writes=frozenset(self.writes),
+            creates=frozenset(self.creates),
+            schemas=None if self.could_be_any_schema else frozenset(self.schemas),
+            columns_output=frozenset(self.output),
+            columns_steering=frozenset(self.steering),
+            columns_written=frozenset(self.written),
+            functions=frozenset(self.functions),
+            settings=tuple(self.settings),
+            affects_rows=self.affects_rows,
+            controls_transaction=self.controls_transaction,
+            unknown=tuple(self.unknown),
+            dangers=tuple(self.dangers),
+            normalised=normalised,
+            prepares=self.prepares,
+            executes=self.executes,
+            deallocates=self.deallocates,
+            declares=self.declares,
+            fetches=self.fetches,
+        )
