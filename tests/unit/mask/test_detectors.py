@@ -127,6 +127,7 @@ FOUND: dict[str, list[str]] = {
         "IBAN:<DE89370400440532013000>.",
         "IBAN<DE89370400440532013000>",
         '{"iban": "<DE89370400440532013000>"}',
+        r'{"iban": "\n<DE89370400440532013000>\n"}',
         "<NO9386011117947>",
         "<MT84MALT011000012345MTLCAST001S>",
         "<DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000>",
@@ -139,6 +140,8 @@ FOUND: dict[str, list[str]] = {
         "<rv4j3j7q8M3ywp9yM26QjKvxSRn2yP9WmrVN69RS>",  # the whole value
         "aws_secret_access_key = <rv4j3j7q8M3ywp9yM26QjKvxSRn2yP9WmrVN69RS>",
         '{"SecretAccessKey": "<wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY>", "a": 1}'.replace("EXAMPLEKEY", "EXAMPL3KEY"),
+        r'{"secret":"\n<wJalrXUtnFEMIxK7MDENGxbPxRfiCYEXAMPL3KEY>\n","x":1}',
+        r'{"id":"\n<AKIA3JMGPT7QX3W6NQXQ>\n"}',
         r'{"secret":"<wJalrXUtnFEMI\/K7MDENG\/bPxRfiCYEXAMPL3KEY>","x":1}',
     ],
     "github-token": [
@@ -158,6 +161,7 @@ FOUND: dict[str, list[str]] = {
         "stripe key <sk_live_4eC39HqLyjWDarjtT1zdp7dc>",
         "<rk_test_4eC39HqLyjWDarjtT1zdp7dc>",
         "STRIPE_KEY=<sk_test_4eC39HqLyjWDarjtT1zdp7dc>",
+        r'{"key":"\t<sk_live_4eC39HqLyjWDarjtT1zdp7dc>"}',
         "<whsec_4eC39HqLyjWDarjtT1zdp7dc>",
     ],
     "google-api-key": [

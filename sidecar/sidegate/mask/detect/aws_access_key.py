@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from sidegate.mask.detect.detector import ALPHANUMERIC, Detector, is_at
+from sidegate.mask.detect.detector import ALPHANUMERIC, Detector, continues_word, is_at, is_escape_letter
 from sidegate.mask.patterns import Span, compile_pattern, spans_of
 
 _ID: Final = rb"A(?:KIA|SIA|BIA|CCA)[A-Z0-9]{16}"
@@ -35,10 +35,11 @@ def find(text: bytes) -> list[Span]:
     ids = [
         (start, end)
         for start, end in spans_of(_id, text)
-        if not is_at(text, start - 1, ALPHANUMERIC) and not is_at(text, end, ALPHANUMERIC)
+        if not continues_word(text, start) and not is_at(text, end, ALPHANUMERIC)
     ]
     found = list(ids)
-    for start, end in spans_of(_secret, text):
+    for run_start, end in spans_of(_secret, text):
+        start = run_start + is_escape_letter(text, run_start)
         # A path or an assignment without quotes glues its `/` or `=` on; the secret is what is 40 characters long.
         if end - start != _SECRET_LENGTH or not _looks_random(text[start:end]):
             continue

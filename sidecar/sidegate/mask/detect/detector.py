@@ -28,6 +28,20 @@ class Detector(NamedTuple):
     find: Callable[[bytes], list[Span]]
 
 
+_BACKSLASH: Final = frozenset(b"\\")
+_ESCAPE_LETTERS: Final = frozenset(b"bfnrtv")
+
+
+def is_escape_letter(text: bytes, at: int) -> bool:
+    """The byte at `at` belongs to an escape like `\\n`: it is no letter that the next one continues."""
+    return is_at(text, at, _ESCAPE_LETTERS) and is_at(text, at - 1, _BACKSLASH)
+
+
+def continues_word(text: bytes, start: int) -> bool:
+    """A letter or digit stands right before `start`."""
+    return is_at(text, start - 1, ALPHANUMERIC) and not is_escape_letter(text, start - 1)
+
+
 def is_at(text: bytes, at: int, characters: frozenset[int]) -> bool:
     """A byte of `characters` stands at `at`; false beyond either end."""
     return 0 <= at < len(text) and text[at] in characters

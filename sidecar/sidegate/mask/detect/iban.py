@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from sidegate.mask.detect.detector import ALPHANUMERIC, Detector, is_at
+from sidegate.mask.detect.detector import ALPHANUMERIC, Detector, continues_word, is_at
 from sidegate.mask.patterns import Span, compile_pattern
 
 # Whole length by country, from the SWIFT IBAN registry.
@@ -56,7 +56,7 @@ def _take(text: bytes, start: int, count: int) -> tuple[bytes, int]:
 
 
 def _is_free_before(text: bytes, start: int) -> bool:
-    return not is_at(text, start - 1, ALPHANUMERIC) or text[max(0, start - 4) : start].upper() == b"IBAN"
+    return not continues_word(text, start) or text[max(0, start - 4) : start].upper() == b"IBAN"
 
 
 def find(text: bytes) -> list[Span]:

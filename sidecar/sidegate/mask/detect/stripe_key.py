@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidegate.mask.detect.detector import ALPHANUMERIC, Detector, is_at
+from sidegate.mask.detect.detector import Detector, continues_word
 from sidegate.mask.patterns import Span, compile_pattern, spans_of
 
 PREFILTER: Final = (rb"[rs]k_(?:live|test)_[0-9A-Za-z]{10}|whsec_[0-9A-Za-z+/]{16}",)
@@ -13,7 +13,7 @@ _key: Final = compile_pattern(rb"[rs]k_(?:live|test)_[0-9A-Za-z]{10,}|whsec_[0-9
 
 
 def find(text: bytes) -> list[Span]:
-    return [span for span in spans_of(_key, text) if not is_at(text, span[0] - 1, ALPHANUMERIC)]
+    return [span for span in spans_of(_key, text) if not continues_word(text, span[0])]
 
 
 DETECTOR: Final = Detector(
