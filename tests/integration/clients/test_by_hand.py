@@ -159,14 +159,15 @@ def test_any_sequence_is_answered_as_by_the_target(
 
 
 def comparable(replies: list[m.Reply], client: WireClient) -> list[object]:
-    """Without what must differ: the process id of whoever notifies."""
+    """Without what must differ: the process id of whoever notifies, and the words for a syntax error, which the gate finds itself."""
     found: list[object] = []
     for reply in replies:
         if isinstance(reply, m.NotificationResponse):
             assert client.key is not None
             found.append(("notification", reply.channel, reply.payload))
         elif isinstance(reply, m.ErrorResponse | m.NoticeResponse):
-            found.append((type(reply).__name__, dict(reply.fields)))
+            is_syntax = reply.sqlstate == "42601"
+            found.append((type(reply).__name__, reply.severity, reply.sqlstate, {} if is_syntax else dict(reply.fields)))
         else:
             found.append(reply)
     return found

@@ -12,9 +12,10 @@ const [host, port, user, database] = process.argv.slice(2);
 const address = { host, port: Number(port), user, database, password: process.env.PGPASSWORD };
 const results = {};
 
+// A gate finds syntax errors itself and says so in its own words: the SQLSTATE is what must be the same.
 const failure = (error) =>
   error instanceof pg.DatabaseError
-    ? [error.severity, error.code, error.message, error.detail ?? null, error.constraint ?? null, error.position ?? null]
+    ? error.code === "42601" ? [error.code] : [error.severity, error.code, error.message, error.detail ?? null, error.constraint ?? null, error.position ?? null]
     : `other error: ${error}`;
 
 const attempt = async (work) => {

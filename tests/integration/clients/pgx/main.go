@@ -29,6 +29,9 @@ func address(extra string) string {
 func failure(err error) any {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
+		if pg.Code == "42601" { // a gate finds syntax errors itself and says so in its own words
+			return []any{pg.Code}
+		}
 		return []any{pg.Severity, pg.Code, pg.Message, pg.Detail, pg.ConstraintName, pg.Position}
 	}
 	if err == nil {

@@ -434,6 +434,9 @@ public final class Steps {
   private static Object failure(SQLException error) {
     if (error instanceof PSQLException postgres && postgres.getServerErrorMessage() != null) {
       ServerErrorMessage message = postgres.getServerErrorMessage();
+      if ("42601".equals(message.getSQLState())) {
+        return List.of("42601"); // a gate finds syntax errors itself and says so in its own words
+      }
       return Arrays.asList(message.getSQLState(), message.getMessage(), message.getDetail(), message.getConstraint(), message.getPosition());
     }
     return Arrays.asList(error.getSQLState(), error.getMessage());
