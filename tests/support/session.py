@@ -138,8 +138,17 @@ class Bench:
         return split(data)
 
     def answer_ask(self, *rows: Sequence[bytes | None], tag: str = "SELECT 1", status: str = "I") -> list[Message]:
-        """Answer one statement of the gate's own; what the target got next."""
-        self.target(b"".join((PARSE_COMPLETE, BIND_COMPLETE, *(data_row(*row) for row in rows), complete(tag), CLOSE_COMPLETE, CLOSE_COMPLETE, ready(status))))
+        """Answer one statement of the gate's own; what the target got next. What the client saw is kept for `seen`."""
+        answer = (
+            PARSE_COMPLETE,
+            BIND_COMPLETE,
+            *(data_row(*row) for row in rows),
+            complete(tag),
+            CLOSE_COMPLETE,
+            CLOSE_COMPLETE,
+            ready(status),
+        )
+        self.take(self.session.from_target(b"".join(answer), self.now))
         return self.sent()
 
 
@@ -167,7 +176,8 @@ def error_of(messages: list[Message]) -> dict[str, str]:
 
 def asked(messages: list[Message]) -> str:
     """The text of the gate's own statement."""
-    assert messages and messages[0][0] == "P", messages
+    assert messages
+    assert messages[0][0] == "P", messages
     return messages[0][1].split(b"\0")[1].decode()
 
 
@@ -184,7 +194,9 @@ def parse(text: str, name: str = "") -> bytes:
 
 def bind(portal: str = "", statement: str = "", *values: bytes | None) -> bytes:
     cells = b"".join(b"\xff\xff\xff\xff" if v is None else struct.pack(">I", len(v)) + v for v in values)
-    return frame(b"B", portal.encode() + b"\0" + statement.encode() + b"\0\0\0" + struct.pack(">H", len(values)) + cells + b"\0\0")
+    return frame(
+        b"B", portal.encode() + b"\0" + statement.encode() + b"\0\0\0" + struct.pack(">H", len(values)) + cells + b"\0\0"
+    )
 
 
 def describe(kind: str = "P", name: str = "") -> bytes:

@@ -80,6 +80,7 @@ class TargetSide:
         elif self._buffer:
             data = self._buffer + data
         self._buffer = b""
+        self._needed = 0
         at = 0
         end = len(data)
         while at < end and not session.waits_for_catalog and not session.is_closed:

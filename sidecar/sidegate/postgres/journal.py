@@ -105,7 +105,7 @@ class Journal:
         self._audits.append(
             StatementDecided.of(
                 at(self.now), self._fields, work.id, decision,
-                text=work.normalised(), fingerprint=work.fingerprint, kinds=kinds, rows_measured=rows,
+                text=self._mask_text(work.normalised()), fingerprint=work.fingerprint, kinds=kinds, rows_measured=rows,
             )
         )  # fmt: skip
 

@@ -117,6 +117,7 @@ def tell(session: Session, runner: Runner, decision: Decision) -> Story:
                 session.refuse(runner, deny)
                 return
             work.approval, work.approved_rows = verdict.name, verdict.approved_rows
+            work.impact = None  # measured again: what was approved may no longer be what it would do
             decision = session.decide(work, approved=True)
             if isinstance(
                 decision, RequireApproval
