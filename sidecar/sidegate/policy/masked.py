@@ -72,11 +72,14 @@ def mask_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement, opaque:
         return MaskRefusal(
             Reason.MASKED_COLUMN_COPIED, first, f"what the prepared statement `{statement.executes}` reads would be copied unseen"
         )
-    if statement.stores_code is not None:
-        detail = f"a {statement.stores_code} could read masked columns unseen once it runs"
+    if statement.stores_code is not None or _defines_the_unseen(statement):
+        detail = f"{statement.stores_code or 'what it defines'} could read masked columns unseen once it runs"
         return MaskRefusal(Reason.MASK_NOT_PROVABLE, first, detail)
     for mask in masks:
         for column in sorted(statement.columns_changed, key=_column_order):
+            # A table by another name keeps the names of its columns: only a mask that names its table or schema loses it.
+            if column.name == ANY_COLUMN and mask.tables is None and mask.schemas is None:
+                continue
             if may_be_masked(mask, column):
                 return MaskRefusal(Reason.MASKED_COLUMN_COPIED, mask.source, f"{_shown(column)} would be known by another name")
     if not statement.kinds.isdisjoint(_COPYING):
@@ -92,6 +95,11 @@ def mask_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement, opaque:
                     Reason.MASKED_COLUMN_STEERS, mask.source, f"{_shown(column)} may only stand plainly in the output"
                 )
     return None
+
+
+def _defines_the_unseen(statement: SqlStatement) -> bool:
+    """DDL that names no relation, and of which it isn't said that it stores no code: a function for all that is known."""
+    return StatementKind.DDL in statement.kinds and not (statement.reads or statement.writes or statement.creates)
 
 
 def may_be_masked(mask: ColumnMask, column: ColumnRef) -> bool:
@@ -114,9 +122,11 @@ def _copied(masks: tuple[ColumnMask, ...], statement: SqlStatement) -> MaskRefus
         # both, except where steering is allowed, and there a copy can't be told from a predicate.
         masks = tuple(mask for mask in masks if mask.use is ColumnUse.ALLOWED)
         columns: Iterable[ColumnRef] = statement.columns_steering
+    elif StatementKind.DDL in statement.kinds:
+        columns = statement.columns_steering | statement.columns_output
     else:
-        returned = statement.writes - statement.reads
-        columns = statement.columns_steering | {column for column in statement.columns_output if column.relation not in returned}
+        # What an INSERT or MERGE stores stands among the columns that steer. Its plain output is RETURNING, which goes to the client.
+        columns = statement.columns_steering
     for mask in masks:
         for column in sorted(columns, key=_column_order):
             if may_be_masked(mask, column):

@@ -74,7 +74,7 @@ class SqlStatement:
     be classified (then UNKNOWN is among the kinds). `normalised` is the text with its constants replaced (for fingerprints and
     records). `settings`: names of settings it changes, lower case, with the new value where it is a plain constant.
     `prepares`, `executes`, `deallocates`, `declares`, `fetches`: names of SQL-level prepared statements and cursors.
-    `stores_code`: code that it stores to run later, for a message (`function`, `procedure`, `trigger`, `rule`, `policy`).
+    `stores_code`: code that it stores to run later, for a message (`a function`, `a trigger`, `a rule`).
     `columns_changed`: columns that it renames, retypes or moves to another name ("*" for a whole table that is renamed or moved), so
     that a mask by name would no longer find them.
     """
