@@ -47,6 +47,8 @@ class CopyOptions(Protocol):
     def quote(self) -> str | None: ...
     @property
     def escape(self) -> str | None: ...
+    @property
+    def encoding(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,9 @@ class CopyFormat:
             kind = CopyKind(options.format.lower())
         except ValueError:
             raise TargetProtocolError(f"COPY in an unknown format `{options.format}`") from None
+        if options.encoding is not None and options.encoding.lower().replace("-", "") not in ("utf8", "unicode"):
+            # In some encodings a delimiter's byte is the second half of a character, and detectors read UTF-8.
+            raise TargetProtocolError(f"COPY in the encoding `{options.encoding}`, only UTF-8 is let through")
         is_csv = kind is CopyKind.CSV
         quote = _mark(options.quote, '"')
         return cls(

@@ -328,7 +328,7 @@ class ClientSide:
             return
         binding = session.prepared.offer(parse.name, prepared)
         is_plain = isinstance(decision, Allow) and not (decision.masks and session.judge.copies_out(work))
-        self._forward(frame, Expected(Kind.PARSE, binding=binding), may_withhold=not is_plain)
+        self._forward(frame, Expected(Kind.PARSE, work, binding=binding), may_withhold=not is_plain)
 
     def _on_bind(self, frame: bytes, body: bytes) -> None:
         session = self._session

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sidegate.policy.decision import Deny
 from sidegate.policy.statement import StatementKind
 from sidegate.postgres.frames import HEADER_BYTES, frame_length, skip_run
 from sidegate.postgres.masker import count_masked
@@ -22,6 +23,7 @@ from sidegate.postgres.messages import (
     rows_of_tag,
 )
 from sidegate.postgres.pipeline import Expected, Kind
+from sidegate.postgres.refusal import INSUFFICIENT_PRIVILEGE, sqlstate_of
 from sidegate.postgres.rows import rewrite_rows
 
 if TYPE_CHECKING:
@@ -196,7 +198,7 @@ class TargetSide:
         self, rows: bytes, work: Work | None, entry: Expected | None = None, *, starts_message: bool = True
     ) -> None:
         session = self._session
-        if work is not None:
+        if work is not None and (entry is None or entry.capture is None):  # what is kept back is recorded once it goes out
             session.journal.result(work, rows, starts_message=starts_message)
         session.deliver(rows, entry)
 
@@ -265,7 +267,7 @@ class TargetSide:
             self._on_statement_end(entry, work, code, frame)
         if entry.is_visible:
             session.deliver(frame, entry)
-            if work is not None and code not in (COPY_IN, COPY_OUT, COPY_DONE):
+            if work is not None and entry.capture is None and code not in (COPY_IN, COPY_OUT, COPY_DONE):
                 session.journal.result(work, frame)
         return True
 
@@ -329,17 +331,21 @@ class TargetSide:
         elif entry.refusal is not None:
             session.deliver(entry.refusal)
             if work is not None:
-                work.sqlstate = "42501"
+                work.sqlstate = sqlstate_of(work.decision.reason) if isinstance(work.decision, Deny) else INSUFFICIENT_PRIVILEGE
                 session.journal.result(work, entry.refusal)
         elif entry.is_visible:
+            if work is not None and entry.kind is Kind.PARSE:
+                session.journal.asked(work)  # others are recorded when they run; this one never will
             masked = session.masker.error(fields, frame)
             session.deliver(masked, entry)
-            if work is not None:
+            if work is not None and entry.capture is None:
                 session.journal.result(work, masked)
         else:
             session.deliver(session.masker.error(fields, frame))
         if work is not None and not work.sqlstate:
             work.sqlstate = fields.get("C", "XX000")
+        if work is not None and entry.capture is None and entry.kind in (Kind.PARSE, Kind.BIND, Kind.EXECUTE):
+            self._finish(work)
         if entry.kind is Kind.SYNC:
             return
         if entry.kind is Kind.QUERY:
@@ -350,6 +356,8 @@ class TargetSide:
         for skipped in session.expected.skip_to_sync():
             if skipped.binding is not None:
                 skipped.binding.take_back()
+            if skipped is entry:
+                continue
             if skipped.work is not None and skipped.kind is Kind.EXECUTE and skipped.capture is None:
                 skipped.work.sqlstate = skipped.work.sqlstate or "25P02"
                 session.journal.outcome(skipped.work)

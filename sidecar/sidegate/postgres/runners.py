@@ -117,9 +117,7 @@ class QueryRunner:
 
     def _deliver(self, captured: Captured) -> None:
         session = self._session
-        session.journal.outcome(self.work)
-        for frame in captured.frames:
-            session.deliver(frame)
+        session.deliver_kept(self.work, captured.frames)
         session.deliver(encode_ready(session.status))
 
     def copy_out_story(self, decision: Allow) -> Story:
@@ -183,9 +181,7 @@ class ExecuteRunner:
         self._session.skip_to_sync()
 
     def _deliver(self, captured: Captured) -> None:
-        self._session.journal.outcome(self.work)
-        for frame in captured.frames:
-            self._session.deliver(frame)
+        self._session.deliver_kept(self.work, captured.frames)
 
     def copy_out_story(self, decision: Allow) -> Story:
         return copy_out_story(self, self._session, decision)

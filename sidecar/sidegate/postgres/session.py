@@ -278,6 +278,14 @@ class Session:
             return
         self._to_client.append(data)
 
+    def deliver_kept(self, work: Work, frames: list[bytes]) -> None:
+        """The answer of a measured statement goes out: only now it is what the client saw."""
+        for frame in frames:
+            self.journal.result(work, frame)
+            self.deliver(frame)
+        self.journal.outcome(work)
+        self.statement_ended(work, changes_definitions=False)
+
     def new_work(self, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> Work:
         work = Work(self._next_work, text, statements, is_simple=is_simple)
         self._next_work += 1

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-
 if TYPE_CHECKING:
     from sidegate.postgres.gate import ReceiveCancel
     from sidegate.runtime.main import GateOptions
