@@ -330,6 +330,7 @@ class Options:
     header: bool = False
     quote: str | None = None
     escape: str | None = None
+    encoding: str | None = None
 
 
 def test_takes_the_defaults_of_postgresql() -> None:
@@ -338,6 +339,8 @@ def test_takes_the_defaults_of_postgresql() -> None:
     assert CopyFormat.of(Options("csv", quote="'")) == CopyFormat(CopyKind.CSV, b",", b"", quote=b"'", escape=b"'")
     assert CopyFormat.of(Options("CSV", ";", "-", True, "'", "\\")) == CopyFormat(CopyKind.CSV, b";", b"-", True, b"'", b"\\")
     assert CopyFormat.of(Options("binary")).kind is CopyKind.BINARY
+    for encoding in ("UTF8", "utf-8", "Unicode"):
+        assert CopyFormat.of(Options(encoding=encoding)) == CopyFormat(CopyKind.TEXT)
 
 
 @pytest.mark.parametrize(
@@ -354,6 +357,9 @@ def test_takes_the_defaults_of_postgresql() -> None:
         Options("csv", quote="''"),
         Options("csv", delimiter='"'),
         Options("csv", escape="\r"),
+        Options(encoding="SJIS"),
+        Options("csv", encoding="LATIN1"),
+        Options(encoding=""),
     ],
 )
 def test_refuses_options_that_it_can_not_read_back(options: Options) -> None:
