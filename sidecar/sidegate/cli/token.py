@@ -103,6 +103,7 @@ class TokenFailure(click.ClickException):
     "--ca-file", type=click.Path(exists=True, dir_okay=False), envvar="SIDEGATE_CA_FILE", metavar="FILE", help="trust these CAs"
 )
 @click.option("--user", metavar="NAME", help="be this user; only the demo issuer takes it, which asks nobody for a password")
+@click.option("--renew", is_flag=True, help="ask the issuer even while the kept token would do: after new groups, or new keys")
 @click.option("--no-cache", is_flag=True, help="log in anew, and keep nothing")
 def token(
     *,
@@ -116,6 +117,7 @@ def token(
     which: str,
     ca_file: str | None,
     user: str | None,
+    renew: bool,
     no_cache: bool,
 ) -> None:
     from sidegate.identity.login import LoginRequest
@@ -126,7 +128,7 @@ def token(
     if chosen == "client-credentials" and secret is None:
         raise click.UsageError("the client-credentials flow needs --client-secret-file")
     request = LoginRequest(issuer, client_id, secret, scope, audience, resource, user)
-    login = _Login(request, chosen, which, ca_file)
+    login = _Login(request, chosen, which, ca_file, is_renewal=renew)
     directory = None if no_cache else cache_directory(os.environ)
     if directory is None:
         click.echo(login.run(None).token)
@@ -146,11 +148,12 @@ def token(
 class _Login:
     """One kind of login, and the order in which it is tried: the kept token, the refresh token, the flow."""
 
-    def __init__(self, request: LoginRequest, flow: str, which: str, ca_file: str | None) -> None:
+    def __init__(self, request: LoginRequest, flow: str, which: str, ca_file: str | None, *, is_renewal: bool) -> None:
         self._request = request
         self._flow = flow
         self._which = which
         self._ca_file = ca_file
+        self._is_renewal = is_renewal
 
     def run(self, cache: TokenCache | None) -> CachedToken:
         from sidegate.identity.discovery import DiscoveryError
@@ -160,7 +163,7 @@ class _Login:
         from sidegate.runtime.clock import now
 
         kept = cache.read() if cache is not None else None
-        if kept is not None and kept.expires_at - now() > RENEW_BEFORE_S:
+        if kept is not None and not self._is_renewal and kept.expires_at - now() > RENEW_BEFORE_S:
             return kept
         try:
             fresh = asyncio.run(self._fetch(kept.refresh_token if kept is not None else None))

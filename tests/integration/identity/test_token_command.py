@@ -123,6 +123,15 @@ def test_a_token_with_less_than_a_minute_to_live_is_renewed(command: Command, is
     assert token_requests(issuer) == 2
 
 
+def test_renew_asks_the_issuer_and_keeps_the_new_token(command: Command, issuer: Issuer, secret: Path) -> None:
+    first = command.run(*ada(issuer, secret))
+    second = command.run(*ada(issuer, secret), "--renew")
+    third = command.run(*ada(issuer, secret))
+    assert first.stdout != second.stdout
+    assert second.stdout == third.stdout
+    assert token_requests(issuer) == 2
+
+
 def test_no_cache_keeps_nothing(command: Command, issuer: Issuer, secret: Path) -> None:
     for _ in range(2):
         assert command.run(*ada(issuer, secret), "--no-cache").returncode == 0
