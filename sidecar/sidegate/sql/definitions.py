@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sidegate.policy.statement import RelationRef, StatementKind
+from sidegate.policy.statement import ColumnRef, RelationRef, StatementKind
 from sidegate.sql import settings
 from sidegate.sql.changes import Changes
 from sidegate.sql.expressions import children
@@ -19,7 +19,7 @@ from sidegate.sql.names import Names, split_name, strings
 from sidegate.sql.nodes import PLACEMENTS, Place
 from sidegate.sql.objects import OBJECT_TYPES, Home
 from sidegate.sql.parse import Node
-from sidegate.sql.scope import OPEN, Scope, Source, star_of
+from sidegate.sql.scope import OPEN, STAR, Scope, Source, star_of
 
 K = StatementKind
 # What a stored query still says about the statement that stores it, and a planned one about EXPLAIN.
@@ -51,6 +51,17 @@ _ALTERED_NAMES: Final = {
     "AlterStatsStmt": "defnames",
     "CreateTrigStmt": "funcname",
     "CreateConversionStmt": "func_name",
+}
+_STORED_CODE: Final = {
+    "CreateFunctionStmt": "a function",
+    "CreateTrigStmt": "a trigger",
+    "CreateEventTrigStmt": "an event trigger",
+    "RuleStmt": "a rule",
+    "CreatePolicyStmt": "a policy",
+    "AlterPolicyStmt": "a policy",
+    "CreateCastStmt": "a cast",
+    "CreateTransformStmt": "a transform",
+    "CreatePLangStmt": "a language",
 }
 _RIGHTS_SUBTYPES: Final = ("Trig", "Rule", "RowSecurity", "ChangeOwner")
 _SERVER_SUBTYPES: Final = ("GenericOptions", "TableSpace")
@@ -86,6 +97,7 @@ class Definitions(Changes):
     def define(self, tag: str, fields: Node) -> None:
         """A statement whose kinds its placement gives."""
         facts = self.facts
+        facts.stores_code = facts.stores_code or _STORED_CODE.get(tag)
         placed = PLACEMENTS[tag]
         facts.kinds |= placed.kinds
         facts.controls_transaction = facts.controls_transaction or tag in _NOT_IN_TRANSACTION
@@ -129,6 +141,10 @@ class Definitions(Changes):
         images = [Source(name, [star_of(ref)], is_qualified_only=True) for name in ("old", "new")]
         return Scope(None, [Source(ref.name, [star_of(ref)], ref), *images])
 
+    def _moved(self, relation: Node, column: str = STAR) -> None:
+        """From now on the column has another name or type, or its table may be read by another name."""
+        self.facts.changed.add(ColumnRef(column, self._relation(relation)))
+
     def _touch_name(self, parts: list[str]) -> None:
         self.facts.touch_schemas(self.names.schemas_for(split_name(parts)[0]))
 
@@ -153,7 +169,7 @@ class Definitions(Changes):
                 elif name == "TableLikeClause":
                     self.facts.read(self._relation(inner["relation"]))
                 elif name == "AlterTableCmd":
-                    self._alter_command(inner)
+                    self._alter_command(inner, fields.get("relation"))
                     stack.extend(children(name, inner))
                 elif name == "IndexElem":
                     self._index_element(inner, scope)
@@ -187,8 +203,14 @@ class Definitions(Changes):
         if not is_own:
             self.facts.touch_schemas(schemas)
 
-    def _alter_command(self, command: Node) -> None:
+    def _alter_command(self, command: Node, relation: Node | None) -> None:
         subtype = command.get("subtype", "")
+        if relation is not None and subtype == "AT_AlterColumnType":
+            self._moved(relation, command["name"])
+        elif relation is not None and subtype == "AT_AddInherit":
+            self._moved(relation)  # its rows can be read through the parent
+        elif subtype == "AT_AttachPartition":
+            self._moved(command["def"]["PartitionCmd"]["name"])
         if any(word in subtype for word in _RIGHTS_SUBTYPES):
             self.facts.kinds.add(K.ROLES)
         if any(word in subtype for word in _SERVER_SUBTYPES):
@@ -251,18 +273,26 @@ class Definitions(Changes):
         self.touch_object(fields["objtype"], fields.get("object"))
 
     def _define_rename(self, fields: Node, scope: Scope) -> None:
+        if fields["renameType"] not in OBJECT_TYPES:
+            self.facts.not_known(f"object type {fields['renameType']}")
+            return
         self.touch_object(fields["renameType"], fields.get("object"), fields.get("relation"))
         if fields["renameType"] == "OBJECT_SCHEMA":
             self.facts.touch_schemas(frozenset({fields.get("subname", ""), fields["newname"]}))
-        elif OBJECT_TYPES.get(fields["renameType"]) is OBJECT_TYPES["OBJECT_TABLE"] and "relation" in fields:
+            self.facts.changed.add(ColumnRef(STAR, None))
+        elif "relation" in fields and fields["renameType"] in ("OBJECT_COLUMN", "OBJECT_ATTRIBUTE"):
+            self._moved(fields["relation"], fields["subname"])
+        elif OBJECT_TYPES[fields["renameType"]].home is Home.RELATION and "relation" in fields:
             schemas = self._relation(fields["relation"]).schemas
             self.facts.create(RelationRef(fields["newname"], schemas))
+            self._moved(fields["relation"])
 
     def _define_alter_object_schema(self, fields: Node, scope: Scope) -> None:
         self.touch_object(fields["objectType"], fields.get("object"), fields.get("relation"))
         self.facts.touch_schemas(frozenset({fields["newschema"]}))
         if "relation" in fields:
             self.facts.create(RelationRef(fields["relation"]["relname"], frozenset({fields["newschema"]})))
+            self._moved(fields["relation"])
 
     def _define_alter_owner(self, fields: Node, scope: Scope) -> None:
         self.touch_object(fields["objectType"], fields.get("object"), fields.get("relation"))
@@ -289,7 +319,8 @@ class Definitions(Changes):
         self.facts.touch_schemas(frozenset({name}) if name else None)
         outer = self.names
         if name:  # its elements are made in it
-            self.names = Names((name, *(outer.search_path or ()))) if outer.search_path is not None else Names((name,))
+            path = outer.search_path
+            self.names = Names((name, *path) if path is not None else None, created_in=name)
         for element in fields.get("schemaElts", []):
             for tag, inner in element.items():
                 self.define(tag, inner)
@@ -317,10 +348,14 @@ class Definitions(Changes):
     def _define_create_foreign_table(self, fields: Node, scope: Scope) -> None:
         base = fields["base"]
         created = self._create_relation(base.pop("relation"))
-        self.parts("CreateForeignTableStmt", fields, Scope(None, [Source(created.name, [star_of(created)], created)]))
+        scope = Scope(None, [Source(created.name, [star_of(created)], created)])
+        self.parts("CreateStmt", base, scope)
+        self.expression(fields.get("options"), scope)
 
     def _define_create_function(self, fields: Node, scope: Scope) -> None:
         parameters = [node["FunctionParameter"].get("name") for node in fields.get("parameters", [])]
+        if fields.get("is_procedure"):
+            self.facts.stores_code = "a procedure"
         own = strings(fields["funcname"])[-1]
         inner = Scope(None, [Source(own, [OPEN], is_qualified_only=True)])
         body = fields.pop("sql_body", None)
@@ -427,7 +462,25 @@ def _names_in(node: Any) -> list[str] | None:
     return None
 
 
+_SPELLED: Final = {
+    "CreatedbStmt": "CreateDatabase",
+    "DropdbStmt": "DropDatabase",
+    "CreatePLangStmt": "CreateLanguage",
+    "CreateFdwStmt": "CreateForeignDataWrapper",
+    "AlterFdwStmt": "AlterForeignDataWrapper",
+    "CreateAmStmt": "CreateAccessMethod",
+    "CreateEventTrigStmt": "CreateEventTrigger",
+    "AlterEventTrigStmt": "AlterEventTrigger",
+    "CreateTableSpaceStmt": "CreateTablespace",
+    "DropTableSpaceStmt": "DropTablespace",
+    "AlterTableSpaceOptionsStmt": "AlterTablespace",
+    "AlterTableMoveAllStmt": "AlterAllInTablespace",
+    "AlterDatabaseRefreshCollStmt": "AlterDatabase",
+    "AlterExtensionContentsStmt": "AlterExtension",
+}
+
+
 def _words(tag: str) -> str:
     """`CreateExtensionStmt` as "create extension"."""
-    name = tag.removesuffix("Stmt")
+    name = _SPELLED.get(tag, tag).removesuffix("Stmt")
     return "".join(f" {letter.lower()}" if letter.isupper() and number else letter.lower() for number, letter in enumerate(name))

@@ -37,7 +37,7 @@ def _struct_fields() -> dict[str, dict[str, str]]:
         if not isinstance(slots, dict):
             continue
         structs = {key: info.c_type.removesuffix("*") for key, info in slots.items() if info.c_type.endswith("*")}
-        found[name] = {key: struct for key, struct in structs.items() if struct in PLACEMENTS}
+        found[name] = {key: struct for key, struct in structs.items() if struct in PLACEMENTS and struct != "Expr"}  # Expr: any
     return found
 
 

@@ -37,6 +37,8 @@ class Facts:
     deallocates: str | None = None
     declares: str | None = None
     fetches: str | None = None
+    stores_code: str | None = None
+    changed: set[ColumnRef] = field(default_factory=set)
 
     def touch_schemas(self, schemas: frozenset[str] | None) -> None:
         if schemas is None:
@@ -113,4 +115,6 @@ class Facts:
             deallocates=self.deallocates,
             declares=self.declares,
             fetches=self.fetches,
+            stores_code=self.stores_code,
+            columns_changed=frozenset(self.changed),
         )

@@ -54,10 +54,12 @@ def split_name(parts: list[str]) -> tuple[str | None, str]:
 class Names:
     """The names of one search_path."""
 
-    __slots__ = ("_all", "_functions", "_path", "_relations", "is_catalog_first", "search_path")
+    __slots__ = ("_all", "_created_in", "_functions", "_path", "_relations", "is_catalog_first", "search_path")
 
-    def __init__(self, search_path: tuple[str, ...] | None) -> None:
+    def __init__(self, search_path: tuple[str, ...] | None, created_in: str | None = None) -> None:
+        """`created_in`: where new objects go instead of the path's first schema, inside CREATE SCHEMA."""
         self.search_path = search_path
+        self._created_in = created_in or (search_path[0] if search_path else None)
         self._path: frozenset[str] | None = frozenset(search_path) if search_path is not None else None
         # INVARIANT: with pg_catalog later in the path, a name of another schema may come first: nothing unqualified is then built in.
         self.is_catalog_first = search_path is not None and (PG_CATALOG not in search_path or search_path[0] == PG_CATALOG)
@@ -99,7 +101,7 @@ class Names:
     def created_schemas(self, schema: str | None) -> frozenset[str] | None:
         if schema is not None:
             return frozenset({_temporary(schema)})
-        return frozenset({_temporary(self.search_path[0])}) if self.search_path else None
+        return frozenset({_temporary(self._created_in)}) if self._created_in is not None else None
 
     def function(self, parts: list[str]) -> Called:
         if len(parts) == 1:
@@ -114,24 +116,27 @@ class Names:
     def _find_function(self, schema: str | None, name: str) -> Called:
         if schema is None:
             is_builtin = self.is_catalog_first and name in CATALOG_FUNCTIONS
-            schemas = _CATALOG_ONLY if is_builtin else (self._all if name in CATALOG_FUNCTIONS else self._path or None)
+            schemas = _CATALOG_ONLY if is_builtin else self._unqualified(name in CATALOG_FUNCTIONS)
             return Called(FunctionRef(name, schemas), is_builtin)
         is_builtin = schema == PG_CATALOG and name in CATALOG_FUNCTIONS
         is_builtin = is_builtin or (schema == INFORMATION_SCHEMA and name in INFORMATION_FUNCTIONS)
         return Called(FunctionRef(name, frozenset({_temporary(schema)})), is_builtin)
 
+    def _unqualified(self, is_in_catalog: bool) -> frozenset[str] | None:
+        return self._all if is_in_catalog else self._path or None
+
     def operator_schemas(self, parts: list[str]) -> tuple[bool, frozenset[str] | None]:
         """Whether the operator is PostgreSQL's own, and where it could be otherwise."""
         schema, name = split_name(parts)
         if schema is None:
-            return self.is_catalog_first and name in CATALOG_OPERATORS, self._all
+            return self.is_catalog_first and name in CATALOG_OPERATORS, self._unqualified(name in CATALOG_OPERATORS)
         return schema == PG_CATALOG and name in CATALOG_OPERATORS, frozenset({schema})
 
     def type_schemas(self, parts: list[str]) -> tuple[bool, frozenset[str] | None]:
         """The same for a type. Unlike functions, types have no overloads: the first on the path wins, a temporary one before all."""
         schema, name = split_name(parts)
         if schema is None:
-            return self.is_catalog_first and name in CATALOG_TYPES, self._all
+            return self.is_catalog_first and name in CATALOG_TYPES, self._unqualified(name in CATALOG_TYPES)
         is_own = (schema == PG_CATALOG and name in CATALOG_TYPES) or (schema == INFORMATION_SCHEMA and name in INFORMATION_TYPES)
         return is_own, frozenset({_temporary(schema)})
 

@@ -82,6 +82,7 @@ class Queries(FromItems):
         self.locking(fields.get("lockingClause", []))
         if "intoClause" in fields:
             self.select_into(fields["intoClause"], outputs)
+            return []
         return outputs
 
     def select_into(self, into: Node, outputs: list[Output]) -> None:
