@@ -329,6 +329,7 @@ class Issuer:
             "claims with half a character": (self.mint(text.replace("Ada", "\\ud800").encode()), c.MALFORMED),
             "claims with NaN": (self.mint(text.replace("true", "NaN").encode()), c.MALFORMED),
             "claims nested deep": (self.mint(b'{"a":' + b"[" * 9000 + b"]" * 9000 + b"}"), c.MALFORMED),
+            "claims nested deeper than all readers go": (self.token(deep=nested(40)), c.MALFORMED),
             "claims with an endless number": (self.mint(b'{"exp": ' + b"9" * 9000 + b"}"), c.MALFORMED),
             "huge": (self.token(padding="x" * 40_000), c.TOO_LARGE),
             "two parts": (f"{head}.{body}", c.MALFORMED),
@@ -344,6 +345,13 @@ class Issuer:
             "in look-alike letters": (good.replace("e", "е", 1), c.MALFORMED),
         }
         return {name: BadToken(*pair) for name, pair in tokens.items()}
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def b64(data: bytes) -> str:

@@ -19,6 +19,7 @@ from sidegate.policy.principal import Json
 
 MAX_TOKEN_BYTES: Final = 32 * 1024  # Entra ID puts up to 200 groups in; beyond, the groups belong behind a filter at the issuer
 MAX_KEY_ID: Final = 256
+MAX_DEPTH: Final = 32  # of lists and objects in each other; readers differ in where they give up
 
 _COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)", re.ASCII)
 _ENCRYPTED: Final = re.compile(r"[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*){4}", re.ASCII)
@@ -103,6 +104,8 @@ def parse_strict_json(data: bytes) -> Json:
         value: Json = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
         # Escapes can spell code points that are no characters; the encoder finds them, and infinities that a large exponent made.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        if not _is_shallow(value):
+            raise StrictJsonError("nested too deep")
     except StrictJsonError:
         raise
     except UnicodeError:
@@ -158,6 +161,17 @@ def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     if len(result) != len(pairs):
         raise StrictJsonError("a name twice in one JSON object")
     return result
+
+
+def _is_shallow(value: Json) -> bool:
+    """Level by level, without recursion of its own."""
+    level: list[Json] = [value]
+    for _ in range(MAX_DEPTH):
+        containers = [each for each in level if isinstance(each, list | dict)]
+        if not containers:
+            return True
+        level = [inner for each in containers for inner in (each.values() if isinstance(each, dict) else each)]
+    return False
 
 
 def _refuse_constant(name: str) -> Json:

@@ -111,9 +111,11 @@ def is_loopback_host(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    # An IPv4 address in IPv6 clothes counts as loopback from Python 3.13 on only; it has no business in a URL.
+    return address.is_loopback and not (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None)
 
 
 def _endpoint(value: dict[str, Json], name: str, allow_loopback: bool) -> str | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import ipaddress
 import socket
 import ssl
 import threading
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import SplitResult, urlencode
 
-from sidegate.identity.discovery import DiscoveryError, check_url
+from sidegate.identity.discovery import DiscoveryError, check_url, is_loopback_host
 from sidegate.identity.problem import quoted
 
 _REFUSED_REDIRECTS: Final = range(300, 400)
@@ -153,7 +152,7 @@ class _Exchange:
                 plain = tls
                 self._keep(tls)
                 tls.do_handshake()
-            elif not ipaddress.ip_address(plain.getpeername()[0]).is_loopback:
+            elif not is_loopback_host(plain.getpeername()[0]):
                 raise ValueError("plain http led away from loopback")
         except BaseException:
             plain.close()

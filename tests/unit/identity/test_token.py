@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.issuer import NOW, Issuer, b64
+from tests.support.issuer import NOW, Issuer, b64, nested
 
 from sidegate.identity.jwks import parse_jwks
 from sidegate.identity.keys import IssuerKeys, KeyAnswer
@@ -155,6 +155,10 @@ async def test_a_token_without_key_id_is_refused_when_several_keys_fit() -> None
     assert isinstance(problem, IdentityProblem)
     assert problem.cause == IdentityCause.UNKNOWN_KEY
     assert "names no key" in problem.message
+
+
+async def test_claims_nested_as_deep_as_anybody_needs_are_read(issuer: Issuer) -> None:
+    assert isinstance(await verifier(issuer).verify(issuer.token(deep=nested(25)), NOW), VerifiedToken)
 
 
 async def test_repr_of_a_verified_token_holds_no_claims(issuer: Issuer) -> None:
