@@ -40,7 +40,8 @@ _OTHER_DIGITS: Final = r"[^\P{Nd}0-9]"
 ESCAPE_TRIGGER: Final = rb"\\(?:[ux][0-9A-Fa-f]{2}|U[0-9A-Fa-f]{8}|[0-3][0-7]{2}|/)"
 # Spaces and dashes are frequent in prose and matter only beside what they could hold apart.
 FOLD_TRIGGER: Final = (
-    f"[{UNSEEN}{TWINS}]|{_OTHER_DIGITS}|[0-9][ ._/-]{{0,2}}[{SPACES}{DASHES}]|[0-9A-Za-z][{SPACES}{DASHES}][0-9A-Za-z]"
+    f"[{UNSEEN}{TWINS}]|{_OTHER_DIGITS}"
+    f"|[0-9][ ._/-]{{0,2}}[{SPACES}{DASHES}]|[{SPACES}{DASHES}][0-9]{{3}}|[0-9A-Za-z][{SPACES}{DASHES}][0-9A-Za-z]"
 ).encode()
 
 _folded: Final = compile_pattern(f"(?:[{UNSEEN}{TWINS}{SPACES}{DASHES}]|{_OTHER_DIGITS})+".encode())

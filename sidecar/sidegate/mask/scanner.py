@@ -17,7 +17,8 @@ from sidegate.mask.strategies import REDACTED, STRICTNESS, masked_value
 from sidegate.policy.decision import MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
 
-_CACHED_SCANNERS: Final = 256
+_CACHED_SCANNERS: Final = 1024  # small: their compiled patterns are shared
+_CACHED_PREFILTERS: Final = 64  # each may take some megabytes
 
 
 class UnknownDetectorError(ValueError):
@@ -55,6 +56,25 @@ def _rules(masks: tuple[ValueMask, ...]) -> tuple[_Rule, ...]:
     return tuple(rules.values())
 
 
+class _Patterns(NamedTuple):
+    """The prefilter patterns of some detectors, then the two triggers of readings. `owners`: of each pattern, which detector's."""
+
+    patterns: Prefilter
+    owners: tuple[int, ...]
+    unescape_at: int
+    fold_at: int
+
+
+@lru_cache(maxsize=_CACHED_PREFILTERS)
+def _prefilter(names: tuple[str, ...]) -> _Patterns:
+    patterns: list[bytes] = []
+    owners: list[int] = []
+    for index, name in enumerate(names):
+        patterns += DETECTORS[name].prefilter
+        owners += [index] * len(DETECTORS[name].prefilter)
+    return _Patterns(Prefilter((*patterns, ESCAPE_TRIGGER, FOLD_TRIGGER)), tuple(owners), len(patterns), len(patterns) + 1)
+
+
 class Scanner:
     """`hash_key` is for the Hash strategy; without it such values are redacted.
 
@@ -62,37 +82,31 @@ class Scanner:
         UnknownDetectorError: a mask names a detector that there isn't.
     """
 
-    __slots__ = ("_fold_at", "_hash_key", "_owners", "_prefilter", "_rules", "_unescape_at")
+    __slots__ = ("_hash_key", "_prefilter", "_rules")
 
     def __init__(self, masks: tuple[ValueMask, ...], hash_key: bytes | None = None) -> None:
         self._hash_key = hash_key
         self._rules = _rules(masks)
-        patterns: list[bytes] = []
-        self._owners: list[int] = []  # of each pattern: position in _rules
-        for index, rule in enumerate(self._rules):
-            patterns += rule.detector.prefilter
-            self._owners += [index] * len(rule.detector.prefilter)
-        self._unescape_at = len(patterns)
-        self._fold_at = len(patterns) + 1
-        self._prefilter = Prefilter((*patterns, ESCAPE_TRIGGER, FOLD_TRIGGER))
+        self._prefilter = _prefilter(tuple(rule.detector.name for rule in self._rules))
 
     @staticmethod
     def of(masks: tuple[ValueMask, ...], hash_key: bytes | None = None) -> Scanner:
-        """The one scanner for equal masks: compiling its patterns takes milliseconds."""
-        return _scanner(masks, hash_key)
+        """The one scanner for equal masks. The key counts only where a mask hashes; compiled patterns are shared in any case."""
+        is_keyed = any(mask.strategy is MaskStrategy.HASH for mask in masks)
+        return _scanner(masks, hash_key if is_keyed else None)
 
     def may_contain(self, data: bytes | memoryview) -> bool:
         """Quickly: false means that no value inside `data` holds anything to mask. True means that `find` has to look at each value."""
-        return bool(self._rules) and bool(self._prefilter.matches(data))
+        return bool(self._rules) and bool(self._prefilter.patterns.matches(data))
 
     def find(self, data: bytes) -> list[Span]:
         """Everything to mask in one value, from left to right, without overlaps."""
-        hits = self._prefilter.matches(data)
+        hits = self._prefilter.patterns.matches(data)
         if not hits or not self._rules:
             return []
         found = self._look(data, hits)
         for reading, source in self._readings(data, hits):
-            spans = self._look(reading.data, self._prefilter.matches(reading.data))
+            spans = self._look(reading.data, self._prefilter.patterns.matches(reading.data))
             spans = [_at(span, reading.source_span((span.start, span.end))) for span in spans]
             if source is not None:
                 spans = [_at(span, source.source_span((span.start, span.end))) for span in spans]
@@ -128,7 +142,8 @@ class Scanner:
 
     def _look(self, data: bytes, hits: list[int]) -> list[Span]:
         found: list[Span] = []
-        for index in sorted({self._owners[hit] for hit in hits if hit < len(self._owners)}):
+        owners = self._prefilter.owners
+        for index in sorted({owners[hit] for hit in hits if hit < len(owners)}):
             rule = self._rules[index]
             found += [Span(start, end, rule.detector.name, rule.strategy, rule.source) for start, end in rule.detector.find(data)]
         return found
@@ -136,12 +151,13 @@ class Scanner:
     def _readings(self, data: bytes, hits: list[int]) -> list[tuple[Reading, Reading | None]]:
         """Each reading that differs from the value, with the reading it was made from."""
         readings: list[tuple[Reading, Reading | None]] = []
-        if self._fold_at in hits:
+        fold_at = self._prefilter.fold_at
+        if fold_at in hits:
             readings.append((fold(data), None))
-        if self._unescape_at in hits:
+        if self._prefilter.unescape_at in hits:
             unescaped = unescape(data)
             readings.append((unescaped, None))
-            if self._fold_at in self._prefilter.matches(unescaped.data):
+            if fold_at in self._prefilter.patterns.matches(unescaped.data):
                 readings.append((fold(unescaped.data), unescaped))
         return readings
 

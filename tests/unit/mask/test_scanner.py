@@ -19,7 +19,10 @@ def mask(*names: str, strategy: MaskStrategy = MaskStrategy.REDACT, rule: str = 
 
 def test_equal_masks_share_one_scanner() -> None:
     assert Scanner.of((mask("email"),)) is Scanner.of((mask("email"),))
-    assert Scanner.of((mask("email"),)) is not Scanner.of((mask("email"),), b"key")
+    hashing = (mask("email", strategy=MaskStrategy.HASH),)
+    assert Scanner.of((mask("email"),), b"key") is Scanner.of((mask("email"),), b"other")  # no use is made of the key
+    assert Scanner.of(hashing, b"key") is not Scanner.of(hashing, b"other")
+    assert Scanner.of(hashing, b"key").mask(b"a@example.com") != Scanner.of(hashing, b"other").mask(b"a@example.com")
 
 
 def test_no_masks_find_nothing() -> None:
