@@ -72,8 +72,8 @@ def mask_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement, opaque:
         return MaskRefusal(
             Reason.MASKED_COLUMN_COPIED, first, f"what the prepared statement `{statement.executes}` reads would be copied unseen"
         )
-    if statement.stores_code is not None or _defines_the_unseen(statement):
-        detail = f"{statement.stores_code or 'what it defines'} could read masked columns unseen once it runs"
+    if statement.stores_code is not None:
+        detail = f"{statement.stores_code} could read masked columns unseen once it runs"
         return MaskRefusal(Reason.MASK_NOT_PROVABLE, first, detail)
     for mask in masks:
         for column in sorted(statement.columns_changed, key=_column_order):
@@ -95,11 +95,6 @@ def mask_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement, opaque:
                     Reason.MASKED_COLUMN_STEERS, mask.source, f"{_shown(column)} may only stand plainly in the output"
                 )
     return None
-
-
-def _defines_the_unseen(statement: SqlStatement) -> bool:
-    """DDL that names no relation, and of which it isn't said that it stores no code: a function for all that is known."""
-    return StatementKind.DDL in statement.kinds and not (statement.reads or statement.writes or statement.creates)
 
 
 def may_be_masked(mask: ColumnMask, column: ColumnRef) -> bool:

@@ -35,10 +35,6 @@ def test_stored_code_is_refused_whatever_the_use(use: ColumnUse) -> None:
     assert reason(mask("ssn", use=use), ddl()) is None
 
 
-def test_a_definition_of_which_nothing_is_known_is_refused() -> None:
-    assert reason(mask("ssn"), SqlStatement("create", frozenset({StatementKind.DDL}))) is Reason.MASK_NOT_PROVABLE
-
-
 @pytest.mark.parametrize("use", list(ColumnUse))
 def test_a_masked_column_keeps_its_name_and_type(use: ColumnUse) -> None:
     assert reason(mask("ssn", use=use), ddl(columns_changed=frozenset({ColumnRef("ssn", USERS)}))) is Reason.MASKED_COLUMN_COPIED
