@@ -15,7 +15,7 @@ rename the file and restart the gate), sending over a network.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -39,9 +39,14 @@ class AuditError(Exception):
 
 
 class AuditSink(Protocol):
-    """Takes events in order. `write` returns when the event is out, or raises `AuditError`."""
+    """Takes events in order. `write` returns when the event is out, or raises `AuditError`.
+
+    `write_all` writes several at once; an event may be encoded already (the JSON object, without a line end).
+    """
 
     def write(self, event: AuditEvent) -> None: ...
+
+    def write_all(self, events: Sequence[AuditEvent | bytes]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -59,13 +64,20 @@ class _DescriptorSink:
         self._is_mid_line = False
 
     def write(self, event: AuditEvent) -> None:
+        self.write_all((event,))
+
+    def write_all(self, events: Sequence[AuditEvent | bytes]) -> None:
         if self._descriptor < 0:
             raise AuditError(f"audit log `{self._name}` is closed", "restart the gate")
-        data = encode_event(event)[:-1] + self._member % self._sequence
-        new_link = link(self._link, data)
-        line = b'%s%s%s"}\n' % (data, _LINK_MEMBER, new_link.hex().encode())
-        if self._is_mid_line:
-            line = b"\n" + line
+        lines = [b"\n"] if self._is_mid_line else []
+        new_link, sequence = self._link, self._sequence
+        for event in events:
+            encoded = event if isinstance(event, bytes) else encode_event(event)
+            data = encoded[:-1] + self._member % sequence
+            new_link = link(new_link, data)
+            lines.append(b'%s%s%s"}\n' % (data, _LINK_MEMBER, new_link.hex().encode()))
+            sequence += 1
+        line = b"".join(lines)
         try:
             written = os.write(self._descriptor, line)
         except OSError as error:
@@ -78,7 +90,7 @@ class _DescriptorSink:
                 f"audit log `{self._name}` took {written} of {len(line)} bytes", "free the volume or mend the log's reader"
             )
         self._is_mid_line = False
-        self._sequence += 1
+        self._sequence = sequence
         self._link = new_link
 
     def close(self) -> None:

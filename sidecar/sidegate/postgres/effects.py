@@ -66,8 +66,11 @@ Action: TypeAlias = Hold | WithdrawHold | ReportExecuted | RefreshCatalog | Cata
 
 @dataclass(slots=True)
 class Effects:
+    """`decided` is for the metrics: decision, first kind and reason of each statement decided on."""
+
     records: list[RecordEntry] = field(default_factory=list)
-    audits: list[AuditEvent] = field(default_factory=list)
+    audits: list[AuditEvent | bytes] = field(default_factory=list)
+    decided: list[tuple[str, str, str]] = field(default_factory=list)
     to_target: list[tuple[Permit, bytes]] = field(default_factory=list)
     to_client: list[bytes] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)

@@ -415,6 +415,8 @@ def _check(code: int, length: int) -> None:
 
 
 def merged(candidates: tuple[Prepared, ...]) -> tuple[SqlStatement, ...]:
+    if len(candidates) == 1:
+        return candidates[0].statements
     return tuple(statement for candidate in candidates for statement in candidate.statements)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from sidegate.approval.backend import HoldRequest, Verdict
 from sidegate.audit.events import (
     ApprovalDecided,
@@ -23,7 +25,7 @@ from sidegate.audit.events import (
     StatementExecuted,
     at,
 )
-from sidegate.policy.decision import Decision, Deny, RequireApproval
+from sidegate.policy.decision import Allow, Decision, Deny, Measure, RequireApproval
 from sidegate.postgres.frames import count_run
 from sidegate.postgres.statements import Work
 from sidegate.record.capture import ResultCapture
@@ -37,9 +39,10 @@ from sidegate.record.entries import (
     Parameter,
     StatementRecord,
 )
-from sidegate.record.frame import RecordEntry
+from sidegate.record.frame import RecordEntry, RecordKind
 
 MAX_RECORDED_PARAMETER_BYTES: Final = 64 * 1024
+MAX_CACHED_TAILS: Final = 256
 
 
 class Journal:
@@ -49,9 +52,13 @@ class Journal:
         self._max_result_bytes = max_result_bytes
         self._opened_at = opened_at
         self._records: list[RecordEntry] = []
-        self._audits: list[AuditEvent] = []
+        self._audits: list[AuditEvent | bytes] = []
         self._revision = ""
         self._captures: dict[int, ResultCapture] = {}
+        self._pending: list[tuple[Work, bytes, bool]] = []  # bytes of answers since the last `take`
+        self._decided: list[tuple[str, str, str]] = []
+        self._session_json = msgspec.json.encode(fields)
+        self._tails: dict[int, tuple[Decision, str, bytes, bytes]] = {}
         self._held_at = opened_at
         self.now = opened_at
         self.statements = 0
@@ -59,9 +66,12 @@ class Journal:
         self.rows = 0
         self.masked_cells = 0
 
-    def take(self) -> tuple[list[RecordEntry], list[AuditEvent]]:
-        taken = self._records, self._audits
-        self._records, self._audits = [], []
+    def take(self) -> tuple[list[RecordEntry], list[AuditEvent | bytes], list[tuple[str, str, str]]]:
+        """Records, audit events, and what was decided (decision, first kind, reason) since it was last asked for."""
+        if self._pending:
+            self._record_pending()
+        taken = self._records, self._audits, self._decided
+        self._records, self._audits, self._decided = [], [], []
         return taken
 
     # ---- statements ---------------------------------------------------------------------------------------------------------------
@@ -96,9 +106,18 @@ class Journal:
         return Parameter(binary=value) if is_binary else Parameter(text=text)
 
     def decided(self, work: Work, decision: Decision) -> None:
+        kinds = work.kind_names()
+        kind = kinds[0] if kinds else ""
+        if isinstance(decision, Allow) and work.impact is None and not work.fingerprint:
+            self._decided.append(("Allow", kind, decision.reason.value))
+            self._decided_plainly(work, decision, kinds)
+            return
+        if isinstance(decision, Measure):
+            self._decided.append(("Measure", kind, ""))
+        else:
+            self._decided.append((type(decision).__name__, kind, decision.reason.value))
         if isinstance(decision, Deny):
             self.denied += 1
-        kinds = work.kind_names()
         rows = work.impact.rows_affected if work.impact is not None else None
         record = DecisionRecord.of(work.id, decision, fingerprint=work.fingerprint, kinds=kinds, impact=work.impact)
         self._records.append(record.entry())
@@ -108,6 +127,27 @@ class Journal:
                 text=self._mask_text(work.normalised()), fingerprint=work.fingerprint, kinds=kinds, rows_measured=rows,
             )
         )  # fmt: skip
+
+    def _decided_plainly(self, work: Work, decision: Allow, kinds: tuple[str, ...]) -> None:
+        """What most statements are. The same decision on the same statement is encoded once; only number and time differ."""
+        normalised = work.normalised()
+        cached = self._tails.get(id(decision))
+        if cached is None or cached[0] is not decision or cached[1] != normalised:
+            if len(self._tails) >= MAX_CACHED_TAILS:
+                self._tails.clear()
+            record = DecisionRecord.of(0, decision, kinds=kinds)
+            event = StatementDecided.of(at(0), self._fields, 0, decision, text=self._mask_text(normalised), kinds=kinds)
+            cached = (decision, normalised, tail_of(record), tail_of(event))
+            self._tails[id(decision)] = cached
+        number = b"%d" % work.id
+        self._records.append(RecordEntry(RecordKind.DECISION, b'{"statement":' + number + cached[2]))
+        self._audits.append(
+            b'{"event":"StatementDecided","time":%s,"session":%s,"statement":%s%s'
+            % (self._time(), self._session_json, number, cached[3])
+        )
+
+    def _time(self) -> bytes:
+        return msgspec.json.encode(at(self.now))
 
     def held(self, work: Work, decision: RequireApproval, request: HoldRequest, name: str, *, joined: bool) -> None:
         self._held_at = self.now
@@ -144,21 +184,50 @@ class Journal:
         )  # fmt: skip
 
     def result(self, work: Work, frames: bytes, *, starts_message: bool = True) -> None:
-        """Bytes of the answer, as they go to the client."""
-        capture = self._captures.get(work.id)
-        if capture is None:
-            capture = self._captures[work.id] = ResultCapture(work.id, self._max_result_bytes)
-        rows = count_run(frames, 0, len(frames)) if starts_message else 0
-        entry = capture.add(frames, rows, starts_message)
-        if entry is not None:
-            self._records.append(entry)
+        """Bytes of the answer, as they go to the client. Recorded together at the next `take`, or with the outcome."""
+        self._pending.append((work, frames, starts_message))
+
+    def _record_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        at_most = len(pending)
+        index = 0
+        while index < at_most:
+            work, first, starts_message = pending[index]
+            parts = [first]
+            index += 1
+            while index < at_most and pending[index][0] is work:
+                parts.append(pending[index][1])
+                index += 1
+            frames = parts[0] if len(parts) == 1 else b"".join(parts)
+            capture = self._captures.get(work.id)
+            if capture is None:
+                capture = self._captures[work.id] = ResultCapture(work.id, self._max_result_bytes)
+            rows = count_run(frames, 0, len(frames)) if starts_message else 0
+            entry = capture.add(frames, rows, starts_message)
+            if entry is not None:
+                self._records.append(entry)
 
     def outcome(self, work: Work) -> None:
+        if self._pending:
+            self._record_pending()
         capture = self._captures.pop(work.id, None)
-        marker = capture.finish() if capture is not None else None
+        marker = capture.finish() if capture is not None and capture.has_left_out else None
         if marker is not None:
             self._records.append(marker)
         self.rows += work.rows
+        number = b"%d" % work.id
+        if work.sqlstate or work.masked_cells or work.approval:
+            self._outcome_in_full(work)
+            return
+        tag = msgspec.json.encode(work.tag)
+        rows = b',"rows":%d' % work.rows if work.rows else b""
+        self._records.append(RecordEntry(RecordKind.OUTCOME, b'{"statement":%s,"tag":%s%s}' % (number, tag, rows)))
+        self._audits.append(
+            b'{"event":"StatementExecuted","time":%s,"session":%s,"statement":%s,"outcome":%s%s}'
+            % (self._time(), self._session_json, number, tag, rows)
+        )
+
+    def _outcome_in_full(self, work: Work) -> None:
         self._records.append(
             OutcomeRecord(
                 statement=work.id, tag=work.tag, sqlstate=work.sqlstate, rows=work.rows or None, masked=dict(work.masked_cells)
@@ -200,3 +269,10 @@ class Journal:
             time=at(self.now), session=self._fields, reason=reason, duration_s=max(0.0, self.now - self._opened_at),
             statements=self.statements, denied=self.denied, rows=self.rows, recording=recording, recording_link=recording_link,
         )  # fmt: skip
+
+
+def tail_of(entry: DecisionRecord | StatementDecided) -> bytes:
+    """The JSON behind the statement's number, which must come last of what differs: see the structs' field order."""
+    encoded = msgspec.json.encode(entry)
+    _, _, tail = encoded.partition(b'"statement":0')
+    return tail

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, assert_never
 
 from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, Verdict
-from sidegate.audit.events import AuditEvent, Masked, StatementDecided
+from sidegate.audit.events import Masked
 from sidegate.audit.sinks import AuditError, AuditSink
 from sidegate.policy.config import RecordingMode
 from sidegate.policy.reason import Reason
@@ -172,21 +172,24 @@ class Relay:
             else:
                 self._services.meter.recorded_bytes(self._recorder.size - before)
         try:
-            for event in effects.audits:
-                self._services.audit.write(event)
-                self._count(event)
+            if effects.audits:
+                self._services.audit.write_all(effects.audits)
         except AuditError as error:
             log.error("audit failed: %s", error)
             self._fail(Reason.RECORDING_UNAVAILABLE, str(error))
             return False
+        if effects.audits:
+            self._count(effects)
         return True
 
-    def _count(self, event: AuditEvent) -> None:
-        if isinstance(event, StatementDecided):
-            self._services.meter.statement_decided(event.decision, event.kinds[0] if event.kinds else "", event.reason)
-        elif isinstance(event, Masked):
-            for source, count in event.cells.items():
-                self._services.meter.values_masked(source, count)
+    def _count(self, effects: Effects) -> None:
+        meter = self._services.meter
+        for decision, kind, reason in effects.decided:
+            meter.statement_decided(decision, kind, reason)
+        for event in effects.audits:
+            if isinstance(event, Masked):
+                for source, count in event.cells.items():
+                    meter.values_masked(source, count)
 
     def _fail(self, reason: Reason, detail: str) -> None:
         """End without what can't be written: the client learns why, the target sees nothing more."""

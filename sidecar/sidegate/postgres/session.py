@@ -514,8 +514,8 @@ class Session:
         self._actions.append(CloseSession("the client ended the session"))
 
     def _flush(self) -> Effects:
-        records, audits = self.journal.take()
-        effects = Effects(records, audits, self._to_target, self._to_client, self._actions)
+        records, audits, decided = self.journal.take()
+        effects = Effects(records, audits, decided, self._to_target, self._to_client, self._actions)
         self._to_target, self._to_client, self._actions = [], [], []
         return effects
 

@@ -33,6 +33,11 @@ class ResultCapture:
         self._bytes_left_out = 0
         self._rows_left_out = 0
 
+    @property
+    def has_left_out(self) -> bool:
+        """`finish` will have a marker."""
+        return self._bytes_left_out > 0
+
     def add(self, chunk: bytes, rows: int = 0, starts_message: bool = True) -> RecordEntry | None:
         """Bytes on their way to the client, with the number of rows that end in them: what to append now.
 
