@@ -18,8 +18,6 @@ MONEY_OID: Final = 790
 NUMERIC_OID: Final = 1700
 # text, varchar, bpchar, name, xml, unknown: any bytes in the client's encoding are a value.
 TEXT_OIDS: Final = frozenset({25, 1043, 1042, 19, 142, 705})
-# _text, _varchar, _bpchar, _name, _xml, and the search types: a replacement inside keeps the literal readable.
-TEXT_COMPOUND_OIDS: Final = frozenset({1009, 1015, 1014, 1003, 143, 3614, 3615, 2249, 2287})
 # Ranges and multiranges of numbers, and arrays of what isn't text: a replacement inside would be no element of theirs.
 NUMBER_COMPOUND_OIDS: Final = frozenset(
     {1016, 1231, 1022, 791, 1001, 199, 3807}  # _int8, _numeric, _float8, _money, _bytea, _json, _jsonb

@@ -14,7 +14,22 @@ from tests.support.postgres_server import PostgresServer
 from sidegate.mask.cells import column_replacement, masked_cell, scan_cell
 from sidegate.mask.detectors import DETECTOR_NAMES
 from sidegate.mask.json import mask_json
-from sidegate.mask.kinds import BINARY, TEXT, CellKind, kind_of
+from sidegate.mask.kinds import (
+    BINARY,
+    BYTEA_OID,
+    FLOAT8_OID,
+    INT8_OID,
+    JSON_OID,
+    JSONB_OID,
+    MONEY_OID,
+    NUMBER_COMPOUND_OIDS,
+    NUMERIC_OID,
+    PLAIN_OIDS,
+    TEXT,
+    TEXT_OIDS,
+    CellKind,
+    kind_of,
+)
 from sidegate.mask.scanner import Scanner
 from sidegate.mask.tally import Tally
 from sidegate.policy.decision import MaskStrategy, ValueMask
@@ -353,3 +368,18 @@ def test_types_that_pass_unread_can_not_hold_a_card_number(connection: psycopg.C
         assert kind_of(oid, TEXT) is CellKind.PLAIN, expression
         assert kind_of(oid, BINARY) is CellKind.PLAIN, expression
         assert scanner().find(value) == [], expression
+
+
+def test_the_tables_name_the_types_that_they_mean(connection: psycopg.Connection) -> None:
+    tables = {
+        TEXT_OIDS: "text varchar bpchar name xml unknown",
+        PLAIN_OIDS: "bool char int2 int4 oid xid cid float4 date time timetz timestamp timestamptz uuid macaddr macaddr8 pg_lsn void",
+        NUMBER_COMPOUND_OIDS: "_int8 _numeric _float8 _money _bytea _json _jsonb int8range _int8range numrange _numrange int8multirange "
+        "_int8multirange nummultirange _nummultirange",
+        frozenset(
+            {JSON_OID, JSONB_OID, BYTEA_OID, INT8_OID, FLOAT8_OID, MONEY_OID, NUMERIC_OID}
+        ): "json jsonb bytea int8 float8 money numeric",
+    }
+    for oids, names in tables.items():
+        rows = connection.execute("SELECT typname FROM pg_type WHERE oid = ANY(%s)", [sorted(oids)]).fetchall()
+        assert sorted(name for (name,) in rows) == sorted(names.split())

@@ -6,10 +6,12 @@ import struct
 
 import pytest
 
+from sidegate.mask.kinds import CellKind
 from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
+from sidegate.postgres import rows as rows_module
 from sidegate.postgres.messages import TargetProtocolError, decode_data_row, encode_rows
-from sidegate.postgres.results import ColumnOrigin, FieldDescription, ResultPlan, plan_result
+from sidegate.postgres.results import Action, ColumnOrigin, FieldDescription, ResultPlan, plan_result
 from sidegate.postgres.rows import rewrite_rows
 
 RULE = PolicyRule("ns", "policy", "columns")
@@ -65,6 +67,11 @@ def decoded(data: bytes) -> list[tuple[bytes | None, ...]]:
 
 
 ROWS = encode_rows([(b"1", b"583-68-2629", b"x"), (b"2", None, b""), (b"3", b"", None), (None, b"y" * 5000, b"z")])
+
+
+def test_the_compiled_constants_are_those_of_the_plan() -> None:
+    assert (rows_module._MASK, rows_module._SCAN) == (Action.MASK, Action.SCAN)
+    assert rows_module._INT8_BINARY == CellKind.INT8_BINARY
 
 
 def test_masks_its_column_and_nothing_else() -> None:
