@@ -79,7 +79,7 @@ class SqlStatement:
     that a mask by name would no longer find them.
     """
 
-    text: str
+    text: str = field(compare=False)  # nothing is decided by it, and a kept analysis has its normal form here
     kinds: frozenset[StatementKind]
     reads: frozenset[RelationRef] = frozenset()
     writes: frozenset[RelationRef] = frozenset()

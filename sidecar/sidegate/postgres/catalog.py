@@ -182,7 +182,7 @@ class MaskedView:
 
 def _applies(mask: ColumnMask, relation: Relation, column: str) -> bool:
     return (
-        column in mask.names
+        column.lower() in mask.names
         and (mask.schemas is None or relation.schema in mask.schemas)
         and (mask.tables is None or relation.name in mask.tables)
     )

@@ -363,7 +363,7 @@ class PostgresGate:
         now = services.now()
         address = self._target_address(config)
         judge = Judge(self._engine, principal, startup.database, grant.role, self._statements)
-        masker = Masker(judge, grant.masks, secrets.token_bytes(32))
+        masker = Masker(judge, grant.masks, secrets.token_bytes(32), services.limits.max_row_bytes)
         journal = Journal(fields, masker.text, config.target.recording.max_result_bytes_per_statement, now)
         facts = SessionFacts(
             session_id=fields.id,

@@ -40,10 +40,11 @@ class Masker:
     session comparable.
     """
 
-    def __init__(self, judge: Judge, masks: Masks, hash_key: bytes) -> None:
+    def __init__(self, judge: Judge, masks: Masks, hash_key: bytes, max_row_bytes: int = 128 * 1024 * 1024) -> None:
         self._judge = judge
         self._masks = masks
         self._hash_key = hash_key
+        self._max_row_bytes = max_row_bytes
         self._scanner = Scanner.of(masks.values, hash_key) if masks.values else None
         self._plans: dict[tuple[object, ...], ResultPlan] = {}
 
@@ -150,8 +151,12 @@ class Masker:
             return None
         options = copy_out_options(work.text)
         assert options is not None
+        try:
+            layout = CopyFormat.of(options)
+        except TargetProtocolError as error:
+            return str(error)
         work.plan = plan
-        work.copy_rewriter = CopyOutRewriter(plan, CopyFormat.of(options))
+        work.copy_rewriter = CopyOutRewriter(plan, layout, self._max_row_bytes)
         return ""
 
     def rewrite_copy(self, work: Work, buffer: bytes, start: int, end: int) -> bytes:

@@ -194,15 +194,24 @@ def decode_parse(body: bytes) -> Parse:
 def decode_bind(body: bytes) -> Bind:
     reader = Reader(body, ClientProtocolError)
     portal, statement = reader.string(), reader.string()
-    formats = tuple(reader.int16() for _ in range(reader.int16()))
-    parameters = tuple(reader.value() for _ in range(reader.int16()))
-    results = tuple(reader.int16() for _ in range(reader.int16()))
+    formats = _format_codes(reader)
+    count = reader.int16()
+    parameters: tuple[bytes | None, ...] = (reader.value(),) if count == 1 else tuple([reader.value() for _ in range(count)])
+    results = _format_codes(reader)
     reader.end()
-    if any(code > 1 for code in formats + results):
-        raise ClientProtocolError("format code is neither 0 (text) nor 1 (binary)")
     if len(formats) > 1 and len(formats) != len(parameters):
         raise ClientProtocolError(f"{len(formats)} parameter formats for {len(parameters)} parameters")
     return Bind(portal, statement, formats, parameters, results)
+
+
+def _format_codes(reader: Reader) -> tuple[int, ...]:
+    count = reader.int16()
+    if count == 0:
+        return ()
+    codes = tuple([reader.int16() for _ in range(count)])
+    if max(codes) > 1:
+        raise ClientProtocolError("format code is neither 0 (text) nor 1 (binary)")
+    return codes
 
 
 def decode_execute(body: bytes) -> Execute:

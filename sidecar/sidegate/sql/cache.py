@@ -3,7 +3,7 @@
 Rules it keeps:
 - A normal form is used only where constants can't change the answer: one SELECT, INSERT, UPDATE, DELETE or MERGE, without positions in
   ORDER BY, GROUP BY or DISTINCT ON, without functions whose arguments are looked at. Everything else is kept by its exact text alone.
-- The statement that comes back carries the text that was asked about.
+- A statement found by its normal form carries that form as its text: what was decided for it holds for every text of the form.
 - The size is bounded: two generations of half the entries each, the older is dropped when the younger is full. Long texts aren't kept.
 """
 
@@ -66,7 +66,7 @@ class StatementCache:
     def __init__(self, max_entries: int, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
         self._exact: _Generations[Analysis | ParseProblem] = _Generations(max_entries)
-        self._normal: _Generations[SqlStatement] = _Generations(max_entries)
+        self._normal: _Generations[Analysis] = _Generations(max_entries)
         self._names: dict[tuple[str, ...] | None, Names] = {}
         self.exact_hits = 0
         self.normal_hits = 0
@@ -91,7 +91,7 @@ class StatementCache:
             known = self._normal.get((normal, search_path))
             if known is not None:
                 self.normal_hits += 1
-                return Analysis((_with_text(known, own, normal),))
+                return known
         self.misses += 1
         judged = judge(text, self._names_of(search_path), self._limits)
         if isinstance(judged, ParseProblem):
@@ -99,7 +99,7 @@ class StatementCache:
             return judged
         self._exact.put((text, search_path), judged.analysis)
         if normal is not None and not judged.depends_on_constants:
-            self._normal.put((normal, search_path), judged.analysis.statements[0])
+            self._normal.put((normal, search_path), Analysis((_with_text(judged.analysis.statements[0], normal, normal),)))
         return judged.analysis
 
     def _names_of(self, search_path: tuple[str, ...] | None) -> Names:
