@@ -25,10 +25,24 @@ SOURCES: Final = ROOT / "sidecar"
 COMPILED: Final = ROOT / "build" / "compiled"
 WORK: Final = ROOT / "build" / "mypyc"
 
-# The modules that touch every frame and every row (docs/decisions/0009). A new one needs a measurement in docs/performance.md.
-HOT_MODULES: Final = ("sidegate/postgres/frames.py", "sidegate/postgres/rows.py")
+# The modules that touch every frame, row and statement (docs/decisions/0009). A new one needs a measurement in docs/performance.md.
+HOT_MODULES: Final = (
+    *(
+        f"sidegate/postgres/{name}.py"
+        for name in (
+            *("effects", "frames", "from_client", "from_target", "journal", "journal_writer", "judge", "messages", "pipeline", "refusal"),
+            *("results", "rows", "runners", "session", "startup", "statements", "stories"),
+        )
+    ),
+    *("sidegate/audit/chain.py", "sidegate/audit/sinks.py", "sidegate/policy/view.py", "sidegate/sql/cache.py"),
+    *("sidegate/record/capture.py", "sidegate/record/frame.py", "sidegate/record/writer.py"),
+)
 # What is run again with them, patterns of paths: all that reaches them through the session core, and stock clients through whole gates.
-TESTS: Final = ("tests/unit/postgres", "tests/property/*postgres*", "tests/integration/clients/test_psql.py")
+TESTS: Final = (
+    *("tests/unit/postgres", "tests/unit/record", "tests/unit/audit"),
+    *("tests/property/test_rows*", "tests/property/test_session*", "tests/property/test_codec*", "tests/property/test_record*"),
+    "tests/integration/clients/test_psql.py",
+)
 
 
 def missing_tools() -> str | None:

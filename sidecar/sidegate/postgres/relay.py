@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, assert_never
+from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, Verdict
 from sidegate.audit.events import Masked
@@ -31,6 +31,7 @@ from sidegate.postgres.effects import (
     ReportExecuted,
     WithdrawHold,
 )
+from sidegate.postgres.journal_writer import LATE_S, JournalWriter
 from sidegate.postgres.session import Session
 from sidegate.record.budget import RecordError
 from sidegate.record.writer import SessionRecorder
@@ -38,6 +39,10 @@ from sidegate.record.writer import SessionRecorder
 log = logging.getLogger("sidegate.postgres")
 
 T = TypeVar("T")
+
+CUT_SHORT: Final = frozenset(
+    reason.value for reason in Reason
+)  # ends that the gate decided on; others are the client's or target's
 
 
 class Meter(Protocol):
@@ -85,8 +90,8 @@ class Relay:
         self.done = asyncio.Event()
         self._client = client
         self._target = target
-        self._recorder = recorder
-        self._mode = mode
+        self._writer = JournalWriter(recorder, services.audit, mode, services.meter)
+        self._late: asyncio.TimerHandle | None = None
         self._services = services
         self._tasks: set[asyncio.Task[Any]] = set()
         self._hold: asyncio.Task[None] | None = None
@@ -157,30 +162,21 @@ class Relay:
 
     def _journal(self, effects: Effects) -> bool:
         """False: something couldn't be written, and the session is over."""
-        if effects.records and self._recorder is not None:
-            before = self._recorder.size
-            try:
-                self._recorder.append_all(effects.records, self._services.now())
-            except RecordError as error:
-                self._services.meter.recording_failed()
-                log.error("recording failed: %s", error)
-                if self._mode is RecordingMode.REQUIRED:
-                    self._fail(Reason.RECORDING_UNAVAILABLE, str(error))
-                    return False
-                self._recorder.abandon()
-                self._recorder = None
-            else:
-                self._services.meter.recorded_bytes(self._recorder.size - before)
-        try:
-            if effects.audits:
-                self._services.audit.write_all(effects.audits)
-        except AuditError as error:
-            log.error("audit failed: %s", error)
-            self._fail(Reason.RECORDING_UNAVAILABLE, str(error))
+        problem = self._writer.write(effects, self._services.now())
+        if problem:
+            self._fail(Reason.RECORDING_UNAVAILABLE, problem)
             return False
         if effects.audits:
             self._count(effects)
+            if self._late is None and self._writer.is_late:
+                self._late = asyncio.get_running_loop().call_later(LATE_S, self._write_late)
         return True
+
+    def _write_late(self) -> None:
+        self._late = None
+        problem = self._writer.flush(self._services.now())
+        if problem and not self._is_over:
+            self._fail(Reason.RECORDING_UNAVAILABLE, problem)
 
     def _count(self, effects: Effects) -> None:
         meter = self._services.meter
@@ -214,14 +210,17 @@ class Relay:
             case CatalogChanged():
                 self._services.forget_catalog()
             case CancelTarget():
-                self._services.cancel_target()
+                self._keep(self._services.cancel_target())
             case CloseSession(why=why):
                 self._close(why)
             case _ as unreachable:
                 assert_never(unreachable)
 
     def _spawn(self, coroutine: Coroutine[object, object, T]) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(coroutine)
+        return self._keep(asyncio.get_running_loop().create_task(coroutine))
+
+    def _keep(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
+        """The loop itself holds tasks weakly."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -247,6 +246,9 @@ class Relay:
             verdict = await self._verdict(request)
         except ApprovalUnavailable as error:
             verdict = Verdict(Phase.PENDING, "", (), f"{error}; {error.way_forward}", services.now(), services.now())
+        except Exception:  # whatever it was: who waits for a verdict must get one, and it isn't Approved
+            log.exception("approval back end failed")
+            verdict = Verdict(Phase.PENDING, "", (), "the approval back end failed", services.now(), services.now())
         finally:
             services.meter.hold_ended(verdict.phase.value, services.now() - began)
         self.run(self.session.hold_decided(verdict, services.now()))
@@ -287,24 +289,24 @@ class Relay:
         self._why = why
         if self._hold is not None:
             self._hold.cancel()
+        if why.partition(":")[0] in CUT_SHORT and len(self.session.expected) and not self._target.is_lost:
+            self._keep(self._services.cancel_target())  # its right to run is gone: what still runs must not go on unseen
         self._client.close()
         self._target.close()
-        task = asyncio.get_running_loop().create_task(self._release())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._release())
 
     async def _release(self) -> None:
         """Close the recording (it goes to the disk, so off the loop), say so in the audit log."""
-        name = link = ""
+        name, link = self._writer.recording_name, ""
         services = self._services
-        if self._recorder is not None:
-            name = self._recorder.path.name
-            try:
-                closed = await asyncio.to_thread(self._recorder.close, self._why, services.now())
-                link = closed.link
-            except RecordError as error:
-                services.meter.recording_failed()
-                log.error("recording couldn't be closed: %s", error)
+        if self._late is not None:
+            self._late.cancel()
+        try:
+            closed = await asyncio.to_thread(self._writer.close, self._why, services.now())
+            link = closed.link if closed is not None else ""
+        except RecordError as error:
+            services.meter.recording_failed()
+            log.error("recording couldn't be closed: %s", error)
         self.session.journal.now = services.now()
         try:
             services.audit.write(self.session.journal.closed_event(self._why, name, link))
