@@ -86,6 +86,7 @@ def test_the_cases_reach_every_reason_that_the_engine_gives() -> None:
         Reason.IMPACT_EXCEEDS_APPROVAL,
         Reason.IMPACT_NOT_MEASURABLE,
         Reason.STATEMENT_UNPARSABLE,
+        Reason.STATEMENT_UNKNOWN,
         Reason.MASKED_COLUMN_STEERS,
         Reason.MASKED_COLUMN_COPIED,
         Reason.MASK_NOT_PROVABLE,

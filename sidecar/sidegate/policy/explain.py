@@ -88,6 +88,9 @@ def _described(statement: SqlStatement) -> str:
         parts.append(f"calls {', '.join(unsafe)}")
     if statement.columns_steering:
         parts.append(f"is steered by {', '.join(sorted({column.name for column in statement.columns_steering}))}")
+    for verb, name in (("executes", statement.executes), ("fetches from", statement.fetches)):
+        if name is not None:
+            parts.append(f"{verb} `{name}`, which only the session knows: a gate decides on what was prepared as well")
     return "; ".join(parts)
 
 
