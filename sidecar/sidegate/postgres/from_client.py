@@ -312,7 +312,7 @@ class ClientSide:
         if len(session.prepared) >= MAX_NAMES:
             raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements in one session", "54000", "close some of them")
         statements, problem = session.judge.read(parse.text)
-        prepared = Prepared(parse.text, statements, frame)
+        prepared = Prepared(parse.text, statements, parse.parameter_oids)
         work = session.new_work(parse.text, statements, is_simple=False)
         deny = problem.deny if problem else session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
         decision: Decision | None = deny

@@ -74,6 +74,7 @@ class Judge:
     def resolve_names(self, work: Work, prepared: Names[Prepared], cursors: Names[Work], portals: Names[Portal]) -> Deny | None:
         """Put what EXECUTE and FETCH refer to beside the statement itself, so that both are decided. A name nobody set is refused."""
         found: list[SqlStatement] = list(work.own)
+        texts: list[str] = []
         here: dict[str, SqlStatement] = {}  # set earlier in the same string
         for statement in work.own:
             if statement.prepares:
@@ -84,20 +85,22 @@ class Judge:
                 if name is None:
                     continue
                 behind = [here[name]] if name in here else []
+                candidates = prepared.find(name) if not is_cursor else ()
                 if is_cursor:
-                    behind += [s for cursor in cursors.find(name) for s in cursor.statements]
-                    behind += [
-                        s for portal in portals.find(name) for candidate in portal.candidates for s in candidate.statements
-                    ]
-                else:
-                    behind += [s for candidate in prepared.find(name) for s in candidate.statements]
+                    for cursor in cursors.find(name):
+                        behind += cursor.statements
+                        texts.append(cursor.text)
+                    candidates = tuple(candidate for portal in portals.find(name) for candidate in portal.candidates)
+                for candidate in candidates:
+                    behind += candidate.statements
+                    texts.append(candidate.text)
                 if not behind:
                     noun = "cursor" if is_cursor else "prepared statement"
                     return Deny(
                         Reason.STATEMENT_UNKNOWN, Builtin("names"), self.revision, f"no {noun} `{name}` was seen in this session"
                     )
                 found += behind
-        work.statements = tuple(found)
+        work.statements, work.referred = tuple(found), tuple(texts)
         return None
 
     def bindings(self, work: Work, prepared: Names[Prepared], cursors: Names[Work]) -> Binding | None:
@@ -105,7 +108,7 @@ class Judge:
         changes: list[Binding] = []
         for statement in work.own:
             if statement.prepares:
-                changes.append(prepared.offer(statement.prepares, Prepared(work.text, (statement,), b"")))
+                changes.append(prepared.offer(statement.prepares, Prepared(work.text, (statement,))))
             if statement.deallocates:
                 changes.append(prepared.removal(statement.deallocates))
             if statement.declares:
@@ -151,11 +154,19 @@ class Judge:
         return None
 
     def fingerprint(self, work: Work, rule: str) -> str:
-        """What an approval is bound to: the same principal, target role, text, parameters, search path and rule."""
+        """What an approval is bound to: the same principal, target role, text, what it refers to, parameters with their types and
+        formats, search path and rule.
+        """
         path = ",".join(self.search_path) if self.search_path is not None else "?"
         parameters = [b"N" if value is None else b"V" + value for value in work.parameters]
         target = f"{self._engine.config.target.namespace}/{self._engine.config.target.name}"
-        return fingerprint(self._principal.key, target, self._database, self._role, work.text, path, rule, *parameters)
+        formats = oids = ""
+        if work.portal is not None:
+            formats = repr(work.portal.bind.parameter_formats)
+            oids = repr([candidate.parameter_oids for candidate in work.portal.candidates])
+        referred = repr(work.referred)
+        who = (self._principal.key, self._principal.agent or "", target, self._database, self._role)
+        return fingerprint(*who, work.text, referred, path, rule, formats, oids, *parameters)
 
     @staticmethod
     def only_prepares(work: Work) -> bool:

@@ -301,6 +301,8 @@ class Session:
     def allow(self, runner: Runner, decision: Allow | Measure) -> None:
         runner.work.masks = decision.masks
         self.judge.statement_sent(runner.work)
+        if self.owns_transaction and any(statement.controls_transaction for statement in runner.work.own):
+            self.owns_transaction = False  # the client ends it, or goes on with it as its own
         self.journal.decided(runner.work, decision)
         runner.send(decision.permit)
 
@@ -415,7 +417,7 @@ class Session:
             reason=str(decision.reason),
             source=str(decision.source),
             detail=decision.detail,
-            statement=self.masker.text(work.text),
+            statement=self.masker.text(work.shown()),
             fingerprint=work.fingerprint,
             impact=work.impact,
             terms=decision.terms,

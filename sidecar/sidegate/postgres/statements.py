@@ -25,13 +25,14 @@ NO_MASKS: Final = Masks()
 class Work:
     """One statement that a client asked for: what it is, what was decided, what came of it. Mutable, lives until its outcome.
 
-    `own` is what the text says; `statements` has beside it what EXECUTE and FETCH refer to. `approved_rows` is what an
-    approver saw; `copy_rewriter` masks the rows of a COPY OUT; `masked_cells` counts by the source of the mask.
+    `own` is what the text says; `statements` has beside it what EXECUTE and FETCH refer to, `referred` the texts of those.
+    `approved_rows` is what an approver saw; `copy_rewriter` masks the rows of a COPY OUT; `masked_cells` counts by the
+    source of the mask.
     """
 
     __slots__ = (
         "approval", "approved_rows", "copy_rewriter", "decision", "fingerprint", "id", "impact", "is_simple", "masked_cells", "masks",
-        "own", "parameters", "plan", "portal", "position", "row_description", "rows", "sqlstate", "statements", "tag", "text",
+        "own", "parameters", "plan", "portal", "position", "referred", "row_description", "rows", "sqlstate", "statements", "tag", "text",
     )  # fmt: skip
 
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
@@ -40,6 +41,7 @@ class Work:
         self.own = statements
         self.statements = statements
         self.is_simple = is_simple
+        self.referred: tuple[str, ...] = ()
         self.parameters: tuple[bytes | None, ...] = ()
         self.portal: Portal | None = None
         self.decision: Decision | None = None
@@ -69,6 +71,28 @@ class Work:
     def normalised(self) -> str:
         return "; ".join(statement.normalised for statement in self.own)
 
+    def shown(self) -> str:
+        """The whole of it as a person must see it to decide: what it refers to and its parameters too."""
+        lines = [self.text, *(f"-- runs: {text}" for text in self.referred)]
+        for number, value in enumerate(self.parameters, 1):
+            lines.append(f"-- ${number} = {_shown_value(value, self._format_of(number))}")
+        return "\n".join(lines)
+
+    def _format_of(self, number: int) -> int:
+        formats = self.portal.bind.parameter_formats if self.portal is not None else ()
+        return formats[number - 1 if len(formats) > 1 else 0] if formats else 0
+
+
+def _shown_value(value: bytes | None, format_code: int) -> str:
+    if value is None:
+        return "NULL"
+    if format_code == 0:
+        try:
+            return "'" + value.decode().replace("'", "''") + "'"
+        except UnicodeDecodeError:
+            pass
+    return f"binary \\x{value.hex()}"
+
 
 @functools.lru_cache(maxsize=1024)
 def _kind_names(kinds: frozenset[StatementKind]) -> tuple[str, ...]:
@@ -77,11 +101,11 @@ def _kind_names(kinds: frozenset[StatementKind]) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class Prepared:
-    """One prepared statement. `frame` is its Parse as the client sent it."""
+    """One prepared statement. `parameter_oids` are the types that the client gave its parameters."""
 
     text: str
     statements: tuple[SqlStatement, ...]
-    frame: bytes
+    parameter_oids: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

@@ -289,6 +289,30 @@ class TestHeld:
         second.client(query("create table t (a int, b int)"))
         assert held(first).request.fingerprint != held(second).request.fingerprint
 
+    def test_an_approval_of_an_execute_covers_what_it_runs(self) -> None:
+        fingerprints = set()
+        for limit in (10, 1000):
+            bench = Bench(
+                policy([RuleConfig("hold", RuleAction.REQUIRE_APPROVAL, StatementMatch(kinds=("Delete",)), approval=APPROVAL)])
+            )
+            bench.client(query(f"prepare d as delete from orders where id < {limit}"))
+            bench.target(complete("PREPARE"), ready())
+            bench.client(query("execute d"))
+            assert f"id < {limit}" in held(bench).request.statement
+            fingerprints.add(held(bench).request.fingerprint)
+        assert len(fingerprints) == 2
+
+    def test_an_approver_sees_the_parameters_and_the_approval_covers_them(self) -> None:
+        fingerprints = set()
+        for value in (b"1", b"2", None):
+            bench = Bench(
+                policy([RuleConfig("hold", RuleAction.REQUIRE_APPROVAL, StatementMatch(kinds=("Delete",)), approval=APPROVAL)])
+            )
+            bench.client(parse("delete from orders where id = $1"), bind("", "", value), execute(), SYNC)
+            assert ("-- $1 = NULL" if value is None else f"-- $1 = '{value.decode()}'") in held(bench).request.statement
+            fingerprints.add(held(bench).request.fingerprint)
+        assert len(fingerprints) == 3
+
     def test_a_vanished_rule_lets_the_held_statement_run(self) -> None:
         bench = Bench(policy([HOLD_DDL]))
         bench.client(query("create table t (a int)"))
