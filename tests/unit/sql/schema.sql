@@ -16,8 +16,8 @@ CREATE FUNCTION full_name(users) RETURNS text LANGUAGE sql STABLE AS 'SELECT $1.
 CREATE PROCEDURE app.tidy(int) LANGUAGE sql AS 'DELETE FROM app.secrets WHERE id = $1';
 INSERT INTO users SELECT n, 'name ' || n, 'ssn ' || n, 'mail ' || n, n / 2 FROM generate_series(1, 6) n;
 INSERT INTO orders SELECT n, 1 + n % 6, n * 10, 'note ' || n FROM generate_series(1, 12) n;
-INSERT INTO app.users SELECT n, 'login ' || n, 'secret ' || n FROM generate_series(1, 4) n;
+INSERT INTO app.users SELECT n, 'login ' || n, CASE WHEN n < 3 THEN 'ssn ' ELSE 'secret ' END || n FROM generate_series(1, 4) n;
 INSERT INTO app.secrets SELECT n, 'value ' || n FROM generate_series(1, 3) n;
 INSERT INTO "Upper" SELECT n, 'upper ' || n FROM generate_series(1, 3) n;
 INSERT INTO docs SELECT n, jsonb_build_object('a', n, 'list', jsonb_build_array(n, n + 1)), ARRAY['x', 'y'] FROM generate_series(1, 3) n;
-INSERT INTO people SELECT n, ROW('street ' || n, 'city'), 'calm' FROM generate_series(1, 2) n;
+INSERT INTO people SELECT n, ROW(concat('street ', n), 'city')::address, 'calm'::mood FROM generate_series(1, 2) n;
