@@ -62,6 +62,13 @@ _STORED_CODE: Final = {
     "CreateCastStmt": "a cast",
     "CreateTransformStmt": "a transform",
     "CreatePLangStmt": "a language",
+    "DefineStmt": "an aggregate, an operator or a type",
+    "CreateOpClassStmt": "an operator class",
+    "AlterOperatorStmt": "an operator",
+    "AlterOpFamilyStmt": "an operator family",
+    "AlterFunctionStmt": "a function",
+    "CreateConversionStmt": "a conversion",
+    "CreateRangeStmt": "a range type",
 }
 _RIGHTS_SUBTYPES: Final = ("Trig", "Rule", "RowSecurity", "ChangeOwner")
 _SERVER_SUBTYPES: Final = ("GenericOptions", "TableSpace")
