@@ -245,7 +245,9 @@ class Session:
 
     @property
     def wants_client_bytes(self) -> bool:
-        return self._client.waiting_bytes <= self.limits.max_waiting_bytes
+        """A message that isn't whole yet has limits of its own; what queues behind a wait has this one."""
+        is_waiting = self.is_blocked or self._client.waits_for_copy
+        return not is_waiting or self._client.waiting_bytes <= self.limits.max_waiting_bytes
 
     @property
     def wants_target_bytes(self) -> bool:
