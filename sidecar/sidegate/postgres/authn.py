@@ -17,10 +17,15 @@ from sidegate.identity.token import TokenVerifier
 from sidegate.policy.config import ClientAuth, IdentityConfig, IssuerConfig
 from sidegate.policy.principal import Principal
 from sidegate.postgres.duplex import Duplex
-from sidegate.postgres.messages import AUTHENTICATION_CLEARTEXT, frame
+from sidegate.postgres.frames import HEADER_BYTES, frame_length
+from sidegate.postgres.messages import AUTHENTICATION_CLEARTEXT, ClientProtocolError, frame
 
 MAX_TOKEN_MESSAGE_BYTES: Final = 70_000  # PostgreSQL's own bound on a token is 65,535 (PG_MAX_AUTH_TOKEN_LENGTH)
 OAUTHBEARER: Final = b"OAUTHBEARER"
+
+
+class _TooLargeError(Exception):
+    """A token that nobody would verify."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +42,20 @@ async def authenticate(
     """Ask for the token and verify it.
 
     Raises:
-        ConnectionLostError, ValueError: the client left, or sent no such message.
+        ConnectionLostError: the client left.
+        ClientProtocolError: it sent no such message.
     """
-    if identity.client_auth is ClientAuth.OAUTH_BEARER:
-        token = await _oauth_bearer(side, identity.issuers)
-    else:
-        token = await _token_password(side)
+    try:
+        if identity.client_auth is ClientAuth.OAUTH_BEARER:
+            token = await _oauth_bearer(side, identity.issuers)
+        else:
+            token = await _token_password(side)
+    except _TooLargeError:
+        return AuthenticationProblem(
+            f"the token's message is over {MAX_TOKEN_MESSAGE_BYTES} bytes", "ask the issuer for a token with fewer claims"
+        )
+    except ValueError as error:
+        raise ClientProtocolError(f"authentication: {error}") from error
     if isinstance(token, AuthenticationProblem):
         return token
     verified = await verifier.verify(token, now)
@@ -65,10 +78,15 @@ async def _token_password(side: Duplex) -> str | AuthenticationProblem:
 
 
 async def _read_password_message(side: Duplex) -> bytes:
-    code, body = await side.read_frame(MAX_TOKEN_MESSAGE_BYTES)
-    if code != ord("p"):
-        raise ValueError(f"message type {code} where a password is due")
-    return body
+    header = await side.read(HEADER_BYTES)
+    length = frame_length(header, 0)
+    if header[0] != ord("p"):
+        raise ValueError(f"message type {header[0]} where a password is due")
+    if length < HEADER_BYTES:
+        raise ValueError("invalid message length")
+    if length > MAX_TOKEN_MESSAGE_BYTES:
+        raise _TooLargeError
+    return await side.read(length - HEADER_BYTES)
 
 
 async def _oauth_bearer(side: Duplex, issuers: tuple[IssuerConfig, ...]) -> str | AuthenticationProblem:

@@ -9,6 +9,7 @@ from typing import Final, cast
 from sidegate.postgres.frames import HEADER_BYTES, frame_length
 
 MAX_LOGIN_BUFFER_BYTES: Final = 256 * 1024
+CLOSE_TIMEOUT_S: Final = 10.0  # for what was written to go out; who doesn't take it by then doesn't get it
 
 
 class ConnectionLostError(Exception):
@@ -28,6 +29,7 @@ class Duplex(asyncio.Protocol):
         self._on_lost: Callable[[], None] | None = None
         self._on_room: Callable[[], None] | None = None
         self._is_paused = False
+        self._closing: asyncio.TimerHandle | None = None
 
     # ---- asyncio.Protocol ---------------------------------------------------------------------------------------------------------
 
@@ -48,6 +50,9 @@ class Duplex(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
         self._wake()
         if self._on_lost is not None:
             on_lost, self._on_lost = self._on_lost, None
@@ -92,6 +97,10 @@ class Duplex(asyncio.Protocol):
             raise ValueError(f"message of {length} bytes where at most {max_bytes} are let through")
         return header[0], await self.read(length - HEADER_BYTES)
 
+    def has_buffered(self) -> bool:
+        """Bytes came that nobody has read."""
+        return bool(self._buffer)
+
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
@@ -123,9 +132,10 @@ class Duplex(asyncio.Protocol):
             self.transport.resume_reading()
 
     def close(self) -> None:
-        """After what was written has gone out."""
-        if self.transport is not None:
+        """After what was written has gone out, or the other end had its time to take it."""
+        if self.transport is not None and not self.is_lost:
             self.transport.close()
+            self._closing = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
     def abort(self) -> None:
         if self.transport is not None:

@@ -13,7 +13,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Final, Protocol, TypeAlias
 
@@ -91,6 +91,7 @@ class CancelPost(Protocol):
     worker: int
 
     def send(self, worker: int, process_id: int, key: bytes, source_address: str) -> None: ...
+    def send_to_others(self, process_id: int, key: bytes, source_address: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -128,6 +129,9 @@ class PostgresGate:
         self.config: GateConfig | None = None
         self.relays: dict[tuple[int, bytes], Relay] = {}
         self.passing: dict[tuple[int, bytes], Passthrough] = {}
+        self._passthroughs: set[Passthrough] = set()
+        self._logins: set[asyncio.Task[object]] = set()
+        self._is_draining = False
         self._cancels: set[asyncio.Task[None]] = set()
         self._services = services
         self._engine: Engine | None = None
@@ -146,16 +150,26 @@ class PostgresGate:
         now = self._services.now()
         for relay in list(self.relays.values()):
             facts = relay.session.facts
-            grant = decide_session(config, facts.principal, facts.database, now, facts.role)
+            grant: SessionGrant | Deny = decide_session(config, facts.principal, facts.database, now, facts.role)
+            if all(issuer.url != facts.principal.issuer for issuer in config.target.identity.issuers):
+                grant = self._deny(Reason.IDENTITY_REFUSED, "its issuer is no longer trusted")
             relay.run(relay.session.config_changed(config, self._engine, grant, now))
+        for passing in list(self._passthroughs):
+            if not passing.is_granted_by(config):
+                passing.end(f"revision {config.revision} lets it pass no longer")
 
     async def drain(self, detail: str, timeout_s: float) -> None:
-        """End every session and wait until their recordings are closed."""
-        relays = list(self.relays.values())
-        for relay in relays:
+        """Let nobody in any more, end every session and wait until their recordings are closed."""
+        self._is_draining = True
+        for login in self._logins:
+            login.cancel()
+        ending = [relay.done for relay in self.relays.values()] + [passing.done for passing in self._passthroughs]
+        for relay in list(self.relays.values()):
             relay.end(Reason.SESSION_ENDED, detail)
-        if relays:
-            await asyncio.wait([asyncio.ensure_future(relay.done.wait()) for relay in relays], timeout=timeout_s)
+        for passing in list(self._passthroughs):
+            passing.end(f"{Reason.SESSION_ENDED}: {detail}")
+        if ending:
+            await asyncio.wait([asyncio.ensure_future(done.wait()) for done in ending], timeout=timeout_s)
 
     def _definitions_changed(self, database: str) -> None:
         self._catalogs.forget(database)
@@ -166,9 +180,12 @@ class PostgresGate:
     # ---- a connection -------------------------------------------------------------------------------------------------------------
 
     async def serve(self, connection: socket.socket, source_address: str) -> None:
-        """From the first byte to the end of the session. Never raises: a connection's failure is its own."""
+        """From the first byte to the end of the session. A connection's failure is its own."""
         self._connections += 1
         side: Duplex | None = None
+        task = asyncio.current_task()
+        assert task is not None
+        self._logins.add(task)
         try:
             async with asyncio.timeout(STARTUP_TIMEOUT_S):
                 side, is_encrypted = await self._secure(connection, source_address)
@@ -183,12 +200,23 @@ class PostgresGate:
             self._refuse(side, refused, source_address)
         except ClientProtocolError as error:
             deny = Deny(Reason.PROTOCOL_REFUSED, Builtin("startup"), self._revision(), str(error), error.way_forward)
+            if side is None:  # before TLS: plain text is what it speaks
+                side = await _take_over(asyncio.get_running_loop(), connection)
             self._refuse(side, RefusedError(deny, sqlstate=error.sqlstate), source_address)
         except (ConnectionLostError, TimeoutError, ValueError, OSError) as error:
             log.info("connection from %s ended before a session: %s", source_address, str(error) or type(error).__name__)
             if side is not None:
                 side.abort()
+        except asyncio.CancelledError:
+            if not self._is_draining:
+                raise
+            self._refuse(side, RefusedError(self._deny(Reason.SESSION_ENDED, "the gate stops")), source_address)
+        except Exception:
+            log.exception("connection from %s ended by an error of the gate", source_address)
+            if side is not None:
+                side.abort()
         finally:
+            self._logins.discard(task)
             if side is None:
                 connection.close()
             self._connections -= 1
@@ -205,14 +233,14 @@ class PostgresGate:
             if first == b"\x16":  # direct TLS: a handshake record instead of a length
                 if tls is None:
                     raise OSError("direct TLS, and the gate has no certificate")
-                _, side = await loop.connect_accepted_socket(Duplex, connection, ssl=tls)
+                side = await _take_over(loop, connection, tls)
                 if side.transport is None or side.transport.get_extra_info("ssl_object").selected_alpn_protocol() != "postgresql":
                     side.abort()
                     raise OSError("direct TLS without the ALPN protocol `postgresql`")
                 return side, True
             header = await _peek(loop, connection, 8)
             if len(header) < 8 or header[:4] != b"\0\0\0\x08":
-                _, side = await loop.connect_accepted_socket(Duplex, connection)
+                side = await _take_over(loop, connection)
                 return side, False
             packet = decode_startup_packet(header)
             if type(packet) in seen or not isinstance(packet, (SslRequest, GssEncRequest)):
@@ -224,7 +252,7 @@ class PostgresGate:
                 raise OSError("bytes behind the encryption request, before the handshake")
             if isinstance(packet, SslRequest) and tls is not None:
                 await loop.sock_sendall(connection, b"S")
-                _, side = await loop.connect_accepted_socket(Duplex, connection, ssl=tls)
+                side = await _take_over(loop, connection, tls)
                 return side, True
             await loop.sock_sendall(connection, b"N")
 
@@ -246,9 +274,20 @@ class PostgresGate:
     def _post_cancel(self, process_id: int, key: bytes, source_address: str) -> None:
         post = self._services.post
         worker = process_id >> WORKER_SHIFT
-        if post is not None and worker != post.worker and (process_id, key) not in self.passing:
+        if post is None or (process_id, key) in self.relays or (process_id, key) in self.passing:
+            self.cancel(process_id, key, source_address)
+        elif worker not in (post.worker, 0):
             post.send(worker, process_id, key, source_address)
-        else:
+        else:  # of worker 0, or of a passthrough session, whose key is the target's and doesn't say where it is
+            post.send_to_others(process_id, key, source_address)
+            if worker == post.worker:
+                self.cancel(process_id, key, source_address)
+
+    def receive_cancel(self, process_id: int, key: bytes, source_address: str) -> None:
+        """One that another worker was sent. Whose process id it is writes it down, whatever the key."""
+        post = self._services.post
+        is_mine = post is not None and process_id >> WORKER_SHIFT == post.worker
+        if is_mine or (process_id, key) in self.relays or (process_id, key) in self.passing:
             self.cancel(process_id, key, source_address)
 
     def cancel(self, process_id: int, key: bytes, source_address: str) -> None:
@@ -268,14 +307,19 @@ class PostgresGate:
 
     async def _serve_login(self, login: Login) -> None:
         config = self._config_or_refuse()
+        if self._is_draining:
+            raise RefusedError(self._deny(Reason.SESSION_ENDED, "the gate stops"))
         if self._connections > MAX_SESSIONS:
             raise RefusedError(
                 self._deny(Reason.TARGET_UNAVAILABLE, f"{MAX_SESSIONS} connections are open already"), sqlstate="53300"
             )
         startup = login.startup
+        passthrough = decide_passthrough(config, startup.user, login.source_address)
+        if passthrough is not None and startup.must_negotiate:
+            # What comes next is the target's own answer, and only 3.0 is certain to need no second negotiation
+            login.startup = startup = replace(startup, minor=0)
         if startup.must_negotiate:
             login.side.write(encode_negotiate_protocol_version(startup.minor, startup.unknown_options))
-        passthrough = decide_passthrough(config, startup.user, login.source_address)
         if passthrough is not None:
             await self._serve_passthrough(login, passthrough)
             return
@@ -283,11 +327,15 @@ class PostgresGate:
             raise RefusedError(self._deny(Reason.PROTOCOL_REFUSED, "replication is for passthrough roles only"))
         login.parameters = allowed_parameters(startup.parameters)
         self._check_plain_text(config, login)
-        async with asyncio.timeout(STARTUP_TIMEOUT_S):
-            principal = await authenticate(
-                login.side, config.target.identity, TokenVerifier(config.target.identity, self._services.keys),
-                login.source_address, self._services.now(),
-            )  # fmt: skip
+        try:
+            async with asyncio.timeout(STARTUP_TIMEOUT_S):
+                principal = await authenticate(
+                    login.side, config.target.identity, TokenVerifier(config.target.identity, self._services.keys),
+                    login.source_address, self._services.now(),
+                )  # fmt: skip
+        except TimeoutError:
+            deny = self._deny(Reason.IDENTITY_REFUSED, f"no token was verified within {STARTUP_TIMEOUT_S:.0f} seconds")
+            raise RefusedError(deny, startup.user) from None
         if isinstance(principal, AuthenticationProblem):
             deny = Deny(Reason.IDENTITY_REFUSED, Builtin("identity"), config.revision, principal.message, principal.way_forward)
             raise RefusedError(deny, startup.user)
@@ -308,18 +356,40 @@ class PostgresGate:
         )
         application = startup.parameters.get("application_name", "")
         recorder = self._open_recording(config, fields, application, self._services.now())
-        self._audit_opened(fields, config.revision, recorder, application, is_encrypted=login.is_encrypted)
         try:
             target = await connect(self._target_address(config))
         except TargetLoginError as error:
             if recorder is not None:
                 recorder.abandon()
-            raise RefusedError(self._deny(Reason.TARGET_UNAVAILABLE, str(error))) from error
+            log.warning("passthrough `%s` for %s: %s", entry.name, login.source_address, error)
+            raise RefusedError(self._deny(Reason.TARGET_UNAVAILABLE, "")) from error  # nobody has proven who they are yet
+        except BaseException:
+            if recorder is not None:
+                recorder.abandon()
+            raise
         passing = Passthrough(fields, login.side, target, recorder, config.target.recording.mode, self._services)
         try:
+            self._audit_opened(fields, config.revision, recorder, application, is_encrypted=login.is_encrypted)
+            self._enter()
+        except BaseException:
+            target.abort()
+            if recorder is not None:
+                recorder.abandon()
+            raise
+        self._passthroughs.add(passing)
+        try:
+            if self.config is not None and not passing.is_granted_by(self.config):  # the rules changed while it connected
+                passing.end(f"revision {self.config.revision} lets it pass no longer")
             await passing.run(startup, self.passing)
         finally:
+            self._passthroughs.discard(passing)
             self.passing.pop(passing.key, None)
+
+    def _enter(self) -> None:
+        """From here on it is a session: `drain` ends it, and no longer a login."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._logins.discard(task)
 
     def _check_plain_text(self, config: GateConfig, login: Login) -> None:
         if login.is_encrypted:
@@ -332,8 +402,8 @@ class PostgresGate:
         )
 
     async def _open_session(self, login: Login, principal: Principal) -> None:
-        config = self._config_or_refuse()
-        assert self._engine is not None
+        config, engine = self._config_or_refuse(), self._engine
+        assert engine is not None
         now = self._services.now()
         startup = login.startup
         role = startup.user if any(credential.role == startup.user for credential in config.target.credentials) else None
@@ -346,23 +416,26 @@ class PostgresGate:
             database=startup.database, role=grant.role, principal=PrincipalFields.of(principal),
         )  # fmt: skip
         recorder = self._open_recording(config, fields, login.parameters.get("application_name", ""), now)
+        target: TargetLogin | None = None
         try:
             target = await self._log_in(config, grant, login)
-            await self._run_session(login, principal, grant, fields, recorder, target)
+            await self._run_session(config, engine, login, principal, grant, fields, recorder, target)
         except BaseException:
+            if target is not None:
+                target.side.abort()
             if recorder is not None:
                 recorder.abandon()
             raise
 
     async def _run_session(
-        self, login: Login, principal: Principal, grant: SessionGrant, fields: SessionFields, recorder: SessionRecorder | None,
-        target: TargetLogin,
+        self, config: GateConfig, engine: Engine, login: Login, principal: Principal, grant: SessionGrant, fields: SessionFields,
+        recorder: SessionRecorder | None, target: TargetLogin,
     ) -> None:  # fmt: skip
-        services, config, startup = self._services, self._config_or_refuse(), login.startup
-        assert self._engine is not None
+        """`config` and `engine` are those that `grant` comes from: if others are in force by now, it is checked against them."""
+        services, startup = self._services, login.startup
         now = services.now()
         address = self._target_address(config)
-        judge = Judge(self._engine, principal, startup.database, grant.role, self._statements)
+        judge = Judge(engine, principal, startup.database, grant.role, self._statements)
         masker = Masker(judge, grant.masks, secrets.token_bytes(32), services.limits.max_row_bytes)
         journal = Journal(fields, masker.text, config.target.recording.max_result_bytes_per_statement, now)
         facts = SessionFacts(
@@ -392,6 +465,7 @@ class PostgresGate:
         relay = Relay(session, login.side, target.side, recorder, config.target.recording.mode, relay_services)
         application = login.parameters.get("application_name", "")
         self._audit_opened(fields, grant.revision, recorder, application, is_encrypted=login.is_encrypted)
+        self._enter()
         key = self._mint_key(startup.minor)
         self.relays[key] = relay
         timer = None
@@ -504,7 +578,14 @@ class PostgresGate:
         if refused.sqlstate:
             message = encode_fields(
                 b"E",
-                {"S": "FATAL", "V": "FATAL", "C": refused.sqlstate, "M": f"refused by sidegate: {deny.detail}", "H": deny.hint},
+                {
+                    "S": "FATAL",
+                    "V": "FATAL",
+                    "C": refused.sqlstate,
+                    "M": f"refused by sidegate: {deny.detail}",
+                    "D": f"reason {deny.reason}, by {deny.source}, at revision {deny.revision or 'none'}",
+                    "H": deny.hint,
+                },
             )
         side.write(message)
         side.close()
@@ -523,6 +604,13 @@ class PostgresGate:
 
 def is_local(source_address: str) -> bool:
     return source_address == "unix" or ip_address(source_address.partition("%")[0]).is_loopback
+
+
+async def _take_over(loop: asyncio.AbstractEventLoop, connection: socket.socket, tls: ssl.SSLContext | None = None) -> Duplex:
+    """After the handshake, where there is one. What uvloop returns for TLS is a protocol of its own, not ours."""
+    side = Duplex()
+    await loop.connect_accepted_socket(lambda: side, connection, ssl=tls)
+    return side
 
 
 async def _peek(loop: asyncio.AbstractEventLoop, connection: socket.socket, count: int = 1) -> bytes:

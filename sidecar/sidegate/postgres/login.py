@@ -1,7 +1,7 @@
 """The gate's own login to the target: connect, TLS, SCRAM-SHA-256, and what the target says of itself. The asyncio shell.
 
-Only SCRAM proves the password without giving it away, so it is the way; a plain-text request is answered on TLS or a Unix
-socket only, MD5 never.
+Only SCRAM proves the password without giving it away, so it is the way; a plain-text request is answered on verified TLS or a
+Unix socket only, MD5 never.
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ async def connect(target: TargetAddress) -> Duplex:
             _, side = await loop.create_connection(Duplex, target.address.host, target.address.port)
             if target.tls is None:
                 return side
-            return await _start_tls(loop, side, target)
+            try:
+                return await _start_tls(loop, side, target)
+            except BaseException:
+                side.abort()
+                raise
     except (OSError, TimeoutError, ConnectionLostError) as error:
         cause = "no answer in time" if isinstance(error, TimeoutError) else str(error) or "it closed the connection"
         raise TargetLoginError(
@@ -88,10 +92,12 @@ async def _start_tls(loop: asyncio.AbstractEventLoop, side: Duplex, target: Targ
     side.write(SSL_REQUEST)
     answer = await side.read(1)
     if answer != b"S":
-        side.abort()
         raise TargetLoginError(
             "target offers no TLS", "turn `ssl` on in the target, or set tls.target.mode to Loopback beside it"
         )
+    if side.has_buffered():
+        # Plain text injected before the handshake would be taken for what came over TLS (CVE-2021-23222)
+        raise TargetLoginError("target sent bytes before the TLS handshake", "see what stands between the gate and the target")
     assert side.transport is not None
     assert target.tls is not None
     verifies = target.tls_mode is TargetTlsMode.VERIFY_FULL
@@ -207,7 +213,7 @@ class _Dialogue:
             ) from error
 
     def _answer_cleartext(self) -> None:
-        if self._target.tls is None and not self._target.is_socket:
+        if self._target.tls_mode is not TargetTlsMode.VERIFY_FULL and not self._target.is_socket:
             raise TargetLoginError("target asks for the password in plain text", "use scram-sha-256 in pg_hba.conf")
         self._side.write(frame(b"p", self._password().encode() + b"\0"))
 

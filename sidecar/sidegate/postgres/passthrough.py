@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from sidegate.audit.events import SessionClosed, SessionFields, at
 from sidegate.audit.sinks import AuditError
-from sidegate.policy.config import RecordingMode
+from sidegate.policy.config import GateConfig, RecordingMode
+from sidegate.policy.engine import decide_passthrough
 from sidegate.postgres.duplex import Duplex
 from sidegate.postgres.frames import HEADER_BYTES, frame_length
 from sidegate.postgres.messages import CLIENT_MESSAGES, TARGET_MESSAGES
@@ -112,6 +113,16 @@ class Passthrough:
         self._is_greeted = False
         self._keys: dict[tuple[int, bytes], Passthrough] = {}
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.done = asyncio.Event()
+
+    def is_granted_by(self, config: GateConfig) -> bool:
+        """Whether it would be let through now, by an entry that allows as much as the one it came by."""
+        entry = decide_passthrough(config, self._fields.role, self._fields.source_address)
+        return entry is not None and entry.name == self._fields.passthrough
+
+    def end(self, why: str) -> None:
+        """From outside. The client sees its connection closed: what the target was saying may be cut anywhere."""
+        self._finish(why)
 
     async def run(self, startup: StartupMessage, keys: dict[tuple[int, bytes], Passthrough]) -> None:
         """Until either side is gone."""
@@ -125,10 +136,13 @@ class Passthrough:
         )
         self._target.start(self._from_target, lambda: self._finish("the target closed the connection"), self._pace)
         self._client.start(self._from_client, lambda: self._finish("the client left"), self._pace)
-        why = await self._over
-        self._client.close()
-        self._target.close()
-        await self._release(why, opened_at)
+        try:
+            why = await self._over
+            self._client.close()
+            self._target.close()
+            await self._release(why, opened_at)
+        finally:
+            self.done.set()
 
     def _finish(self, why: str) -> None:
         if not self._over.done():
@@ -150,6 +164,8 @@ class Passthrough:
             if self._mode is RecordingMode.REQUIRED:
                 self._finish("it can't be recorded any longer")
                 return
+            if self._recorder is not None:
+                self._recorder.abandon()
             self._recorder = None
         self._services.meter.relayed_bytes("client", len(data))
         self._target.write(data)

@@ -1,7 +1,8 @@
 """Health and metrics over HTTP, on a port of their own: `/live`, `/ready`, `/started`, `/metrics`.
 
 - started: the gate has had all it needs once. Kubernetes' startup probe.
-- ready: it has it now, and isn't draining. The first line says so, a line for each lack follows.
+- ready: it has it now, and isn't draining. The first line says so, a line for each lack follows; or for each thing that wants mending
+  although the gate does without.
 - live: the event loop answers. A gate that refuses everything is alive: a restart wouldn't mend its config.
 
 Rules: GET of exactly these paths and nothing else; one request a connection; bounded size, time and number of connections. Answers carry no
@@ -38,6 +39,7 @@ class Health:
         self._lacking: dict[str, str] = dict.fromkeys(needs, "not there yet")
         self.has_started = not needs
         self.is_draining = False
+        self._warnings: dict[str, str] = {}
 
     def met(self, need: str) -> None:
         self._lacking.pop(need, None)
@@ -45,6 +47,13 @@ class Health:
 
     def lacking(self, need: str, problem: str) -> None:
         self._lacking[need] = problem
+
+    def warn(self, need: str, problem: str) -> None:
+        """It is there, but not as it should be."""
+        self._warnings[need] = problem
+
+    def settled(self, need: str) -> None:
+        self._warnings.pop(need, None)
 
     def drain(self) -> None:
         """No new sessions from now on; there is no way back."""
@@ -57,7 +66,8 @@ class Health:
     def describe(self) -> str:
         lines = ["draining"] if self.is_draining else []
         lines += [f"{need}: {problem}" for need, problem in sorted(self._lacking.items())]
-        return "\n".join(["not ready", *lines] if lines else ["ready"]) + "\n"
+        warnings = [f"{need}: {problem}" for need, problem in sorted(self._warnings.items())]
+        return "\n".join(["not ready" if lines else "ready", *lines, *warnings]) + "\n"
 
 
 class Answer(NamedTuple):

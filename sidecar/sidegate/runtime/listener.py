@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,10 +54,13 @@ class ListenAddress:
 
 
 class Listener:
-    def __init__(self, address: ListenAddress, serve: Serve, *, shares_port: bool = False) -> None:
+    def __init__(
+        self, address: ListenAddress, serve: Serve, *, shares_port: bool = False, inherited: socket.socket | None = None
+    ) -> None:
+        """`inherited` listens already, for several processes."""
         self.address = address
         self._serve = serve
-        self._socket = _bind(address, shares_port=shares_port)
+        self._socket = inherited or _bind(address, shares_port=shares_port)
         self._accepting: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -91,18 +94,33 @@ class Listener:
                 log.error("accept failed: %s", error)
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            connection.setblocking(False)
             source = "unix"
-            if self.address.directory is None:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                source = str(peer[0])
+            try:
+                connection.setblocking(False)
+                if self.address.directory is None:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    source = str(peer[0]).removeprefix("::ffff:")  # IPv4 through an IPv6 socket (RFC 4291, 2.5.5.2)
+            except OSError as error:  # it is gone already
+                log.info("connection was lost while it was accepted: %s", error)
+                connection.close()
+                continue
             task = loop.create_task(self._run(connection, source))
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
 
     async def _run(self, connection: socket.socket, source: str) -> None:
         await self._serve(connection, source)
+
+
+def bind_unix_sockets(texts: Sequence[str], default_port: int) -> dict[str, socket.socket]:
+    """Those of the addresses that are directories, bound and listening: a path can't be shared by binding it twice.
+
+    Raises:
+        ListenError: one can't be had.
+    """
+    addresses = {text: ListenAddress.parse(text, default_port) for text in texts}
+    return {text: _bind(address, shares_port=False) for text, address in addresses.items() if address.directory is not None}
 
 
 def _socket_path(address: ListenAddress) -> Path:

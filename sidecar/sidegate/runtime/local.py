@@ -54,6 +54,7 @@ class LocalCompiler:
     def __init__(self, options: LocalOptions) -> None:
         self._options = options
         self._seen: tuple[tuple[str, FileState | None], ...] = ()
+        self._served: set[str] = set()  # targets that have a gate: those of the first compilation
 
     def config_file(self, name: str) -> Path:
         return self._options.state / name / "gate.json"
@@ -91,6 +92,7 @@ class LocalCompiler:
             )
         if not configs:
             raise LocalError(f"no ProtectedTarget in `{self._options.manifests}`", "see examples/demo for one")
+        self._served = self._served or set(configs)
         for name, config in configs.items():
             write_config(self.config_file(name), config)
         return configs
@@ -100,13 +102,24 @@ class LocalCompiler:
         if self._state() == self._seen:
             return
         try:
-            self.compile()
-        except (ManifestError, LocalError) as error:
+            configs = self.compile()
+        except (ManifestError, LocalError, OSError) as error:
             log.error("changed manifests are not used: %s", error)
+            return
+        for name in sorted(configs.keys() ^ self._served):
+            said = (
+                "is new: restart for a gate of its own"
+                if name in configs
+                else "is gone: its last rules stay in force until a restart"
+            )
+            log.warning("target `%s` %s", name, said)
 
     def _state(self) -> tuple[tuple[str, FileState | None], ...]:
         place = self._options.manifests
-        files = sorted(place.iterdir()) if place.is_dir() else [place]
+        try:
+            files = sorted(place.iterdir()) if place.is_dir() else [place]
+        except OSError:  # gone or closed: `compile` says so
+            files = [place]
         return tuple((str(file), file_state(file)) for file in files)
 
 

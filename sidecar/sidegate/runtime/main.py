@@ -11,9 +11,10 @@ import gc
 import logging
 import secrets
 import signal
+import socket
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sidegate.runtime")
 
 DRAIN_TIMEOUT_S: Final = 20.0
+DEFAULT_PORT: Final = 5432  # to listen at while there is no config that says which
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class GateOptions:
     shares_port: bool = False
     worker: int = 0
     workers: int = 1
+    inherited: Mapping[str, socket.socket] = field(default_factory=dict)  # by the text in `listen`
 
 
 class GateProcess:
@@ -74,6 +77,7 @@ class GateProcess:
         self._client_tls: tuple[ClientTlsConfig, WatchedContext | None] | None = None
         self._target_tls: tuple[TargetTlsConfig, WatchedContext | None] | None = None
         self._revision = ""
+        self._waiting: GateConfig | None = None  # good, but for certificate files that can't be read yet
         self._keys = IssuerKeys(HttpTransport(options.issuer_ca_file))
         self.gate = PostgresGate(
             GateServices(
@@ -92,16 +96,16 @@ class GateProcess:
             ListenError, OSError: it can't listen.
         """
         loop = asyncio.get_running_loop()
-        watch = Watch([self._config_file.check, self._refresh_tls])
+        watch = Watch([self._check_config, self._refresh_tls])
         poked(watch)
-        self._config_file.check()
+        self._check_config()
         health = HealthListener(self.health, self.metrics)
         if self._options.metrics is not None:
             address = ListenAddress.parse(self._options.metrics, 0)
             await health.start(address.host, address.port)
         self._listen()
         if self._post is not None:
-            self._post.start(self.gate.cancel)
+            self._post.start(self.gate.receive_cancel)
         gc.freeze()  # what start-up made lives as long as the process
         background = [loop.create_task(watch.run()), loop.create_task(watch_loop_lag(self.metrics))]
         log.info("ready, listening at %s", ", ".join(str(listener.address) for listener in self._listeners))
@@ -119,10 +123,13 @@ class GateProcess:
 
     def _listen(self) -> None:
         config = self.gate.config
-        port = config.target.port if config is not None else 5432
+        port = config.target.port if config is not None else DEFAULT_PORT
         texts = self._options.listen or (f"127.0.0.1:{port}",)
         for text in texts:
-            listener = Listener(ListenAddress.parse(text, port), self.gate.serve, shares_port=self._options.shares_port)
+            listener = Listener(
+                ListenAddress.parse(text, port), self.gate.serve,
+                shares_port=self._options.shares_port, inherited=self._options.inherited.get(text),
+            )  # fmt: skip
             self._listeners.append(listener)
             listener.start()
         self.health.met("listener")
@@ -150,11 +157,22 @@ class GateProcess:
 
     # ---- configuration ------------------------------------------------------------------------------------------------------------
 
+    def _check_config(self) -> None:
+        """A file that changed, and a config that waited for its certificate files."""
+        self._config_file.check()
+        if self._waiting is not None:
+            self._adopt(self._waiting)
+        elif self._config_file.problem is None:
+            self.health.settled("config")
+
     def _adopt(self, config: GateConfig) -> None:
+        has_waited, self._waiting = self._waiting is config, None
         try:
             self._adopt_tls(config)
         except TlsError as error:
-            self._config_refused(ConfigError(str(error), error.way_forward))
+            self._waiting = config
+            if not has_waited:
+                self._config_refused(ConfigError(str(error), error.way_forward))
             return
         previous, self._revision = self._revision, config.revision
         self._budgets.clear()
@@ -170,6 +188,8 @@ class GateProcess:
         self.metrics.config_failures.add()
         if self.gate.config is None:
             self.health.lacking("config", str(error))
+        else:
+            self.health.warn("config", f"{error}; revision {self._revision} stays in force")
         self._audit.write(
             ConfigRefused(time=at(clock.now()), problem=str(error), target=self._target_name(), revision=self._revision)
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -17,11 +18,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
+from sidegate.policy.config import ConfigError, decode_config
+from sidegate.runtime.listener import bind_unix_sockets
+
 if TYPE_CHECKING:
     from sidegate.postgres.gate import ReceiveCancel
     from sidegate.runtime.main import GateOptions
 
 MAX_CANCEL_BYTES: Final = 512
+PR_SET_PDEATHSIG: Final = 1
 
 
 class WorkerPost:
@@ -45,9 +50,18 @@ class WorkerPost:
 
     def send(self, worker: int, process_id: int, key: bytes, source_address: str) -> None:
         """To the worker whose session it is; a worker that isn't there has no session."""
+        self._send(self._path(worker), process_id, key, source_address)
+
+    def send_to_others(self, process_id: int, key: bytes, source_address: str) -> None:
+        """To every other worker."""
+        for path in self._state.glob("worker-*.cancel"):
+            if path != self._path(self.worker):
+                self._send(path, process_id, key, source_address)
+
+    def _send(self, path: Path, process_id: int, key: bytes, source_address: str) -> None:
         message = process_id.to_bytes(4, "big") + len(key).to_bytes(2, "big") + key + source_address.encode()
         with contextlib.suppress(OSError):
-            self._socket.sendto(message, str(self._path(worker)))
+            self._socket.sendto(message, str(path))
 
     def start(self, receive: ReceiveCancel) -> None:
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._receive, receive)
@@ -67,8 +81,14 @@ class WorkerPost:
 
 def run_workers(options: GateOptions, workers: int) -> int:
     """Fork the workers and wait for them; returns the exit status. Worker N serves metrics at the given port plus N."""
-    from sidegate.runtime.main import run_gate, run_loop
+    from sidegate.runtime.main import DEFAULT_PORT, run_gate, run_loop
 
+    try:
+        port = decode_config(options.config_file.read_bytes()).target.port
+    except (OSError, ConfigError):
+        port = DEFAULT_PORT  # as a worker without a config does
+    options = replace(options, inherited=bind_unix_sockets(options.listen, port))
+    parent = os.getpid()
     children: list[int] = []
     for number in range(workers):
         child = os.fork()
@@ -76,6 +96,7 @@ def run_workers(options: GateOptions, workers: int) -> int:
             own = replace(options, shares_port=True, worker=number, workers=workers, metrics=_metrics_of(options.metrics, number))
             status = 1
             try:
+                _end_with_parent(parent)
                 run_loop(lambda own=own: run_gate(own))  # type: ignore[misc]
                 status = 0
             except Exception as error:  # the child's last words; whatever it was, the parent ends the rest
@@ -84,6 +105,13 @@ def run_workers(options: GateOptions, workers: int) -> int:
                 os._exit(status)
         children.append(child)
     return _supervise(children)
+
+
+def _end_with_parent(parent: int) -> None:
+    """A worker whose parent was killed stops as if it had been told to (Linux, prctl(2)): nobody would look after it."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if os.getppid() != parent:  # it died in between
+        os._exit(1)
 
 
 def _supervise(children: list[int]) -> int:
