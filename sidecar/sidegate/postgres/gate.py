@@ -32,6 +32,7 @@ from sidegate.postgres.authn import AuthenticationProblem, authenticate
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.catalog_reader import CatalogReader
 from sidegate.postgres.duplex import ConnectionLostError, Duplex
+from sidegate.postgres.greeting import read_startup, secure, take_over
 from sidegate.postgres.journal import Journal
 from sidegate.postgres.judge import Judge
 from sidegate.postgres.login import TargetAddress, TargetLogin, TargetLoginError, cancel_at_target, connect, log_in
@@ -50,15 +51,7 @@ from sidegate.postgres.refusal import refusal_message
 from sidegate.postgres.relay import Meter, Relay, RelayServices
 from sidegate.postgres.scram import ScramKeyCache
 from sidegate.postgres.session import READING_SETTINGS, Session, SessionFacts, SessionLimits
-from sidegate.postgres.startup import (
-    CancelRequest,
-    GssEncRequest,
-    SslRequest,
-    StartupMessage,
-    allowed_parameters,
-    decode_startup_packet,
-    packet_length,
-)
+from sidegate.postgres.startup import CancelRequest, StartupMessage, allowed_parameters
 from sidegate.record.budget import RecordError, RecordingBudget
 from sidegate.record.entries import OpenedRecord
 from sidegate.record.writer import SessionRecorder
@@ -188,11 +181,12 @@ class PostgresGate:
         self._logins.add(task)
         try:
             async with asyncio.timeout(STARTUP_TIMEOUT_S):
-                side, is_encrypted = await self._secure(connection, source_address)
+                side, is_encrypted = await secure(connection, self._services.client_tls())
                 if side is None:
                     return
-                startup = await self._read_startup(side, source_address, is_encrypted=is_encrypted)
-            if startup is None:
+                startup = await read_startup(side, is_encrypted=is_encrypted)
+            if isinstance(startup, CancelRequest):
+                self._post_cancel(startup.process_id, startup.key, source_address)
                 side.close()
                 return
             await self._serve_login(Login(side, startup, source_address, is_encrypted))
@@ -201,7 +195,7 @@ class PostgresGate:
         except ClientProtocolError as error:
             deny = Deny(Reason.PROTOCOL_REFUSED, Builtin("startup"), self._revision(), str(error), error.way_forward)
             if side is None:  # before TLS: plain text is what it speaks
-                side = await _take_over(asyncio.get_running_loop(), connection)
+                side = await take_over(connection)
             self._refuse(side, RefusedError(deny, sqlstate=error.sqlstate), source_address)
         except (ConnectionLostError, TimeoutError, ValueError, OSError) as error:
             log.info("connection from %s ended before a session: %s", source_address, str(error) or type(error).__name__)
@@ -220,56 +214,6 @@ class PostgresGate:
             if side is None:
                 connection.close()
             self._connections -= 1
-
-    async def _secure(self, connection: socket.socket, source_address: str) -> tuple[Duplex | None, bool]:
-        """Answer encryption requests and bring the connection to where the StartupMessage is read. None: nothing more to do."""
-        loop = asyncio.get_running_loop()
-        tls = self._services.client_tls()
-        seen: set[type] = set()
-        while True:
-            first = await _peek(loop, connection)
-            if not first:
-                return None, False
-            if first == b"\x16":  # direct TLS: a handshake record instead of a length
-                if tls is None:
-                    raise OSError("direct TLS, and the gate has no certificate")
-                side = await _take_over(loop, connection, tls)
-                if side.transport is None or side.transport.get_extra_info("ssl_object").selected_alpn_protocol() != "postgresql":
-                    side.abort()
-                    raise OSError("direct TLS without the ALPN protocol `postgresql`")
-                return side, True
-            header = await _peek(loop, connection, 8)
-            if len(header) < 8 or header[:4] != b"\0\0\0\x08":
-                side = await _take_over(loop, connection)
-                return side, False
-            packet = decode_startup_packet(header)
-            if type(packet) in seen or not isinstance(packet, (SslRequest, GssEncRequest)):
-                raise ClientProtocolError("encryption was asked for twice")
-            seen.add(type(packet))
-            await _receive(loop, connection, 8)
-            if _has_pending(connection):
-                # Plain text injected before the handshake would be taken for what came over TLS (CVE-2021-23214)
-                raise OSError("bytes behind the encryption request, before the handshake")
-            if isinstance(packet, SslRequest) and tls is not None:
-                await loop.sock_sendall(connection, b"S")
-                side = await _take_over(loop, connection, tls)
-                return side, True
-            await loop.sock_sendall(connection, b"N")
-
-    async def _read_startup(self, side: Duplex, source_address: str, *, is_encrypted: bool) -> StartupMessage | None:
-        while True:
-            header = await side.read(4)
-            packet = decode_startup_packet(header + await side.read(packet_length(header) - 4))
-            match packet:
-                case StartupMessage():
-                    return packet
-                case CancelRequest(process_id=process_id, key=key):
-                    self._post_cancel(process_id, key, source_address)
-                    return None
-                case SslRequest() | GssEncRequest() if is_encrypted:
-                    side.write(b"N")
-                case _:
-                    raise ClientProtocolError("encryption request out of place")
 
     def _post_cancel(self, process_id: int, key: bytes, source_address: str) -> None:
         post = self._services.post
@@ -359,13 +303,11 @@ class PostgresGate:
         try:
             target = await connect(self._target_address(config))
         except TargetLoginError as error:
-            if recorder is not None:
-                recorder.abandon()
+            self._close_refused(recorder, str(error))
             log.warning("passthrough `%s` for %s: %s", entry.name, login.source_address, error)
             raise RefusedError(self._deny(Reason.TARGET_UNAVAILABLE, "")) from error  # nobody has proven who they are yet
         except BaseException:
-            if recorder is not None:
-                recorder.abandon()
+            self._close_refused(recorder, "it ended before the target answered")
             raise
         passing = Passthrough(fields, login.side, target, recorder, config.target.recording.mode, self._services)
         try:
@@ -373,8 +315,7 @@ class PostgresGate:
             self._enter()
         except BaseException:
             target.abort()
-            if recorder is not None:
-                recorder.abandon()
+            self._close_refused(recorder, "it ended before it was open")
             raise
         self._passthroughs.add(passing)
         try:
@@ -420,11 +361,10 @@ class PostgresGate:
         try:
             target = await self._log_in(config, grant, login)
             await self._run_session(config, engine, login, principal, grant, fields, recorder, target)
-        except BaseException:
+        except BaseException as error:
             if target is not None:
                 target.side.abort()
-            if recorder is not None:
-                recorder.abandon()
+            self._close_refused(recorder, str(error) or "it ended before it was open")
             raise
 
     async def _run_session(
@@ -536,6 +476,15 @@ class PostgresGate:
             deny = Deny(Reason.RECORDING_UNAVAILABLE, Builtin("recording"), config.revision, str(error), error.way_forward)
             raise RefusedError(deny) from error
 
+    def _close_refused(self, recorder: SessionRecorder | None, why: str) -> None:
+        """A recording of nothing has its end too: without one it would look like that of a gate that died."""
+        if recorder is None or recorder.failure is not None:
+            return
+        try:
+            recorder.close(why, self._services.now())
+        except RecordError as error:
+            log.error("recording couldn't be closed: %s", error)
+
     def _hello(self, target: TargetLogin, key: tuple[int, bytes]) -> bytes:
         parts = [AUTHENTICATION_OK]
         parts += [encode_parameter_status(name, value) for name, value in target.parameters.items()]
@@ -604,53 +553,3 @@ class PostgresGate:
 
 def is_local(source_address: str) -> bool:
     return source_address == "unix" or ip_address(source_address.partition("%")[0]).is_loopback
-
-
-async def _take_over(loop: asyncio.AbstractEventLoop, connection: socket.socket, tls: ssl.SSLContext | None = None) -> Duplex:
-    """After the handshake, where there is one. What uvloop returns for TLS is a protocol of its own, not ours."""
-    side = Duplex()
-    await loop.connect_accepted_socket(lambda: side, connection, ssl=tls)
-    return side
-
-
-async def _peek(loop: asyncio.AbstractEventLoop, connection: socket.socket, count: int = 1) -> bytes:
-    """The first bytes without taking them; fewer when the client closed."""
-    while True:
-        try:
-            data = connection.recv(count, socket.MSG_PEEK)
-        except BlockingIOError:
-            data = None
-        if data is not None and (len(data) >= count or not data):
-            return data
-        await _readable(loop, connection, had=len(data or b""))
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, connection: socket.socket, had: int) -> None:
-    if had:  # level-triggered: the bytes already there would wake it at once, so give the rest time to arrive
-        await asyncio.sleep(0.01)
-        return
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def is_readable() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(connection.fileno(), is_readable)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(connection.fileno())
-
-
-async def _receive(loop: asyncio.AbstractEventLoop, connection: socket.socket, count: int) -> bytes:
-    data = await loop.sock_recv(connection, count)
-    if len(data) != count:
-        raise OSError("the connection broke")
-    return data
-
-
-def _has_pending(connection: socket.socket) -> bool:
-    try:
-        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    except BlockingIOError:
-        return False
