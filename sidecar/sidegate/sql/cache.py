@@ -9,11 +9,11 @@ Rules it keeps:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from pglast.parser import ParseError, normalize
 
-from sidegate.policy.statement import SqlStatement
 from sidegate.sql.analyse import DEFAULT_LIMITS, Analysis, Judged, judge
 from sidegate.sql.names import Names
 from sidegate.sql.parse import Limits, ParseProblem
@@ -22,15 +22,6 @@ MAX_KEPT_TEXT: Final = 16 * 1024
 MAX_PATHS: Final = 64
 Key: TypeAlias = "tuple[str, tuple[str, ...] | None]"
 V = TypeVar("V")
-
-# Copying field by field through the slots takes half of the time of a call of the class.
-_FIELDS: Final = tuple(
-    (getattr(SqlStatement, name).__get__, getattr(SqlStatement, name).__set__)
-    for name in SqlStatement.__slots__
-    if name not in ("text", "normalised")
-)
-_SET_TEXT: Final = SqlStatement.__dict__["text"].__set__
-_SET_NORMALISED: Final = SqlStatement.__dict__["normalised"].__set__
 
 
 class _Generations(Generic[V]):
@@ -76,7 +67,7 @@ class StatementCache:
         return len(self._exact) + len(self._normal)
 
     def analyse(self, text: str, search_path: tuple[str, ...] | None) -> Analysis | ParseProblem:
-        """As `sidegate.sql.analyse`, and the same answer."""
+        """As `sidegate.sql.analyse`, and the same answer, but for the statement's text where it was found by its normal form."""
         found = self._exact.get((text, search_path))
         if found is not None:
             self.exact_hits += 1
@@ -87,7 +78,7 @@ class StatementCache:
             return answer.analysis if isinstance(answer, Judged) else answer
         own = _own_text(text)
         normal = _normal_form(own) if own is not None else None
-        if own is not None and normal is not None:
+        if normal is not None:
             known = self._normal.get((normal, search_path))
             if known is not None:
                 self.normal_hits += 1
@@ -99,7 +90,9 @@ class StatementCache:
             return judged
         self._exact.put((text, search_path), judged.analysis)
         if normal is not None and not judged.depends_on_constants:
-            self._normal.put((normal, search_path), Analysis((_with_text(judged.analysis.statements[0], normal, normal),)))
+            self._normal.put(
+                (normal, search_path), Analysis((replace(judged.analysis.statements[0], text=normal, normalised=normal),))
+            )
         return judged.analysis
 
     def _names_of(self, search_path: tuple[str, ...] | None) -> Names:
@@ -115,6 +108,8 @@ def _own_text(text: str) -> str | None:
     """The text of the one statement, as `parse` cuts it; None where that takes more than a look."""
     semicolons = text.count(";")
     own = text.strip()
+    if own.startswith(("--", "/*")):  # PostgreSQL counts a statement from its first token
+        return None
     if semicolons == 0:
         return own
     if semicolons == 1 and own.endswith(";"):
@@ -129,12 +124,3 @@ def _normal_form(text: str) -> str | None:
         return str(normalize(text))
     except (ParseError, UnicodeError, RecursionError, MemoryError):
         return None
-
-
-def _with_text(statement: SqlStatement, text: str, normalised: str) -> SqlStatement:
-    copy = object.__new__(SqlStatement)
-    for read, write in _FIELDS:
-        write(copy, read(statement))
-    _SET_TEXT(copy, text)
-    _SET_NORMALISED(copy, normalised)
-    return copy
