@@ -12,6 +12,7 @@ peer asks for: nothing, clear text, SCRAM-SHA-256 (RFC 7677; the peer's signatur
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import os
@@ -75,7 +76,8 @@ class WireClient:
         self._socket.close()
 
     def shut_down_writing(self) -> None:
-        self._socket.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # the peer may have closed already
+            self._socket.shutdown(socket.SHUT_WR)
 
     # Bytes
 
