@@ -91,10 +91,17 @@ def _inner_query(text: str, tree: Node) -> str | None:
             if depth == 0 and start is not None:
                 query = text[start : token.start].strip()
                 alone = parse(query, Limits())
-                if isinstance(alone, ParseProblem) or len(alone) != 1 or _bare(alone[0].tree) != _bare(tree):
+                if isinstance(alone, ParseProblem) or len(alone) != 1 or not _is_same(alone[0].tree, tree):
                     return None
                 return query
     return None
+
+
+def _is_same(first: Node, second: Node) -> bool:
+    try:
+        return bool(_bare(first) == _bare(second))
+    except RecursionError:
+        return False
 
 
 def _bare(node: Any) -> Any:

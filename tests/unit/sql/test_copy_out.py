@@ -33,6 +33,13 @@ def test_copied_columns_are_described_by_a_query(text: str, query: str | None) -
     assert query == copy_out_query(text)
 
 
+@pytest.mark.parametrize("depth", [10, 100, 200, 300, 400, 480, 2000, 20_000])
+def test_no_depth_raises(depth: int) -> None:
+    query = "SELECT 1" + "+1" * depth
+    found = copy_out_query(f"COPY ({query}) TO STDOUT")
+    assert found == query if depth <= 100 else found in (query, None)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
