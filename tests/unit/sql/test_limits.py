@@ -34,7 +34,7 @@ def test_no_depth_raises_or_kills(shape: str, depth: int) -> None:
         assert answer.is_limit or shape == "explains"
 
 
-@pytest.mark.parametrize("shape", DEEP.keys() - {"parentheses"})
+@pytest.mark.parametrize("shape", sorted(DEEP.keys() - {"parentheses", "set operations"}))  # these may be read at any depth
 def test_too_deep_is_a_limit_and_not_a_syntax_error(shape: str) -> None:
     answer = analyse(DEEP[shape](9000), ("public",))
     assert isinstance(answer, ParseProblem)
