@@ -29,6 +29,7 @@ from sidegate.postgres.messages import (
 )
 from sidegate.postgres.pipeline import Answer, Expected, Kind
 from sidegate.postgres.runners import ExecuteRunner, QueryRunner, poison_bind, poison_parse
+from sidegate.postgres.startup import NAME_BYTES
 from sidegate.postgres.statements import MAX_NAMES, Portal, Prepared, Work
 from sidegate.postgres.stories import Ask, Step, deny_builtin
 
@@ -62,8 +63,9 @@ class ClientSide:
         "_parts_bytes",
         "_session",
         "_stream",
+        "_stream_is_sent",
+        "copies_to_come",
         "is_copying",
-        "waits_for_copy",
         "withheld",
     )
 
@@ -73,15 +75,21 @@ class ClientSide:
         self._parts: list[bytes] = []  # chunks of one large message, joined once when it is whole
         self._parts_bytes = 0
         self._stream = 0  # bytes of a CopyData still to pass on
+        self._stream_is_sent = False  # whether its beginning was
         self._discard = 0  # bytes of a refused oversized message still to drop
         self.is_copying = False
-        self.waits_for_copy = False
+        self.copies_to_come = 0  # of the statement that runs
         # Parse, Bind and Describe of a statement that may be held: the target takes no lock for it meanwhile
         self.withheld: list[tuple[Permit, bytes, Expected]] = []
 
     @property
     def waiting_bytes(self) -> int:
         return len(self._buffer) + self._parts_bytes
+
+    @property
+    def waits_for_copy(self) -> bool:
+        """The target may ask for COPY data next: until it did, or ended the statement, nobody knows how it reads what comes."""
+        return self.copies_to_come > 0 and not self.is_copying
 
     def receive(self, data: bytes) -> None:
         if self._parts:
@@ -111,12 +119,14 @@ class ClientSide:
             code = buffer[at]
             length = frame_length(buffer, at)
             _check(code, length)
+            if self.waits_for_copy:
+                break
             if code == COPY_DATA:
                 at = self._on_copy_data(buffer, at, end, length)
                 continue
-            if self.waits_for_copy:
-                break
             if length > self._limit(code):
+                if self.is_copying:
+                    raise ClientProtocolError(f"unexpected message of {length} bytes during COPY from stdin")
                 self._refuse_oversized(code, length)
                 continue
             if at + length > end:
@@ -145,17 +155,16 @@ class ClientSide:
             return at + dropped
         passed = min(self._stream, end - at)
         self._stream -= passed
-        if self.is_copying:
+        # A message that began goes out to its end: the target, whatever became of the COPY, reads up to there before it reads messages
+        if self._stream_is_sent:
             self._session.send(self._session.grant.permit, buffer[at : at + passed])
         return at + passed
 
     def _on_copy_data(self, buffer: bytes, at: int, end: int, length: int) -> int:
         """CopyData in runs, unread; large ones stream. Outside of a COPY they are dropped, as PostgreSQL drops them."""
-        if self.waits_for_copy:
-            raise ClientProtocolError("CopyData before the target asked for it")
         stop = skip_run(buffer, at, end, COPY_DATA)
         if stop == at:
-            self._stream = length
+            self._stream, self._stream_is_sent = length, self.is_copying
             return self._pass_over(buffer, at, end)
         if self.is_copying:
             self._session.send(self._session.grant.permit, buffer[at:stop])
@@ -196,7 +205,11 @@ class ClientSide:
         if code in (QUERY, PARSE, BIND, EXECUTE) and session.judge.needs_catalog(session.grant.masks, session.now):
             session.refresh_catalog(is_forced=session.judge.catalog_is_stale)
             return False
-        if session.judge.search_path_is_stale and code in (QUERY, PARSE, BIND, EXECUTE) and not len(session.expected):
+        if (
+            session.judge.search_path_is_stale
+            and code in (QUERY, PARSE, BIND, EXECUTE)
+            and not (len(session.expected) or session.expected.has_unsynced)  # its Sync would end the pipeline's own transaction
+        ):
             session.start_story(settle_search_path(session))
             return False
         if CLIENT_MESSAGES[code].treatment is Treatment.REFUSED:
@@ -224,6 +237,7 @@ class ClientSide:
     def _on_query(self, frame: bytes) -> None:
         session = self._session
         self.release()
+        session.fence_names()
         text = decode_query(frame[HEADER_BYTES:])
         statements, deny = session.judge.read(text)
         work = session.new_work(text, statements, is_simple=True)
@@ -257,6 +271,7 @@ class ClientSide:
 
     def _refuse_function_call(self) -> None:
         session = self._session
+        self.release()
         work = session.new_work("(FunctionCall)", (), is_simple=True)
         deny = deny_builtin(Reason.PROTOCOL_REFUSED, session.config.revision, "FunctionCall would pass the parser by", "protocol")
         session.journal.asked(work)
@@ -267,6 +282,7 @@ class ClientSide:
     def _on_sync(self) -> None:
         session = self._session
         self.release()
+        session.fence_names()
         session.is_skipping = False
         session.send(session.grant.permit, SYNC, Expected(Kind.SYNC))
 
@@ -304,6 +320,9 @@ class ClientSide:
     def _check_name(self, name: str) -> None:
         if name == self._session.gate_name:
             raise ClientProtocolError(f"the name `{name}` is the gate's own")
+        if len(name.encode()) > NAME_BYTES:
+            # The target looks at the first 63 bytes only: to it, two such names are one
+            raise ClientProtocolError(f"a name of more than {NAME_BYTES} bytes", "42622", "choose shorter names")
 
     def _on_parse(self, frame: bytes, body: bytes) -> None:
         session = self._session
@@ -312,7 +331,7 @@ class ClientSide:
         if len(session.prepared) >= MAX_NAMES:
             raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements in one session", "54000", "close some of them")
         statements, problem = session.judge.read(parse.text)
-        prepared = Prepared(parse.text, statements, parse.parameter_oids)
+        prepared = Prepared(parse.text, statements, parse.parameter_oids, session.judge.search_path)
         work = session.new_work(parse.text, statements, is_simple=False)
         deny = problem.deny if problem else session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
         decision: Decision | None = deny
@@ -338,8 +357,9 @@ class ClientSide:
         candidates = session.prepared.find(bind.statement)
         if len(session.portals) >= MAX_NAMES:
             raise ClientProtocolError(f"more than {MAX_NAMES} portals in one session", "54000", "close some of them")
-        portal = Portal(bind.portal, candidates, bind, frame)
-        work = session.new_work(candidates[-1].text if candidates else "", merged(candidates), is_simple=False)
+        statements = tuple(statement for candidate in candidates for statement in session.judge.current(candidate))
+        portal = Portal(bind.portal, candidates, bind, frame, statements, session.judge.search_path)
+        work = session.new_work(candidates[-1].text if candidates else "", statements, is_simple=False)
         decision: Decision | None = session.decide(work) if candidates else None
         if isinstance(decision, Deny):
             self.release()
@@ -371,25 +391,14 @@ class ClientSide:
         session = self._session
         execute = decode_execute(body)
         self._check_name(execute.portal)
-        portals = session.portals.find(execute.portal)
-        cursors = session.cursors.find(execute.portal)
-        if not (portals or cursors) or any(not portal.candidates for portal in portals):
-            # The target has no such portal either, or one made by a function: it must not be run undecided
-            work = session.new_work(f"(Execute of unknown portal `{execute.portal}`)", (), is_simple=False)
-            deny = deny_builtin(
-                Reason.STATEMENT_UNKNOWN, session.config.revision, f"no portal `{execute.portal}` is known", "names"
-            )
-            session.journal.asked(work)
-            session.refuse(ExecuteRunner(session, self, work, frame, None), deny)
-            return
-        candidates = tuple(candidate for portal in portals for candidate in portal.candidates)
-        statements = merged(candidates) + tuple(s for cursor in cursors for s in cursor.statements)
-        portal = portals[-1] if portals else None
-        work = session.new_work(candidates[-1].text if candidates else cursors[-1].text, statements, is_simple=False)
-        work.parameters = portal.bind.parameters if portal else ()
-        work.portal = portal
+        work = session.new_work("", (), is_simple=False)
+        unknown = self.settle_portal(work, execute.portal)
         session.journal.asked(work)
-        runner = ExecuteRunner(session, self, work, frame, portal)
+        runner = ExecuteRunner(session, self, work, frame)
+        if unknown is not None:
+            session.refuse(runner, unknown)
+            return
+        portal = work.portal
         if portal is not None and portal.is_suspended:
             decision = session.decide(work)
             if not isinstance(decision, Deny):  # the rest of rows that were already decided on
@@ -399,6 +408,32 @@ class ClientSide:
                 runner.send(decision.permit)
                 return
         self.judge_and_run(runner, work, session.judge.resolve_names(work, session.prepared, session.cursors, session.portals))
+
+    def settle_portal(self, work: Work, name: str) -> Deny | None:
+        """Put into `work` what the portal (or cursor) `name` runs, by what is known now."""
+        session = self._session
+        portals = session.portals.find(name)
+        cursors = session.cursors.find(name)
+        for portal in portals:
+            if any(candidate.is_void for candidate in portal.candidates):
+                portal.candidates = tuple(candidate for candidate in portal.candidates if not candidate.is_void)
+                portal.statements = tuple(s for candidate in portal.candidates for s in candidate.statements)
+                portal.search_path = None
+        if not (portals or cursors) or any(not portal.candidates for portal in portals):
+            # The target has no such portal either, or one made by a function: it must not be run undecided
+            work.text = f"(Execute of unknown portal `{name}`)"
+            return deny_builtin(Reason.STATEMENT_UNKNOWN, session.config.revision, f"no portal `{name}` is known", "names")
+        statements: list[SqlStatement] = []
+        for portal in portals:
+            if portal.search_path != session.judge.search_path:  # a utility statement resolves its names when it runs
+                statements += [s for candidate in portal.candidates for s in session.judge.current(candidate)]
+            statements += portal.statements
+        statements += [statement for cursor in cursors for statement in cursor.statements]
+        work.own = work.statements = tuple(dict.fromkeys(statements))
+        work.portal = portals[-1] if portals else None
+        work.text = portals[-1].candidates[-1].text if portals else cursors[-1].text
+        work.parameters = portals[-1].bind.parameters if portals else ()
+        return None
 
     def describe_portal(self, permit: Permit, name: str, work: Work) -> None:
         """Have the target describe a portal that the client didn't: without its columns nothing can be masked."""
@@ -414,17 +449,11 @@ def _check(code: int, length: int) -> None:
         raise ClientProtocolError("invalid message length")
 
 
-def merged(candidates: tuple[Prepared, ...]) -> tuple[SqlStatement, ...]:
-    if len(candidates) == 1:
-        return candidates[0].statements
-    return tuple(statement for candidate in candidates for statement in candidate.statements)
-
-
 def _describing(session: Session, name: str) -> Work | None:
     portals = session.portals.find(name)
     if not portals:
         return None
-    work = session.new_work("", merged(portals[-1].candidates), is_simple=False)
+    work = session.new_work("", portals[-1].statements, is_simple=False)
     work.portal = portals[-1]
     return work
 
@@ -435,10 +464,12 @@ def end_own_transaction(session: Session) -> Generator[Step, Answer, None]:
     """
     session.owns_transaction = False
     answer = yield Ask("COMMIT", session.grant.permit)
-    if answer.was_skipped:  # something in the pipeline failed, and its Sync was the gate's: the transaction is void
+    error = answer.error
+    if session.status != "I":  # something in the pipeline failed, and its Sync was the gate's; or a cancel hit the COMMIT
         answer = yield Ask("ROLLBACK", session.grant.permit)
-    if answer.error is not None:
-        session.deliver(session.masker.error(answer.error))
+        error = error or answer.error
+    if error is not None:
+        session.deliver(session.masker.error(error))
 
 
 def settle_search_path(session: Session) -> Generator[Step, Answer, None]:

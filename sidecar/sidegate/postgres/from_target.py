@@ -256,6 +256,8 @@ class TargetSide:
                 return False
             if entry.kind is Kind.DESCRIBE and code != PARAMETER_DESCRIPTION:
                 session.expected.pop()
+                if entry.answer is not None:
+                    entry.answer.is_complete = True
         elif entry.kind not in (Kind.EXECUTE, Kind.QUERY):
             raise TargetProtocolError(f"{TARGET_MESSAGES[code].name} out of order")
         elif code in (COPY_IN, COPY_OUT, COPY_DONE):
@@ -295,6 +297,7 @@ class TargetSide:
             raise TargetProtocolError("COPY ended without CopyDone")
         if entry.kind is Kind.EXECUTE:
             session.expected.pop()
+            session.copy_ended()
             if entry.binding is not None:
                 entry.binding.confirm()
             if entry.capture is None:
@@ -361,6 +364,8 @@ class TargetSide:
             if skipped.work is not None and skipped.kind is Kind.EXECUTE and skipped.capture is None:
                 skipped.work.sqlstate = skipped.work.sqlstate or "25P02"
                 session.journal.outcome(skipped.work)
+        if session.expected.head is None:  # the Sync is still to come: up to there the target skips without a word
+            session.skip_to_sync()
 
     def _on_ready(self, entry: Expected, frame: bytes) -> None:
         session = self._session
@@ -380,7 +385,7 @@ class TargetSide:
             session.resume_answer(entry.answer)
             return
         if entry.capture is not None:
-            session.resume_run(status, has_failed=work is None or bool(work.sqlstate) or not work.tag)
+            session.resume_run(status, has_failed=work is None or bool(work.sqlstate) or not work.has_run)
             return
         if work is not None and entry.kind is Kind.QUERY:
             self._finish(work)

@@ -63,9 +63,24 @@ class Judge:
 
     def read(self, text: str) -> tuple[tuple[SqlStatement, ...], Problem | None]:
         analysis = self._cache.analyse(text, self.search_path)
+        if isinstance(analysis, Analysis) and any(map(may_change_path, analysis.statements[:-1])):
+            # The target resolves the names of each statement when it gets to it: the later ones could be anywhere
+            analysis = self._cache.analyse(text, None)
         if isinstance(analysis, Analysis):
             return analysis.statements, None
         return (), self._problem(analysis)
+
+    def current(self, prepared: Prepared) -> tuple[SqlStatement, ...]:
+        """What it is by now: the target analyses it again when the search path is another than before (its plan cache does)."""
+        if prepared.search_path == self.search_path:
+            return prepared.statements
+        statements, problem = self.read(prepared.text)
+        if problem is not None:
+            return prepared.statements
+        names = {statement.prepares for statement in prepared.statements}
+        if len(statements) == len(prepared.statements):
+            return statements
+        return tuple(statement for statement in statements if statement.prepares in names)  # PREPARE in a string of several
 
     def _problem(self, problem: ParseProblem) -> Problem:
         reason = Reason.STATEMENT_TOO_LARGE if problem.is_limit else Reason.STATEMENT_UNPARSABLE
@@ -85,15 +100,17 @@ class Judge:
                 if name is None:
                     continue
                 behind = [here[name]] if name in here else []
-                candidates = prepared.find(name) if not is_cursor else ()
                 if is_cursor:
                     for cursor in cursors.find(name):
                         behind += cursor.statements
                         texts.append(cursor.text)
-                    candidates = tuple(candidate for portal in portals.find(name) for candidate in portal.candidates)
-                for candidate in candidates:
-                    behind += candidate.statements
-                    texts.append(candidate.text)
+                    for portal in portals.find(name):
+                        behind += portal.statements
+                        texts += [candidate.text for candidate in portal.candidates]
+                else:
+                    for candidate in prepared.find(name):
+                        behind += self.current(candidate)
+                        texts.append(candidate.text)
                 if not behind:
                     noun = "cursor" if is_cursor else "prepared statement"
                     return Deny(
@@ -108,7 +125,7 @@ class Judge:
         changes: list[Binding] = []
         for statement in work.own:
             if statement.prepares:
-                changes.append(prepared.offer(statement.prepares, Prepared(work.text, (statement,))))
+                changes.append(prepared.offer(statement.prepares, Prepared(work.text, (statement,), (), self.search_path)))
             if statement.deallocates:
                 changes.append(prepared.removal(statement.deallocates))
             if statement.declares:
@@ -194,8 +211,7 @@ class Judge:
     def statement_sent(self, work: Work) -> None:
         """From here on the search path may be another: until it is read again, unqualified names could be anywhere."""
         for statement in work.statements:
-            names = {name for name, _ in statement.settings}
-            if names & PATH_SETTINGS or statement.kinds & MAY_CHANGE_SEARCH_PATH:
+            if may_change_path(statement):
                 self._path_may_roll_back = True
             elif not (statement.controls_transaction and self._path_may_roll_back):
                 continue
@@ -205,6 +221,10 @@ class Judge:
         """It was read with this transaction status: outside of a transaction nothing of it rolls back any more."""
         if status == "I":
             self._path_may_roll_back = False
+
+
+def may_change_path(statement: SqlStatement) -> bool:
+    return any(name in PATH_SETTINGS for name, _ in statement.settings) or not statement.kinds.isdisjoint(MAY_CHANGE_SEARCH_PATH)
 
 
 def parse_name_array(text: str) -> tuple[str, ...] | None:

@@ -74,10 +74,14 @@ class Answer:
 
 
 class Expectations:
-    __slots__ = ("_queue",)
+    __slots__ = ("_queue", "has_transaction_control", "has_unsynced")
 
     def __init__(self) -> None:
         self._queue: deque[Expected] = deque()
+        # Messages went out since the last Sync or Query, answered or not: what they did isn't committed yet.
+        self.has_unsynced = False
+        # One of them begins or ends a transaction: the status known is not the one at this point.
+        self.has_transaction_control = False
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -87,26 +91,18 @@ class Expectations:
         return self._queue[0] if self._queue else None
 
     @property
-    def has_unsynced(self) -> bool:
-        """Messages went out since the last Sync or Query, or their answers are still to come."""
-        return bool(self._queue) and self._queue[-1].kind not in (Kind.SYNC, Kind.QUERY)
-
-    @property
     def awaits_ready(self) -> bool:
         """A ReadyForQuery is still to come, so the transaction status isn't known."""
         return any(entry.kind in (Kind.SYNC, Kind.QUERY) for entry in self._queue)
 
-    @property
-    def has_transaction_control(self) -> bool:
-        """An Execute without its Sync yet begins or ends a transaction: the status known is not the one at this point."""
-        return any(
-            entry.work is not None and any(statement.controls_transaction for statement in entry.work.statements)
-            for entry in self._queue
-            if entry.kind is Kind.EXECUTE
-        )
-
     def push(self, entry: Expected) -> None:
         self._queue.append(entry)
+        if entry.kind is Kind.SYNC or entry.kind is Kind.QUERY:
+            self.has_unsynced = self.has_transaction_control = False
+            return
+        self.has_unsynced = True
+        if entry.kind is Kind.EXECUTE and entry.work is not None and not self.has_transaction_control:
+            self.has_transaction_control = any(statement.controls_transaction for statement in entry.work.statements)
 
     def pop(self) -> Expected:
         return self._queue.popleft()

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Final
 from sidegate.policy.decision import Allow, Deny, Permit
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import StatementKind
+from sidegate.postgres.frames import HEADER_BYTES
 from sidegate.postgres.messages import (
+    FLUSH,
     SYNC,
+    decode_execute,
     encode_bind,
     encode_close,
     encode_execute,
@@ -26,7 +29,7 @@ from sidegate.postgres.stories import Ask, Captured, Step, Story, WaitForCatalog
 if TYPE_CHECKING:
     from sidegate.postgres.from_client import ClientSide
     from sidegate.postgres.session import Session
-    from sidegate.postgres.statements import Binding, Portal, Work
+    from sidegate.postgres.statements import Binding, Work
 
 POISON: Final = "sidegate denied"  # no statement begins so: the target answers 42601 and does nothing
 
@@ -43,6 +46,10 @@ def poison_bind(session: Session, deny: Deny, work: Work) -> None:
     session.send(session.grant.permit, frame, Expected(Kind.BIND, work, refusal=refusal_message(deny)))
 
 
+def copies_in(work: Work) -> int:
+    return sum(StatementKind.COPY_IN in statement.kinds for statement in work.statements)
+
+
 def copy_out_story(runner: QueryRunner | ExecuteRunner, session: Session, decision: Allow) -> Story:
     """COPY OUT brings no RowDescription: what it will copy is described first, and the plan made from that."""
     work = runner.work
@@ -57,6 +64,9 @@ def copy_out_story(runner: QueryRunner | ExecuteRunner, session: Session, decisi
     problem = "the columns it copies can't be told" if query is None else ""
     if query is not None:
         answer: Answer = yield Ask(query, decision.permit, describe_only=True)
+        if answer.was_skipped:  # an earlier message of the pipeline failed: the client already has that error
+            session.skip_to_sync()
+            return
         if answer.row_description is None:
             problem = (answer.error or {}).get("M", "the target didn't describe it")
         else:
@@ -86,7 +96,7 @@ class QueryRunner:
         self.has_earlier_work = session.expected.has_unsynced
 
     def send(self, permit: Permit) -> None:
-        self._client.waits_for_copy = any(StatementKind.COPY_IN in statement.kinds for statement in self.work.statements)
+        self._client.copies_to_come = copies_in(self.work)
         bindings = self._session.judge.bindings(self.work, self._session.prepared, self._session.cursors)
         self._session.send(permit, self._frame, Expected(Kind.QUERY, self.work, binding=bindings))
 
@@ -101,6 +111,10 @@ class QueryRunner:
     def has_been_rolled_back(self) -> None:
         """A Query can simply be sent again."""
 
+    def settle(self) -> Deny | None:
+        session = self._session
+        return session.judge.resolve_names(self.work, session.prepared, session.cursors, session.portals)
+
     def finish(self, captured: Captured, *, owns_transaction: bool) -> Generator[Step, Answer, None]:
         session = self._session
         if owns_transaction:
@@ -110,6 +124,8 @@ class QueryRunner:
             ):  # a deferred constraint: the statement failed at its end, as it would have without a gate
                 captured.frames = [session.masker.error(answer.error)]
                 self.work.sqlstate = answer.error.get("C", "")
+                if session.status != "I":  # a cancel hit the COMMIT itself
+                    yield Ask("ROLLBACK", session.grant.permit)
         self._deliver(captured)
 
     def fail(self, captured: Captured) -> None:
@@ -127,22 +143,26 @@ class QueryRunner:
 class ExecuteRunner:
     """One Execute of a portal. What was withheld for it (Parse, Bind, Describe) goes out right before."""
 
-    __slots__ = ("_client", "_frame", "_needs_rebind", "_portal", "_session", "has_earlier_work", "work")
+    __slots__ = ("_client", "_frame", "_name", "_needs_rebind", "_session", "has_earlier_work", "work")
 
-    def __init__(self, session: Session, client: ClientSide, work: Work, frame: bytes, portal: Portal | None) -> None:
+    def __init__(self, session: Session, client: ClientSide, work: Work, frame: bytes) -> None:
         self._session = session
         self._client = client
         self._frame = frame
-        self._portal = portal
+        self._name = decode_execute(frame[HEADER_BYTES:]).portal
         self._needs_rebind = False
         self.work = work
         self.has_earlier_work = session.expected.has_unsynced
 
     def send(self, permit: Permit) -> None:
         self._send_portal(permit)
-        self._client.waits_for_copy = any(StatementKind.COPY_IN in statement.kinds for statement in self.work.statements)
+        self._client.copies_to_come = min(1, copies_in(self.work))
         bindings = self._session.judge.bindings(self.work, self._session.prepared, self._session.cursors)
         self._session.send(permit, self._frame, Expected(Kind.EXECUTE, self.work, binding=bindings))
+        if (
+            0 < copies_in(self.work) < len(self.work.statements)
+        ):  # should it be no COPY, its end must be told before the next Sync
+            self._session.send(permit, FLUSH)
 
     def run(self, permit: Permit, frames: list[bytes]) -> None:
         self._send_portal(permit)
@@ -152,13 +172,13 @@ class ExecuteRunner:
     def _send_portal(self, permit: Permit) -> None:
         session = self._session
         self._client.release()
-        portal = self._portal
+        portal = self.work.portal
         if portal is not None and self._needs_rebind:
             session.send(permit, encode_close("P", portal.name), Expected(Kind.CLOSE, is_visible=False))
-            session.send(permit, portal.frame, Expected(Kind.BIND, is_visible=False))
+            binding = session.portals.offer(portal.name, portal)
+            session.send(permit, portal.frame, Expected(Kind.BIND, is_visible=False, binding=binding))
         if self.work.masks:
-            name = portal.name if portal is not None else next((s.declares for s in self.work.statements if s.declares), "")
-            self._client.describe_portal(permit, name, self.work)
+            self._client.describe_portal(permit, self._name, self.work)
 
     def refuse(self, deny: Deny) -> None:
         self._client.release()
@@ -169,6 +189,11 @@ class ExecuteRunner:
 
     def has_been_rolled_back(self) -> None:
         self._needs_rebind = True
+
+    def settle(self) -> Deny | None:
+        session = self._session
+        unknown = self._client.settle_portal(self.work, self._name)
+        return unknown or session.judge.resolve_names(self.work, session.prepared, session.cursors, session.portals)
 
     def finish(self, captured: Captured, *, owns_transaction: bool) -> Generator[Step, Answer, None]:
         """The client's Sync ends the transaction: until then further messages of its pipeline belong to it."""

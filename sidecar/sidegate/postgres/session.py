@@ -8,6 +8,7 @@ client only by `deliver`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -156,26 +157,50 @@ class Session:
         """The back end made the ApprovalRequest `name`, or found the pending one of the same statement (`joined`)."""
         self.now = self.journal.now = now
         runner = self._runner
-        if self._hold is not None and runner is not None and isinstance(runner.work.decision, RequireApproval):
+        is_held = self._hold is not None and not self.is_closed
+        if is_held and runner is not None and isinstance(runner.work.decision, RequireApproval):
+            assert self._hold is not None
             self._hold_name = name
             self.journal.held(runner.work, runner.work.decision, self._hold, name, joined=joined)
             self._tell_hold()
         return self._flush()
 
     def hold_decided(self, verdict: Verdict, now: float) -> Effects:
-        """The verdict of the back end; also what it failed with (phase Withdrawn, with a comment that says so)."""
+        """The verdict of the back end; also what it failed with (phase Withdrawn, with a comment that says so). One for
+        another request than the one that is waited for changes nothing.
+        """
         self.now = self.journal.now = now
-        if self._hold is not None and self._runner is not None:
-            self._hold, self._hold_name = None, None
-            self.journal.hold_ended(self._runner.work, verdict, verdict.phase.value)
-            self._resume(verdict)
-            self._client.pump()
+        is_ours = not (self._hold_name and verdict.name) or verdict.name == self._hold_name
+        if self._hold is not None and is_ours and not self.is_closed:
+            self._guard(lambda: self._end_hold(verdict))
         return self._flush()
+
+    def _end_hold(self, verdict: Verdict) -> None:
+        runner = self._runner
+        assert runner is not None
+        self._hold, self._hold_name = None, None
+        self.journal.hold_ended(runner.work, verdict, verdict.phase.value)
+        self._resume(verdict)
+        self._client.pump()
+
+    def _withdraw_hold(self, why: str) -> None:
+        name = self._hold_name or ""
+        self._actions.append(WithdrawHold(name, why))
+        self._end_hold(Verdict(Phase.WITHDRAWN, name, (), why, self.now, self.now))
+
+    def _guard(self, event: Callable[[], None]) -> None:
+        """What the client had sent behind a wait is read now: bad bytes end the session here as they do in `from_client`."""
+        try:
+            event()
+        except TargetProtocolError as error:
+            self._end(Reason.TARGET_UNAVAILABLE, f"the target's answer can't be read: {error}")
+        except ClientProtocolError as error:
+            self._end(Reason.PROTOCOL_REFUSED, str(error), sqlstate_from=error)
 
     def remind(self, now: float) -> Effects:
         """Tell the client of a held statement that it is still held; called every notice interval."""
         self.now = self.journal.now = now
-        if self._hold is not None and self._hold_name is not None:
+        if self._hold is not None and self._hold_name is not None and not self.is_closed:
             self._tell_hold(is_first=False)
         return self._flush()
 
@@ -185,27 +210,30 @@ class Session:
             return self.end(Reason.MASK_NOT_PROVABLE, "the target's catalog can't be read", now)
         self.judge.learn_catalog(catalog, now)
         self.waits_for_catalog = False
-        if isinstance(self._step, WaitForCatalog):
+        if isinstance(self._step, WaitForCatalog) and not self.is_closed:
             self.now = self.journal.now = now
-            self._resume(None)
+            self._guard(lambda: self._resume(None))
         return self.from_target(b"", now)
 
     def cancel(self, source_address: str, now: float) -> Effects:
         """A CancelRequest with this session's key: withdraws a hold, or goes on to the target."""
         self.now = self.journal.now = now
+        if self.is_closed:
+            return self._flush()
         if self._hold is None:
             self.journal.cancel_received(source_address, "")
             if len(self.expected):
                 self._actions.append(CancelTarget())
             return self._flush()
-        name = self._hold_name or ""
-        self.journal.cancel_received(source_address, name)
-        self._actions.append(WithdrawHold(name, "the client cancelled the statement"))
-        return self.hold_decided(Verdict(Phase.WITHDRAWN, name, (), "the client cancelled the statement", now, now), now)
+        self.journal.cancel_received(source_address, self._hold_name or "")
+        self._guard(lambda: self._withdraw_hold("the client cancelled the statement"))
+        return self._flush()
 
     def config_changed(self, config: GateConfig, engine: Engine, grant: SessionGrant | Deny, now: float) -> Effects:
         """A new revision is in force: a lost grant ends the session, a hold whose rule vanished is decided again."""
         self.now = self.journal.now = now
+        if self.is_closed:
+            return self._flush()
         if isinstance(grant, Deny):
             self._end(Reason.SESSION_ENDED, f"revision {config.revision} grants it no longer: {grant.reason.meaning}")
             return self._flush()
@@ -217,8 +245,7 @@ class Session:
         self.judge.adopt(engine)
         self.masker.adopt(grant.masks)
         if self._hold is not None and self._runner is not None:
-            self._reconsider_hold(self._runner)
-            self._client.pump()
+            self._guard(self._reconsider_held)
         return self._flush()
 
     def end(self, reason: Reason, detail: str, now: float) -> Effects:
@@ -272,6 +299,8 @@ class Session:
     def deliver(self, data: bytes, entry: Expected | None = None) -> None:
         if entry is not None and entry.capture is not None:
             captured = self._captured
+            if captured is not None and captured.is_over_limit and not data.startswith(b"E"):
+                return
             entry.capture.append(data)
             if captured is not None and not captured.is_over_limit:
                 captured.is_over_limit = sum(map(len, entry.capture)) > self.limits.max_captured_bytes
@@ -279,6 +308,11 @@ class Session:
                     entry.capture.clear()
             return
         self._to_client.append(data)
+
+    def fence_names(self) -> None:
+        self.prepared.fence()
+        self.portals.fence()
+        self.cursors.fence()
 
     def deliver_kept(self, work: Work, frames: list[bytes]) -> None:
         """The answer of a measured statement goes out: only now it is what the client saw."""
@@ -350,17 +384,19 @@ class Session:
 
     def skip_to_sync(self) -> None:
         self.is_skipping = True
+        if self._hold is not None:
+            self._withdraw_hold("an earlier statement of its pipeline failed")
 
     def copy_in_started(self) -> None:
         """The target takes a COPY: each Sync sent before it was swallowed with it (PostgreSQL, "COPY Operations")."""
         if not self._client.waits_for_copy:
             raise TargetProtocolError("a COPY that was not announced")
-        self._client.waits_for_copy = False
+        self._client.copies_to_come -= 1
         self._client.is_copying = True
         self.expected.drop_syncs()
 
     def copy_ended(self) -> None:
-        self._client.waits_for_copy = False
+        self._client.copies_to_come = 0
         self._client.is_copying = False
 
     def set_status(self, status: str) -> None:
@@ -488,10 +524,18 @@ class Session:
             )
         )
 
+    def _reconsider_held(self) -> None:
+        assert self._runner is not None
+        self._reconsider_hold(self._runner)
+        self._client.pump()
+
     def _reconsider_hold(self, runner: Runner) -> None:
         decision = self.decide(runner.work)
         if isinstance(decision, RequireApproval) and decision.terms == _terms(runner.work.decision):
             return
+        if runner.work.impact is not None:  # what it would change was measured before people thought about it
+            runner.work.impact = None
+            decision = self.decide(runner.work)
         name, self._hold_name, self._hold = self._hold_name, None, None
         self._actions.append(WithdrawHold(name or "", f"the rules changed to revision {self.config.revision}"))
         story, self._story = self._story, None

@@ -3,12 +3,14 @@ outcome. Pure.
 
 A name may have several candidates: a Parse whose answer is still to come may fail, and then the older statement of that name
 is the one that runs. Every candidate is decided, so that a name can't be made to mean something harmless to the gate and
-something else to the target.
+something else to the target. What was offered since the last Sync or Query is sure, though: should it fail, the target skips
+whatever comes up to that Sync.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -62,6 +64,13 @@ class Work:
     def was_rolled_back(self) -> None:
         """It ran and was taken back: what the target said of it is void."""
         self.rows, self.tag, self.sqlstate = 0, "", ""
+        if self.portal is not None:
+            self.portal.is_suspended = False
+
+    @property
+    def has_run(self) -> bool:
+        """It came to its end, or to the row limit of its Execute: by then a statement that changes rows has changed all of them."""
+        return bool(self.tag) or (self.portal is not None and self.portal.is_suspended)
 
     def kind_names(self) -> tuple[str, ...]:
         if len(self.statements) == 1:
@@ -101,23 +110,30 @@ def _kind_names(kinds: frozenset[StatementKind]) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class Prepared:
-    """One prepared statement. `parameter_oids` are the types that the client gave its parameters."""
+    """One prepared statement, as read under `search_path`. `parameter_oids` are the types that the client gave its parameters.
+    `is_void`: the target refused it.
+    """
 
     text: str
     statements: tuple[SqlStatement, ...]
     parameter_oids: tuple[int, ...] = ()
+    search_path: tuple[str, ...] | None = None
+    is_void: bool = False
 
 
 @dataclass(slots=True)
 class Portal:
     """One bound portal. `frame` is its Bind as the client sent it, for when the portal has to be made again after a
-    rollback.
+    rollback. `statements` are those of its candidates as the target reads them at Bind, under `search_path`.
     """
 
     name: str
     candidates: tuple[Prepared, ...]
     bind: Bind
     frame: bytes
+    statements: tuple[SqlStatement, ...] = ()
+    search_path: tuple[str, ...] | None = None
+    is_void: bool = False
     row_description: bytes | None = None
     is_suspended: bool = False
 
@@ -135,31 +151,47 @@ class Binding(Protocol):
 class Names(Generic[T]):
     """Names to candidates."""
 
-    __slots__ = ("_candidates",)
+    __slots__ = ("_candidates", "_sure", "_unsettled")
 
     def __init__(self) -> None:
         self._candidates: dict[str, list[T]] = {}
+        self._sure: dict[str, T] = {}  # offered since the last Sync or Query: what comes behind runs with it, or not at all
+        self._unsettled: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._candidates)
 
     def find(self, name: str) -> tuple[T, ...]:
-        return tuple(self._candidates.get(name, ()))
+        candidates = self._candidates.get(name, ())
+        if len(candidates) > 1 and name in self._sure:
+            return tuple(_since(candidates, self._sure[name]))
+        return tuple(candidates)
+
+    def fence(self) -> None:
+        """A Sync or a Query: what comes behind it runs whether what was offered before succeeds or not."""
+        self._sure.clear()
 
     def offer(self, name: str, value: T) -> Binding:
         """Add a candidate; the binding settles whether it is the only one or none."""
         self._candidates.setdefault(name, []).append(value)
+        self._sure[name] = value
+        self._unsettled.add(id(value))
         return _Offer(self, name, value)
 
     def removal(self, name: str) -> Binding:
         """A Close or DEALLOCATE on its way: the name goes when the target confirms it. "*" is every name but the unnamed."""
-        return _Removal(self, name, {key: tuple(values) for key, values in self._candidates.items() if name in (key, "*")})
+        return _Removal(
+            self, name, {key: tuple(values) for key, values in self._candidates.items() if name == key or (name == "*" and key)}
+        )
 
-    def keep_only(self, name: str, value: T) -> None:
-        if any(candidate is value for candidate in self._candidates.get(name, ())):
-            self._candidates[name] = [value]
+    def keep_from(self, name: str, value: T) -> None:
+        """`value` is in place: what was there before isn't any more. What was offered after it may be in place by now as well."""
+        self._unsettled.discard(id(value))
+        if name in self._candidates:
+            self._candidates[name] = _since(self._candidates[name], value)
 
     def discard(self, name: str, value: T) -> None:
+        self._unsettled.discard(id(value))
         kept = [candidate for candidate in self._candidates.get(name, ()) if candidate is not value]
         if kept:
             self._candidates[name] = kept
@@ -167,7 +199,22 @@ class Names(Generic[T]):
             self._candidates.pop(name, None)
 
     def clear(self) -> None:
-        self._candidates.clear()
+        """All that were confirmed are gone. Those whose answer is still to come belong to what follows."""
+        if not self._unsettled:
+            self._candidates.clear()
+            return
+        for name, values in list(self._candidates.items()):
+            for value in values:
+                if id(value) not in self._unsettled:
+                    self.discard(name, value)
+
+
+def _since(candidates: Sequence[T], value: T) -> list[T]:
+    """From `value` on; all of them when it isn't there."""
+    for index, candidate in enumerate(candidates):
+        if candidate is value:
+            return list(candidates[index:])
+    return list(candidates)
 
 
 class _Offer(Generic[T]):
@@ -177,9 +224,11 @@ class _Offer(Generic[T]):
         self._names, self._name, self._value = names, name, value
 
     def confirm(self) -> None:
-        self._names.keep_only(self._name, self._value)
+        self._names.keep_from(self._name, self._value)
 
     def take_back(self) -> None:
+        if isinstance(self._value, (Prepared, Portal)):
+            self._value.is_void = True
         self._names.discard(self._name, self._value)
 
 

@@ -92,8 +92,10 @@ class Runner(Protocol):
     def run(self, permit: Permit, frames: list[bytes]) -> None: ...
     def refuse(self, deny: Deny) -> None: ...
     def has_been_rolled_back(self) -> None: ...
+    def settle(self) -> Deny | None: ...
     def finish(self, captured: Captured, *, owns_transaction: bool) -> Generator[Step, Any, None]: ...
     def fail(self, captured: Captured) -> None: ...
+    def copy_out_story(self, decision: Allow) -> Story: ...
 
 
 def tell(session: Session, runner: Runner, decision: Decision) -> Story:
@@ -101,17 +103,25 @@ def tell(session: Session, runner: Runner, decision: Decision) -> Story:
     work = runner.work
     if session.expected.awaits_ready:
         yield WaitForReady()
-        decision = session.decide(work)  # what ran before may count
+        decision = runner.settle() or session.decide(work)  # what ran before may count, and names are settled
     while True:
         work.decision = decision
         if isinstance(decision, Deny):
             session.refuse(runner, decision)
             return
         if isinstance(decision, Allow):
-            session.allow(runner, decision)
+            if decision.masks and session.judge.copies_out(work):
+                yield from runner.copy_out_story(decision)
+            else:
+                session.allow(runner, decision)
             return
         if isinstance(decision, RequireApproval):
             verdict = yield from _hold(session, work, decision)
+            if (
+                session.is_skipping
+            ):  # an earlier message of its pipeline failed: the client has that error, and waits for no other
+                session.journal.outcome(work)
+                return
             deny = _denial(verdict, decision)
             if deny is not None:
                 session.refuse(runner, deny)
@@ -160,7 +170,10 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         return None
     if any(StatementKind.TRUNCATE in statement.kinds for statement in work.statements):
         work.impact = Impact(UNCOUNTED_ROWS, is_truncation=True)
-        return session.decide(work)
+        return session.decide(work, approved=work.approval is not None)
+    kinds = frozenset().union(*(statement.kinds for statement in work.statements))
+    if StatementKind.COPY_IN in kinds or (StatementKind.COPY_OUT in kinds and measure.masks):
+        return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "a COPY can't be kept back")
     if session.expected.has_transaction_control:
         return Deny(
             Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "a transaction begins or ends in the same pipeline"
@@ -197,7 +210,14 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         work.decision = decision
         session.count_rows(work.impact)
         if has_savepoint:
-            yield Ask(f"RELEASE SAVEPOINT {SAVEPOINT}", permit)
+            released: Answer = yield Ask(f"RELEASE SAVEPOINT {SAVEPOINT}", permit)
+            if released.error is not None:  # a cancel hit it: the transaction failed, and with it the statement
+                if owns:
+                    yield Ask("ROLLBACK", permit)
+                captured.frames = [session.masker.error(released.error)]
+                work.sqlstate = released.error.get("C", "")
+                runner.fail(captured)
+                return None
         yield from runner.finish(captured, owns_transaction=owns)
         return None
     if has_savepoint:

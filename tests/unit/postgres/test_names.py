@@ -10,7 +10,36 @@ def test_both_candidates_stand_until_the_target_answers() -> None:
     names: Names[str] = Names()
     names.offer("x", "old").confirm()
     names.offer("x", "new")
+    names.fence()
     assert names.find("x") == ("old", "new")
+
+
+def test_up_to_the_sync_what_was_offered_last_is_sure() -> None:
+    """Should it fail, the target skips whatever would have used it."""
+    names: Names[str] = Names()
+    names.offer("x", "old").confirm()
+    names.offer("x", "new")
+    assert names.find("x") == ("new",)
+
+
+def test_a_confirmed_candidate_leaves_those_that_follow_it() -> None:
+    names: Names[str] = Names()
+    first = names.offer("x", "first")
+    names.offer("x", "second")
+    first.confirm()
+    names.fence()
+    assert names.find("x") == ("second",)
+
+
+def test_a_cleared_name_keeps_what_is_still_to_be_answered() -> None:
+    names: Names[str] = Names()
+    names.offer("x", "old").confirm()
+    binding = names.offer("y", "new")
+    names.clear()
+    assert (names.find("x"), names.find("y")) == ((), ("new",))
+    binding.confirm()
+    names.clear()
+    assert names.find("y") == ()
 
 
 def test_a_confirmed_candidate_is_the_only_one() -> None:
