@@ -22,13 +22,13 @@ def test_up_to_the_sync_what_was_offered_last_is_sure() -> None:
     assert names.find("x") == ("new",)
 
 
-def test_a_confirmed_candidate_leaves_those_that_follow_it() -> None:
+def test_a_confirmed_candidate_keeps_those_that_follow_it() -> None:
     names: Names[str] = Names()
     first = names.offer("x", "first")
     names.offer("x", "second")
     first.confirm()
     names.fence()
-    assert names.find("x") == ("second",)
+    assert names.find("x") == ("first", "second")
 
 
 def test_a_cleared_name_keeps_what_is_still_to_be_answered() -> None:
