@@ -11,6 +11,7 @@ gate loses nothing), compression.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -119,6 +120,8 @@ class SessionRecorder:
             recorder.append_all((opened.entry(),), now)
         except (OSError, RecordError) as error:
             recorder.abandon()
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # nothing was recorded, and no session will be
             if isinstance(error, RecordError):
                 raise
             raise RecordError(f"recording `{path}` can't be locked: {error.strerror}", "mend the recording volume") from error

@@ -179,6 +179,7 @@ class GateProcess:
         self.gate.adopt(config)
         self.metrics.config_loaded(config.revision, clock.now())
         self.health.met("config")
+        self.health.settled("config")
         self._audit.write(
             ConfigLoaded(time=at(clock.now()), target=self._target_name(), revision=config.revision, previous_revision=previous)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,6 +65,14 @@ def config_with(
 
 def connect(gate: GateProcess, issuer: Issuer, database: str, role: str = "readwrite", **more: Any) -> Connection:
     return psycopg.connect(gate.endpoint(issuer).dsn(role, database), autocommit=True, **more)
+
+
+def rewrite(gate: GateProcess, data: bytes) -> None:
+    """Put something else in the config file and have the gate look at it. Who expects it to be taken up uses `gate.reload`."""
+    fresh = gate.config_file.with_suffix(".new")
+    fresh.write_bytes(data)
+    fresh.replace(gate.config_file)
+    os.kill(gate.pid, signal.SIGHUP)
 
 
 @contextlib.contextmanager
