@@ -28,6 +28,7 @@ from sidegate.postgres.messages import (
     encode_describe,
 )
 from sidegate.postgres.pipeline import Answer, Expected, Kind
+from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.runners import ExecuteRunner, QueryRunner, poison_bind, poison_parse
 from sidegate.postgres.startup import NAME_BYTES
 from sidegate.postgres.statements import MAX_NAMES, Portal, Prepared, Work
@@ -422,6 +423,7 @@ class ClientSide:
         if not (portals or cursors) or any(not portal.candidates for portal in portals):
             # The target has no such portal either, or one made by a function: it must not be run undecided
             work.text = f"(Execute of unknown portal `{name}`)"
+            work.own_error = unknown_name_message("portal", name)
             return deny_builtin(Reason.STATEMENT_UNKNOWN, session.config.revision, f"no portal `{name}` is known", "names")
         statements: list[SqlStatement] = []
         for portal in portals:

@@ -323,6 +323,8 @@ class TargetSide:
     def _on_error(self, entry: Expected | None, frame: bytes) -> None:
         session = self._session
         fields = decode_fields(frame[HEADER_BYTES:])
+        if fields.get("V", fields.get("S", "")) in ("FATAL", "PANIC"):
+            session.target_has_ended = True
         if entry is None:  # the target ends the session: an administrator, a crash, a timeout
             session.deliver(session.masker.error(fields))
             return
@@ -331,6 +333,8 @@ class TargetSide:
         self._copy_work = None
         if entry.answer is not None:
             entry.answer.error = fields
+            if session.target_has_ended:
+                session.deliver(session.masker.error(fields))
         elif entry.refusal is not None:
             session.deliver(entry.refusal)
             if work is not None:

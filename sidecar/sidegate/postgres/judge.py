@@ -16,6 +16,7 @@ from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import SqlStatement, StatementContext, StatementKind
 from sidegate.postgres.catalog import Catalog
+from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.statements import Binding, Names, Portal, Prepared, Work
 from sidegate.sql import Analysis, ParseProblem, StatementCache, fingerprint
 
@@ -113,6 +114,7 @@ class Judge:
                         texts.append(candidate.text)
                 if not behind:
                     noun = "cursor" if is_cursor else "prepared statement"
+                    work.own_error = unknown_name_message(noun, name)
                     return Deny(
                         Reason.STATEMENT_UNKNOWN, Builtin("names"), self.revision, f"no {noun} `{name}` was seen in this session"
                     )

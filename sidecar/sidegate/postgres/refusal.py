@@ -52,6 +52,16 @@ def refusal_message(deny: Deny, severity: str = "ERROR", request: str | None = N
     )
 
 
+def unknown_name_message(noun: str, name: str) -> bytes:
+    """What the target says of a prepared statement (26000), portal or cursor (34000) that doesn't exist, as clients expect it.
+
+    Said for names that this session never saw set: the target may know them all the same (a function can set them), so they never run.
+    """
+    sqlstate = "26000" if noun == "prepared statement" else "34000"
+    fields = {"S": "ERROR", "V": "ERROR", "C": sqlstate, "M": f'{noun} "{name}" does not exist'}
+    return encode_fields(b"E", fields)
+
+
 def notice_message(text: str, detail: str = "", hint: str = "") -> bytes:
     """NoticeResponse of the gate's own (SQLSTATE 01000, warning class): clients print it at once."""
     return encode_fields(b"N", {"S": "NOTICE", "V": "NOTICE", "C": "01000", "M": text, "D": detail, "H": hint})

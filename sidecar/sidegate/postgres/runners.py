@@ -104,7 +104,7 @@ class QueryRunner:
         self._session.send(permit, self._frame, Expected(Kind.QUERY, self.work, capture=frames))
 
     def refuse(self, deny: Deny) -> None:
-        refusal = refusal_message(deny, request=self.work.approval, position=self.work.position)
+        refusal = self.work.own_error or refusal_message(deny, request=self.work.approval, position=self.work.position)
         entry = Expected(Kind.QUERY, self.work, refusal=refusal)
         self._session.send(self._session.grant.permit, encode_query(POISON), entry)
 
@@ -183,7 +183,7 @@ class ExecuteRunner:
     def refuse(self, deny: Deny) -> None:
         self._client.release()
         session = self._session
-        refusal = refusal_message(deny, request=self.work.approval)
+        refusal = self.work.own_error or refusal_message(deny, request=self.work.approval)
         frame = encode_execute(f"{session.gate_name}:none")
         session.send(session.grant.permit, frame, Expected(Kind.EXECUTE, self.work, refusal=refusal))
 

@@ -115,6 +115,7 @@ class Session:
         self.owns_transaction = False  # the gate opened it for a measured statement; it ends at the client's Sync
         self.is_skipping = False  # client messages up to its Sync are void, as after an error
         self.is_closed = False
+        self.target_has_ended = False  # it said so itself, and the client was told
         self.waits_for_catalog = False
         self._story: Story | None = None
         self._step: Step | None = None
@@ -266,7 +267,10 @@ class Session:
 
     def target_left(self, now: float) -> Effects:
         self.now = self.journal.now = now
-        if not self.is_closed:
+        if not self.is_closed and self.target_has_ended:
+            self.is_closed = True
+            self._actions.append(CloseSession("the target ended the session"))
+        elif not self.is_closed:
             self._end(Reason.TARGET_UNAVAILABLE, "the target closed the connection")
         return self._flush()
 

@@ -34,7 +34,7 @@ class Work:
 
     __slots__ = (
         "approval", "approved_rows", "copy_rewriter", "decision", "fingerprint", "id", "impact", "is_simple", "masked_cells", "masks",
-        "own", "parameters", "plan", "portal", "position", "referred", "row_description", "rows", "sqlstate", "statements", "tag", "text",
+        "own", "own_error", "parameters", "plan", "portal", "position", "referred", "row_description", "rows", "sqlstate", "statements", "tag", "text",
     )  # fmt: skip
 
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
@@ -56,6 +56,7 @@ class Work:
         self.approved_rows: int | None = None
         self.impact: Impact | None = None
         self.position: int | None = None
+        self.own_error: bytes | None = None  # said instead of the refusal: an error that clients know how to take
         self.rows = 0
         self.tag = ""
         self.sqlstate = ""

@@ -28,7 +28,7 @@ _SEPARATORS: Final = b" \t\n\r\f\v,;()[]+-*/<>=~!@#%^&|`?.:"
 class Limits:
     """How much of a statement is read. 8 MiB of JSON are some 150,000 constants: the most of the gate's time that one text may take."""
 
-    max_text_bytes: int = 8 * 1024 * 1024
+    max_text_bytes: int = 16 * 1024 * 1024
     max_tokens: int = (
         400_000  # counted roughly: characters that end a token, inside literals too; asked of texts over `max_dense_bytes`
     )

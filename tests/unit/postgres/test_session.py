@@ -188,7 +188,7 @@ class TestDenied:
         sent = bench.client(execute("made-by-a-function"), SYNC)
         assert codes(sent) == "ES"
         assert b"made-by-a-function" not in sent[0][1]
-        assert error_of(bench.target(target_error("34000"), ready()))["C"] == "42501"
+        assert error_of(bench.target(target_error("34000"), ready()))["C"] == "34000"
 
     def test_execute_of_an_sql_statement_nobody_prepared_is_refused(self) -> None:
         bench = Bench()
