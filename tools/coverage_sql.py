@@ -145,7 +145,7 @@ def build() -> str:
     harmless = (
         f"## Settings\n\nHarmless, so `Session`; any other is `Settings`, or `Roles` for who one is.\n\n{listed(HARMLESS)}\n"
     )
-    harmless += "\n`client_encoding` is harmless when it is set to UTF8.\n"
+    harmless += "\n`client_encoding` is harmless when it is set to UTF8, `standard_conforming_strings` when it is set to on.\n"
     return "\n".join([HEAD, statements(), nodes(), functions(), relations(), harmless, limits(), gaps()])
 
 

@@ -49,6 +49,7 @@ from sidegate.postgres.messages import (
 from sidegate.postgres.passthrough import Passthrough
 from sidegate.postgres.refusal import refusal_message
 from sidegate.postgres.relay import Meter, Relay, RelayServices
+from sidegate.postgres.restrictions import Restrictions
 from sidegate.postgres.scram import ScramKeyCache
 from sidegate.postgres.session import READING_SETTINGS, Session, SessionFacts, SessionLimits
 from sidegate.postgres.startup import CancelRequest, StartupMessage, allowed_parameters
@@ -376,6 +377,7 @@ class PostgresGate:
         now = services.now()
         address = self._target_address(config)
         judge = Judge(engine, principal, startup.database, grant.role, self._statements)
+        judge.restrictions = Restrictions(login.parameters, target.parameters)
         masker = Masker(judge, grant.masks, secrets.token_bytes(32), services.limits.max_row_bytes)
         journal = Journal(fields, masker.text, config.target.recording.max_result_bytes_per_statement, now)
         facts = SessionFacts(

@@ -17,6 +17,7 @@ from sidegate.policy.source import Builtin
 from sidegate.policy.statement import SqlStatement, StatementContext, StatementKind
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.refusal import unknown_name_message
+from sidegate.postgres.restrictions import Restrictions
 from sidegate.postgres.statements import Binding, Names, Portal, Prepared, Work
 from sidegate.sql import Analysis, ParseProblem, StatementCache, fingerprint
 
@@ -50,6 +51,7 @@ class Judge:
         self.search_path_is_stale = True
         self._path_may_roll_back = False
         self.rows_so_far = 0
+        self.restrictions = Restrictions()
         self.catalog: Catalog | None = None
         self.catalog_is_stale = False
         self._catalog_learned_at = 0.0
@@ -139,6 +141,10 @@ class Judge:
     # ---- deciding -----------------------------------------------------------------------------------------------------------------
 
     def decide(self, work: Work, now: float, *, approved: bool = False) -> Decision:
+        loosened = self.restrictions.loosened(work.statements)
+        if loosened is not None:
+            detail = f"the session began with `{loosened.setting}` at `{loosened.limit}`, which it may tighten and not lift"
+            return Deny(Reason.SETTING_REFUSED, Builtin("session-limits"), self.revision, detail)
         decision = self._view.decide_all(work.statements, self._context_of(work, approved=approved), now, work.impact)
         if isinstance(decision, Deny) or not decision.masks.columns:
             return decision

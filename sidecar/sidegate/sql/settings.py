@@ -13,6 +13,7 @@ import re
 from typing import Any, Final
 
 from sidegate.policy.statement import StatementKind
+from sidegate.sql.names import strings
 from sidegate.sql.parse import Node
 
 ALL: Final = "all"
@@ -23,32 +24,45 @@ HARMLESS: Final = frozenset(
     {
         "application_name",
         "bytea_output",
+        "check_function_bodies",
         "client_min_messages",
         "datestyle",
         "default_transaction_deferrable",
         "default_transaction_isolation",
         "default_transaction_read_only",
+        "escape_string_warning",
         "extra_float_digits",
         "idle_in_transaction_session_timeout",
         "idle_session_timeout",
         "intervalstyle",
+        "jit",
         "lc_messages",
         "lc_monetary",
         "lc_numeric",
         "lc_time",
         "lock_timeout",
+        "quote_all_identifiers",
+        "restrict_nonsystem_relation_kind",  # only ever takes away
+        # Off, it makes an error of what row security would filter; a role that bypasses it does so anyway.
+        "row_security",
         "search_path",
         "seed",
         "statement_timeout",
+        "synchronize_seqscans",
         "timezone",
         "transaction_deferrable",
         "transaction_isolation",
         "transaction_read_only",
         "transaction_timeout",
+        "xmlbinary",
         "xmloption",
     }
 )
-_UTF8: Final = frozenset({"utf8", "utf-8", "unicode"})
+# Harmless with these values alone: the ones that the gate reads by. pg_dump and pg_restore set them.
+_HARMLESS_VALUES: Final[dict[str, frozenset[str]]] = {
+    "client_encoding": frozenset({"utf8", "utf-8", "unicode"}),
+    "standard_conforming_strings": frozenset({"on", "true"}),
+}
 # An unquoted identifier that isn't a keyword is written as it is (quote_identifier); quoting too much reads the same.
 _PLAIN_NAME: Final = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _BOOLEAN_WORDS: Final = {1: "on", 0: "off"}
@@ -60,7 +74,7 @@ def kind_of(name: str, value: str | None) -> StatementKind:
         return StatementKind.ROLES
     if name in HARMLESS or name == ALL:
         return StatementKind.SESSION
-    if name == "client_encoding" and value is not None and value.lower() in _UTF8:
+    if value is not None and value.lower() in _HARMLESS_VALUES.get(name, ()):
         return StatementKind.SESSION
     return StatementKind.SETTINGS
 
@@ -146,3 +160,20 @@ def is_plain_name(text: str) -> bool:
 def quoted(name: str) -> str:
     """An identifier as PostgreSQL would read it back: quoted unless plain."""
     return name if _PLAIN_NAME.match(name) else '"' + name.replace('"', '""') + '"'
+
+
+def pinned_setting(select: Node) -> str | None:
+    """The setting that `name` must be in a query of pg_settings by one name, and nothing else: how pg_dump sets what a server may lack."""
+    sources = select.get("fromClause", [])
+    relation = sources[0].get("RangeVar", {}) if len(sources) == 1 else {}
+    if (
+        relation.get("relname") != "pg_settings"
+        or "alias" in relation
+        or relation.get("schemaname", "pg_catalog") != "pg_catalog"
+    ):
+        return None
+    test = select.get("whereClause", {}).get("A_Expr", {})
+    if test.get("kind") != "AEXPR_OP" or strings(test.get("name", [])) != ["="]:
+        return None
+    column = test.get("lexpr", {}).get("ColumnRef", {})
+    return constant(test.get("rexpr", {})) if strings(column.get("fields", [])) == ["name"] else None
