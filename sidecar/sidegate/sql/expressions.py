@@ -68,6 +68,7 @@ class Expressions(ABC):
         self.facts = facts
         self.names = names
         self.limits = limits
+        self.pinned_setting: str | None = None  # what `name` is in the query at hand, which reads one row of pg_settings
         self._handlers: dict[str, Callable[[Node, Scope, list[Node]], None]] = {
             "ColumnRef": self._column,
             "FuncCall": self._call,
@@ -232,6 +233,8 @@ class Expressions(ABC):
             if named is not None:
                 values[named.get("name", "")] = named.get("arg", {})
         name = settings.constant(values.get("setting_name", {}))
+        if name is None and strings(values.get("setting_name", {}).get("ColumnRef", {}).get("fields", [])) == ["name"]:
+            name = self.pinned_setting
         if name is None:
             self.facts.not_known("set_config of a setting that isn't named by a constant")
         else:

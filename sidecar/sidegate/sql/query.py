@@ -8,6 +8,7 @@ Rules it keeps:
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Final
 
 from sidegate.policy.statement import StatementKind
@@ -74,7 +75,9 @@ class Queries(FromItems):
             level = base
         else:
             level = self.from_clause(fields.get("fromClause", []), base)
+            outer, self.pinned_setting = self.pinned_setting, settings.pinned_setting(fields)
             outputs = self.target_list(fields.get("targetList", []), level)
+            self.pinned_setting = outer
             self._clauses(fields, level, outputs)
         self._order(fields.get("sortClause", []), level, outputs)
         self.expression(fields.get("limitCount"), level)
@@ -85,8 +88,9 @@ class Queries(FromItems):
             return []
         return outputs
 
+    @abstractmethod
     def select_into(self, into: Node, outputs: list[Output]) -> None:
-        raise NotImplementedError  # sidegate.sql.changes
+        """What SELECT INTO makes (sidegate.sql.changes)."""
 
     def _set_operation(self, fields: Node, base: Scope) -> list[Output]:
         """The arms of a chain, without recursion to the left: long chains lean that way."""

@@ -175,7 +175,11 @@ def test_control_c_cancels_the_statement(psql_program: Path, endpoint: Endpoint,
 
 def test_binds_parameters_and_pipelines(psql: Psql, psql_program: Path, endpoint: Endpoint, shop: str) -> None:
     if "(PostgreSQL) 18" not in subprocess.run([psql_program, "--version"], capture_output=True, text=True, check=True).stdout:
-        pytest.skip("this psql is older than its \\bind and \\startpipeline")
+        assert (
+            "invalid command \\bind"
+            in psql(endpoint, "readonly", shop, "SELECT $1::int \\bind 1 \\g\n", *PLAIN, check=False).stderr
+        )
+        return
     script = (
         "SELECT $1::int + $2 \\bind 1 2 \\g\n"
         "SELECT name FROM customers WHERE id = $1 \\parse by_id\n"
