@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 import pytest
@@ -22,8 +21,6 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture(scope="session")
 def open_gate(postgres: PostgresServer, issuer: Issuer) -> Iterator[GateProcess]:
     """A gate before `postgres` that grants each role everything, and records. Don't stop it, don't reload it."""
-    if importlib.util.find_spec("sidegate.cli.main") is None:
-        pytest.skip("the command `sidegate gate` is not there yet")
     with GateProcess(gate_config(postgres, issuer)) as gate:
         yield gate
 
@@ -35,6 +32,7 @@ def endpoint(request: pytest.FixtureRequest, postgres: PostgresServer) -> Iterat
         yield postgres.endpoint
         return
     gate: GateProcess = request.getfixturevalue("open_gate")
+    log_before = len(gate.read_log())
     yield gate.endpoint(request.getfixturevalue("issuer"))
     assert gate.is_running, gate.read_log()
-    gate.assert_no_trouble()
+    gate.assert_no_trouble(since=log_before)

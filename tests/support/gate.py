@@ -247,8 +247,9 @@ class GateProcess:
     def read_log(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def assert_no_trouble(self) -> None:
-        log = self.read_log()
+    def assert_no_trouble(self, since: int = 0) -> None:
+        """`since`: how long the log was when the time in question began."""
+        log = self.read_log()[since:]
         found = [sign for sign in SIGNS_OF_TROUBLE if sign in log]
         if found:
             raise GateError(f"the gate's log has {', '.join(found)}: {log}")

@@ -53,8 +53,9 @@ def guarding_gate(postgres: PostgresServer, issuer: Issuer) -> Iterator[GateProc
 
 @pytest.fixture
 def guarded(guarding_gate: GateProcess, issuer: Issuer, database: str) -> Iterator[Guarded]:
+    log_before = len(guarding_gate.read_log())
     yield Guarded(guarding_gate.endpoint(issuer), database)
-    guarding_gate.assert_no_trouble()
+    guarding_gate.assert_no_trouble(since=log_before)
 
 
 def test_psql_shows_what_where_and_what_to_do_and_goes_on(psql: Psql, guarded: Guarded) -> None:
