@@ -31,6 +31,8 @@ QUERIES: Final = (
     " WHERE a.attgenerated <> ''",
 )
 
+SYSTEM_COLUMNS: Final = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+
 Rows = Sequence[tuple[bytes | None, ...]]
 
 
@@ -164,6 +166,15 @@ class MaskedView:
             ):
                 return True
         return False
+
+    def is_no_column(self, column: ColumnRef) -> bool:
+        """A plain name that no relation here has as a column: `u.f` may be a call of function `f` on the whole row of `u`."""
+        if column.name == "*" or column.name in SYSTEM_COLUMNS:
+            return False
+        if column.relation is None:
+            return not any(column.name in relation.columns.values() for relation in self._catalog.all())
+        relations = self._catalog.named(column.relation)
+        return not relations or not all(column.name in relation.columns.values() for relation in relations)
 
     def derives(self, column: ColumnRef) -> bool:
         """`column` isn't masked by its name, but derives from a masked one."""

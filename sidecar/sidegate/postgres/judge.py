@@ -19,14 +19,16 @@ from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
 from sidegate.postgres.statements import Binding, Names, Portal, Prepared, Work
-from sidegate.sql import Analysis, ParseProblem, StatementCache, fingerprint
+from sidegate.sql import Analysis, ParseProblem, StatementCache, canonical_text, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
 
 PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authorization"})
 
 # Statements after which the search_path may be another than the gate knows.
-MAY_CHANGE_SEARCH_PATH: Final = frozenset({StatementKind.CALL, StatementKind.DO, StatementKind.SETTINGS, StatementKind.ROLES})
+MAY_CHANGE_SEARCH_PATH: Final = frozenset(
+    {StatementKind.CALL, StatementKind.DO, StatementKind.SETTINGS, StatementKind.ROLES, StatementKind.DDL}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ class Judge:
             oids = repr([candidate.parameter_oids for candidate in work.portal.candidates])
         referred = repr(work.referred)
         who = (self._principal.key, self._principal.agent or "", target, self._database, self._role)
-        return fingerprint(*who, work.text, referred, path, rule, formats, oids, *parameters)
+        return fingerprint(*who, canonical_text(work.text), referred, path, rule, formats, oids, *parameters)
 
     @staticmethod
     def only_prepares(work: Work) -> bool:

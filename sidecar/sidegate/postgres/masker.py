@@ -20,7 +20,7 @@ from sidegate.postgres.judge import Judge
 from sidegate.postgres.messages import Reader, TargetProtocolError, encode_fields, encode_parameter_status, frame
 from sidegate.postgres.results import ColumnOrigin, PlanProblem, ResultPlan, decode_row_description, plan_result
 from sidegate.postgres.statements import Work
-from sidegate.sql import copy_out_options, copy_out_query
+from sidegate.sql import copy_out_options, copy_out_query, copy_out_relation
 
 MAX_CACHED_PLANS: Final = 256
 
@@ -109,6 +109,7 @@ class Masker:
         return all(
             all(function.is_known_safe for function in statement.functions)
             and not any(view.may_be_masked(column) for column in statement.columns_steering)
+            and not any(view.is_no_column(column) for column in statement.columns_output)
             for statement in statements
         )
 
@@ -142,6 +143,27 @@ class Masker:
         if len(work.own) != 1 or copy_out_options(work.text) is None:
             return None
         return copy_out_query(work.text)
+
+    @staticmethod
+    def copy_out_columns_query(work: Work) -> str | None:
+        """For a table that is copied whole: what brings the names of the columns that COPY takes. None: it isn't one."""
+        relation = copy_out_relation(work.text)
+        if relation is None:
+            return None
+        literal = relation.replace("'", "''")
+        return (
+            "SELECT pg_catalog.quote_ident(attname) FROM pg_catalog.pg_attribute"  # noqa: S608 - every name is quoted
+            f" WHERE attrelid OPERATOR(pg_catalog.=) '{literal}'::pg_catalog.regclass AND attnum OPERATOR(pg_catalog.>) 0"
+            " AND NOT attisdropped AND attgenerated OPERATOR(pg_catalog.=) '' ORDER BY attnum"
+        )
+
+    @staticmethod
+    def copy_out_table_query(work: Work, columns: list[bytes]) -> str | None:
+        """The same table by these columns; None when it has none, or isn't one."""
+        relation = copy_out_relation(work.text)
+        if relation is None or not columns:
+            return None
+        return f"SELECT {b', '.join(columns).decode()} FROM {relation}"  # noqa: S608 - every name is quoted
 
     def plan_copy_out(self, work: Work, masks: Masks, description: bytes, *, is_fresh: bool = False) -> str | None:
         """Make the rewriter of `work`'s rows. "" when it is made, None: the catalog has to be read again first."""

@@ -1,10 +1,12 @@
-"""Limits that a session begins with and no statement may lift: read-only transactions, and how long a statement, a lock or an idle
-transaction may last. Pure.
+"""Limits that a session begins with and no statement may lift: read-only transactions, and how long a statement, a lock or
+an idle transaction may last. Pure.
 
-Whoever starts a client says by its startup parameters, or by settings of the target's role, what its statements may do. A statement could
-undo that with a plain SET, which needs no grant. So: where such a limit was in force at login, it can be tightened and never loosened.
+Whoever starts a client says by its startup parameters, or by settings of the target's role, what its statements may do. A
+statement could undo that with a plain SET, which needs no grant. So: where such a limit was in force at login, it can be
+tightened and never loosened.
 
-Left out: limits of a role or database that the target doesn't report (all but read-only since PostgreSQL 14), and limits set during the session.
+Left out: limits of a role or database that the target doesn't report (all but read-only since PostgreSQL 14), and limits set
+during the session.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Loosened(NamedTuple):
 
 
 class Restrictions:
-    """`asked` are the client's startup parameters that went to the target, `reported` the target's own ParameterStatus at login."""
+    """`asked` are the client's startup parameters that went to the target, `reported` the target's own ParameterStatus
+    at login.
+    """
 
     __slots__ = ("_is_read_only", "_limits")
 

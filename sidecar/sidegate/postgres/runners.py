@@ -61,6 +61,10 @@ def copy_out_story(runner: QueryRunner | ExecuteRunner, session: Session, decisi
         session.refuse(runner, deny_builtin(Reason.MASK_NOT_PROVABLE, session.config.revision, detail, "copy-out"))
         return
     query = session.masker.copy_out_query(work)
+    columns = session.masker.copy_out_columns_query(work)
+    if query is not None and columns is not None:
+        named: Answer = yield Ask(columns, decision.permit)
+        query = session.masker.copy_out_table_query(work, [row[0] for row in named.rows if row[0]])
     problem = "the columns it copies can't be told" if query is None else ""
     if query is not None:
         answer: Answer = yield Ask(query, decision.permit, describe_only=True)

@@ -34,7 +34,8 @@ class Work:
 
     __slots__ = (
         "approval", "approved_rows", "copy_rewriter", "decision", "fingerprint", "id", "impact", "is_simple", "masked_cells", "masks",
-        "own", "own_error", "parameters", "plan", "portal", "position", "referred", "row_description", "rows", "sqlstate", "statements", "tag", "text",
+        "own", "own_error", "parameters", "plan", "portal", "position", "referred", "row_description", "rows", "sqlstate",
+        "statements", "tag", "text",
     )  # fmt: skip
 
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:

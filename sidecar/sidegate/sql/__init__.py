@@ -2,7 +2,7 @@
 
 from sidegate.sql.analyse import Analysis, analyse
 from sidegate.sql.cache import StatementCache
-from sidegate.sql.copy_out import CopyOut, copy_out_options, copy_out_query
+from sidegate.sql.copy_out import CopyOut, copy_out_options, copy_out_query, copy_out_relation
 from sidegate.sql.fingerprint import canonical_text, fingerprint
 from sidegate.sql.parse import Limits, ParseProblem
 
@@ -16,5 +16,6 @@ __all__ = [
     "canonical_text",
     "copy_out_options",
     "copy_out_query",
+    "copy_out_relation",
     "fingerprint",
 ]

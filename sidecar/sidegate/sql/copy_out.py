@@ -52,6 +52,15 @@ def copy_out_query(text: str) -> str | None:
     return f"SELECT {columns or _ALL_COLUMNS} FROM {'.'.join(map(quote, names))}"  # noqa: S608 - every name is quoted
 
 
+def copy_out_relation(text: str) -> str | None:
+    """The quoted name of the table that is copied whole: its columns are those that aren't generated, which only the target knows."""
+    statement = _copy_statement(text)
+    if statement is None or "query" in statement or statement.get("attlist"):
+        return None
+    relation = statement["relation"]
+    return ".".join(quote(relation[key]) for key in ("catalogname", "schemaname", "relname") if key in relation)
+
+
 def copy_out_options(text: str) -> CopyOut | None:
     """How the copied rows are written; None when the text isn't one COPY ... TO STDOUT or an option isn't understood."""
     statement = _copy_statement(text)

@@ -503,6 +503,17 @@ class TestMasked:
         assert codes(seen) == "12DCZ"
         assert b"123-45-6789" not in seen[2][1]
 
+    def test_a_function_called_as_a_column_is_not_taken_for_one(self) -> None:
+        bench = Bench(policy([SSN]), catalog=CATALOG)
+        bench.client(query("select u.leak from users u"))
+        seen = bench.target(row_description("leak"), data_row(b"123-45-6789"), complete("SELECT 1"), ready())
+        assert b"123-45-6789" not in seen[1][1]
+
+    def test_a_copied_table_is_described_by_the_columns_that_copy_takes(self) -> None:
+        bench = Bench(policy([SSN]), catalog=CATALOG)
+        assert "pg_attribute" in asked(bench.client(query("copy users to stdout")))
+        assert asked(bench.answer_ask((b"id",), (b"ssn",))) == 'SELECT id, ssn FROM "users"'
+
     def test_notices_errors_and_notifications_are_masked(self) -> None:
         bench = Bench(policy([CARDS]))
         bench.client(query("select 1"))

@@ -343,7 +343,8 @@ class TestApprovals:
         bench = Bench(policy([SSN, hold_copies]), catalog=CATALOG)
         bench.client(query("copy users to stdout"))
         bench.take(bench.session.hold_decided(approved(), NOW))
-        assert codes(bench.sent()) == "PDCCS"
+        assert codes(bench.sent()) == "PBECCS"
+        assert codes(bench.answer_ask((b"id",), (b"ssn",))) == "PDCCS"
         described = row_description(("id", 20000, 1), ("ssn", 20000, 2))
         bench.target(PARSE_COMPLETE, frame(b"t", b"\0\0"), described, CLOSE_COMPLETE, CLOSE_COMPLETE, ready())
         assert bench.sent() == [("Q", b"copy users to stdout\0")]

@@ -96,7 +96,9 @@ def test_reads_are_what_the_target_reads(target: psycopg.Connection[tuple[Any, .
         assert any((schema, ref.name) in found for schema in ref.schemas) or "app.secrets" in case.sql
 
 
-@pytest.mark.parametrize("case", [c for c in PLAIN_QUERIES if not {FUNCTION_AS_COLUMN, "TABLESAMPLE"} & set(c.values[0].sql.replace(",", " ").split())])
+@pytest.mark.parametrize(
+    "case", [c for c in PLAIN_QUERIES if not {FUNCTION_AS_COLUMN, "TABLESAMPLE"} & set(c.values[0].sql.replace(",", " ").split())]
+)
 def test_values_of_a_column_that_does_not_steer_change_nothing_but_that_column(
     target: psycopg.Connection[tuple[Any, ...]], case: Case
 ) -> None:
