@@ -17,6 +17,7 @@ from tests.support.postgres_server import PostgresServer
 from tests.support.wire import WireClient
 
 END = b"the end"
+SOURCE_FIELDS = frozenset("FLR")  # file, line, routine
 STATEMENTS = ("", "a", "b")
 PORTALS = ("", "p")
 QUERIES = (
@@ -159,7 +160,9 @@ def test_any_sequence_is_answered_as_by_the_target(
 
 
 def comparable(replies: list[m.Reply], client: WireClient) -> list[object]:
-    """Without what must differ: the process id of whoever notifies, and the words for a syntax error, which the gate finds itself."""
+    """Without what may differ: the process id of whoever notifies, the words for a syntax error, which the gate finds itself, and where in
+    PostgreSQL's source an error was raised, which it can't know when it answers in the target's place.
+    """
     found: list[object] = []
     for reply in replies:
         if isinstance(reply, m.NotificationResponse):
@@ -167,7 +170,8 @@ def comparable(replies: list[m.Reply], client: WireClient) -> list[object]:
             found.append(("notification", reply.channel, reply.payload))
         elif isinstance(reply, m.ErrorResponse | m.NoticeResponse):
             is_syntax = reply.sqlstate == "42601"
-            found.append((type(reply).__name__, reply.severity, reply.sqlstate, {} if is_syntax else dict(reply.fields)))
+            fields = {letter: value for letter, value in reply.fields.items() if letter not in SOURCE_FIELDS and not is_syntax}
+            found.append((type(reply).__name__, reply.severity, reply.sqlstate, fields))
         else:
             found.append(reply)
     return found
