@@ -20,7 +20,7 @@ from sidegate.postgres.judge import Judge
 from sidegate.postgres.messages import Reader, TargetProtocolError, encode_fields, encode_parameter_status, frame
 from sidegate.postgres.results import ColumnOrigin, PlanProblem, ResultPlan, decode_row_description, plan_result
 from sidegate.postgres.statements import Work
-from sidegate.sql import copy_out_options, copy_out_query, copy_out_relation
+from sidegate.sql import copy_out_options, copy_out_query, copy_out_relation, may_disguise, shows_values
 
 MAX_CACHED_PLANS: Final = 256
 
@@ -107,7 +107,7 @@ class Masker:
         if isinstance(view, _NoCatalog):
             return False
         return all(
-            all(function.is_known_safe for function in statement.functions)
+            not any(shows_values(function) for function in statement.functions)
             and not any(view.may_be_masked(column) for column in statement.columns_steering)
             and not any(view.is_no_column(column) for column in statement.columns_output)
             for statement in statements
@@ -120,12 +120,16 @@ class Masker:
         masks = work.masks
         is_clean = self.is_clean(work.statements, masks)
         catalog = self._judge.catalog
-        key = (description, masks, is_clean, catalog.version if catalog is not None else 0)
+        is_disguised = bool(masks.values) and any(may_disguise(statement) for statement in work.statements)
+        key = (description, masks, is_clean, is_disguised, catalog.version if catalog is not None else 0)
         cached = self._plans.get(key)
         if cached is not None:
             return cached
         fields = decode_row_description(description)
-        plan = plan_result(fields, None, masks, self._view(masks), is_clean, hash_key=self._hash_key, masks_unknown=is_fresh)
+        plan = plan_result(
+            fields, None, masks, self._view(masks), is_clean,
+            hash_key=self._hash_key, masks_unknown=is_fresh, is_disguised=is_disguised,
+        )  # fmt: skip
         if plan is PlanProblem.NEED_ORIGINS:
             return None
         if isinstance(plan, PlanProblem):

@@ -19,7 +19,7 @@ from sidegate.mask.kinds import OPAQUE_KINDS, CellKind, kind_of
 from sidegate.mask.scanner import Scanner
 from sidegate.mask.strategies import STRICTNESS
 from sidegate.mask.tally import Tally
-from sidegate.policy.decision import ColumnMask, Masks, MaskStrategy
+from sidegate.policy.decision import ColumnMask, Masks, MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
 from sidegate.postgres.messages import Reader, TargetProtocolError
 
@@ -196,11 +196,13 @@ def plan_result(
     *,
     hash_key: bytes | None = None,
     masks_unknown: bool = False,
+    is_disguised: bool = False,
 ) -> ResultPlan | PlanProblem:
     """The plan for one result.
 
     `formats` are those of Bind (none, one for all, or one a column); None: as in `fields`. `masks_unknown`: a column whose
-    table isn't in the catalog is masked instead of answered with NEED_ORIGINS.
+    table isn't in the catalog is masked instead of answered with NEED_ORIGINS. `is_disguised`: expressions may hold values in a form
+    that no detector knows, so they are masked as if each had been found.
     """
     codes = _formats(fields, formats)
     if codes is None:
@@ -216,10 +218,13 @@ def plan_result(
         kind = kind_of(field.type_oid, code)
         strategy = MaskStrategy.REDACT
         action = Action.SCAN if masks.values and kind is not CellKind.PLAIN else Action.PASS
+        applied: tuple[ColumnMask | ValueMask, ...] = matching
         if matching:
             action = Action.MASK
             strategy = max((mask.strategy for mask in matching), key=STRICTNESS.__getitem__)
-        sources = tuple(dict.fromkeys(mask.source for mask in matching))
+        elif is_disguised and field.table_oid == 0:
+            action, applied = Action.MASK, masks.values  # no strategy but Redact: the others know the value's form
+        sources = tuple(dict.fromkeys(mask.source for mask in applied))
         columns.append(_Column(action, field.type_oid, code, kind, strategy, sources))
     return ResultPlan(columns, scanner, hash_key)
 

@@ -3,6 +3,7 @@
 from sidegate.sql.analyse import Analysis, analyse
 from sidegate.sql.cache import StatementCache
 from sidegate.sql.copy_out import CopyOut, copy_out_options, copy_out_query, copy_out_relation
+from sidegate.sql.disguises import may_disguise, shows_values
 from sidegate.sql.fingerprint import canonical_text, fingerprint
 from sidegate.sql.parse import Limits, ParseProblem
 
@@ -18,4 +19,6 @@ __all__ = [
     "copy_out_query",
     "copy_out_relation",
     "fingerprint",
+    "may_disguise",
+    "shows_values",
 ]

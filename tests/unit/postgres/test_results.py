@@ -123,6 +123,17 @@ def test_an_unknown_table_does_not_matter_to_detectors() -> None:
     assert actions(DETECT, field("a", NEW, 1)) == [Action.SCAN]
 
 
+def test_an_expression_that_may_hide_a_value_from_detectors_is_masked_whole() -> None:
+    partial = Masks(values=(ValueMask(frozenset({"payment-card"}), MaskStrategy.PARTIAL, rule("values")),))
+    made = plan_result(
+        (field("x"), field("n", type_oid=20), field("id", PEOPLE, 1)), None, partial, Catalog(), True, is_disguised=True
+    )
+    assert isinstance(made, ResultPlan)
+    assert list(made.actions) == [Action.MASK, Action.MASK, Action.SCAN]
+    assert made.mask(0, b"41111111") == b"[masked]"
+    assert made.sources == {rule("values")}
+
+
 def test_no_masks_pass_everything() -> None:
     made = plan(Masks(), field("ssn", PEOPLE, 2), field("x"))
     assert made.is_passthrough
