@@ -32,8 +32,12 @@ def sqlstate_of(reason: Reason) -> str:
     return SQLSTATES.get(reason, INSUFFICIENT_PRIVILEGE)
 
 
-def refusal_message(deny: Deny, severity: str = "ERROR", request: str | None = None, position: int | None = None) -> bytes:
-    """ErrorResponse for `deny`. `request` names the ApprovalRequest; `position` is the character (1-based) where parsing stopped."""
+def refusal_message(
+    deny: Deny, severity: str = "ERROR", request: str | None = None, position: int | None = None, sqlstate: str = ""
+) -> bytes:
+    """ErrorResponse for `deny`. `request` names the ApprovalRequest; `position` is the character (1-based) where parsing stopped;
+    `sqlstate` stands in place of the reason's.
+    """
     cause = f": {deny.detail}" if deny.detail else ""
     detail = f"reason {deny.reason}, by {deny.source}, at revision {deny.revision or 'none'}"
     if request:
@@ -43,7 +47,7 @@ def refusal_message(deny: Deny, severity: str = "ERROR", request: str | None = N
         {
             "S": severity,
             "V": severity,
-            "C": sqlstate_of(deny.reason),
+            "C": sqlstate or sqlstate_of(deny.reason),
             "M": f"refused by sidegate: {deny.reason.meaning}{cause}",
             "D": detail,
             "H": deny.hint,

@@ -554,9 +554,11 @@ class Session:
             return
         self.is_closed = True
         deny = deny_builtin(reason, self.config.revision, detail, "session")
+        sqlstate = ""
         if sqlstate_from is not None:
+            sqlstate = sqlstate_from.sqlstate
             deny = Deny(deny.reason, deny.source, deny.revision, detail, sqlstate_from.way_forward)
-        self._to_client.append(refusal_message(deny, "FATAL"))
+        self._to_client.append(refusal_message(deny, "FATAL", sqlstate=sqlstate))
         self._actions.append(CloseSession(f"{reason}: {detail}"))
 
     def close_quietly(self, permit: Permit, data: bytes) -> None:
