@@ -2,8 +2,12 @@
 masked ones. Pure.
 
 Read over a connection of the gate's own by `QUERIES`, kept a short while, and read again after definitions changed or when a
-result names a relation that isn't known. A view (or materialized view, or generated column) whose definition reads a masked
-column is tainted whole: the target's column origins stop at a view, so nothing in it can be told apart here.
+result names a relation that isn't known. The target's column origins stop at a view. A view (or materialized view) that only passes
+masked columns on is tainted in the columns that show them; one that computes or filters with them is tainted whole. A generated column,
+and a column of a composite type, is tainted when a masked column is in it.
+
+A value that is written can be compared with values that aren't shown: a unique index or a foreign key tells whether it exists. `tells` are
+those pairs.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Final
 from sidegate.policy.decision import ColumnMask, Masks
 from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement
 from sidegate.postgres.results import ColumnOrigin
-from sidegate.sql import Analysis, analyse
+from sidegate.sql import Analysis, OutputColumns, analyse, query_outputs
 
 # With an empty search_path the target writes every name in a definition with its schema.
 QUERIES: Final = (
@@ -29,9 +33,27 @@ QUERIES: Final = (
     "SELECT a.attrelid, a.attnum, pg_catalog.pg_get_expr(d.adbin, d.adrelid)"
     " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
     " WHERE a.attgenerated <> ''",
+    # Columns of a composite type: itself, as an array or through a domain, and the relation that has the type's fields.
+    "SELECT a.attrelid, a.attnum, coalesce(nullif(e.typrelid, 0), nullif(b.typrelid, 0), t.typrelid)"
+    " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
+    " LEFT JOIN pg_catalog.pg_type b ON b.oid = t.typbasetype"
+    " LEFT JOIN pg_catalog.pg_type e ON e.oid = coalesce(nullif(t.typelem, 0), b.typelem)"
+    " WHERE a.attnum > 0 AND NOT a.attisdropped AND (t.typrelid <> 0 OR b.typrelid <> 0 OR e.typrelid <> 0)",
+    # Which column's values a write to which column is compared with.
+    "SELECT a.attrelid, a.attnum, a.attrelid, a.attnum FROM pg_catalog.pg_index i"
+    " JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum > 0 AND (a.attnum = ANY (i.indkey) OR EXISTS"
+    " (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = i.indexrelid"
+    " AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum))"
+    " WHERE (i.indisunique OR i.indisexclusion) AND i.indrelid >= 16384"
+    " UNION SELECT c.conrelid, w.attnum, c.confrelid, t.attnum FROM pg_catalog.pg_constraint c,"
+    " ROWS FROM (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey)) k (own, other),"
+    " pg_catalog.pg_attribute w, pg_catalog.pg_attribute t"
+    " WHERE c.contype = 'f' AND w.attrelid = c.conrelid AND w.attnum = k.own AND t.attrelid = c.confrelid AND t.attnum = k.other",
 )
 
 SYSTEM_COLUMNS: Final = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+
+DEFINITION_PATH: Final = ("pg_catalog",)
 
 Rows = Sequence[tuple[bytes | None, ...]]
 
@@ -44,7 +66,10 @@ class Relation:
     columns: dict[int, str] = field(default_factory=dict)
     definition: SqlStatement | None = None  # of a view
     is_opaque: bool = False  # a view whose definition can't be read
+    outputs: OutputColumns | None = None  # of a view, by column
     generated: dict[int, SqlStatement | None] = field(default_factory=dict)
+    composites: dict[int, int] = field(default_factory=dict)  # column to the relation that has its type's fields
+    tells: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # column to those whose values it is compared with
 
 
 class Catalog:
@@ -61,7 +86,9 @@ class Catalog:
         self._views: dict[tuple[ColumnMask, ...], MaskedView] = {}
 
     @classmethod
-    def decode(cls, columns: Rows, views: Rows, generated: Rows, version: int) -> Catalog:
+    def decode(
+        cls, columns: Rows, views: Rows, generated: Rows, version: int, composites: Rows = (), tells: Rows = ()
+    ) -> Catalog:
         """From the rows that `QUERIES` bring."""
         relations: dict[int, Relation] = {}
         for oid, schema, name, _kind, number, column in columns:
@@ -75,11 +102,20 @@ class Catalog:
             if relation is not None:
                 relation.definition = _only_statement(_text(definition))
                 relation.is_opaque = relation.definition is None
+                relation.outputs = query_outputs(_text(definition), DEFINITION_PATH)
         for oid, number, expression in generated:
             relation = relations.get(int(_text(oid)))
             if relation is not None:
                 source = f"SELECT ({_text(expression)}) FROM {_quoted(relation.schema)}.{_quoted(relation.name)}"  # noqa: S608 - read by the parser, never run
                 relation.generated[int(_text(number))] = _only_statement(source)
+        for oid, number, fields in composites:
+            relation = relations.get(int(_text(oid)))
+            if relation is not None:
+                relation.composites[int(_text(number))] = int(_text(fields))
+        for oid, number, other, column in tells:
+            relation = relations.get(int(_text(oid)))
+            if relation is not None:
+                relation.tells.setdefault(int(_text(number)), []).append((int(_text(other)), int(_text(column))))
         return cls(relations, version)
 
     def masked_view(self, masks: Masks) -> MaskedView:
@@ -118,26 +154,45 @@ class MaskedView:
         self._taint()
 
     def _taint(self) -> None:
-        for relation in self._catalog.all():
-            for number, expression in relation.generated.items():
-                if expression is None or self._reads_masked(expression):
-                    self._tainted_columns.add((relation.oid, number))
         changed = True
-        while changed:  # views of views: until nothing new is tainted
-            changed = False
+        while changed:  # views of views, columns of columns: until nothing new is tainted
+            found = len(self._tainted_columns) + len(self._tainted_relations)
             for relation in self._catalog.all():
-                if relation.oid in self._tainted_relations or (relation.definition is None and not relation.is_opaque):
-                    continue
-                if relation.is_opaque or (relation.definition is not None and self._reads_masked(relation.definition)):
-                    self._tainted_relations.add(relation.oid)
-                    changed = True
+                if relation.oid not in self._tainted_relations:
+                    self._taint_relation(relation)
+            changed = len(self._tainted_columns) + len(self._tainted_relations) > found
 
-    def _reads_masked(self, statement: SqlStatement) -> bool:
-        if any(not function.is_known_safe for function in statement.functions):
-            return True
-        if any(self.may_be_masked(column) for column in statement.columns_output | statement.columns_steering):
-            return True
-        return any(relation.oid in self._tainted_relations for ref in statement.reads for relation in self._catalog.named(ref))
+    def _taint_relation(self, relation: Relation) -> None:
+        for number, expression in relation.generated.items():
+            if expression is None or self._computes_with_masked(expression) or self._any(expression.columns_output):
+                self._tainted_columns.add((relation.oid, number))
+        for number, fields in relation.composites.items():
+            kind = self._catalog.find(fields)
+            if kind is None or self._holds(kind, "*"):
+                self._tainted_columns.add((relation.oid, number))
+        definition, outputs = relation.definition, relation.outputs
+        if definition is None:
+            if relation.is_opaque:
+                self._tainted_relations.add(relation.oid)
+            return
+        if self._computes_with_masked(definition):
+            self._tainted_relations.add(relation.oid)
+        elif outputs is None or len(outputs) != len(relation.columns):
+            if self._any(definition.columns_output):
+                self._tainted_relations.add(relation.oid)
+        else:
+            numbers = sorted(relation.columns)
+            self._tainted_columns.update(
+                (relation.oid, number)
+                for number, columns in zip(numbers, outputs, strict=True)
+                if columns is not None and self._any(columns)
+            )
+
+    def _computes_with_masked(self, statement: SqlStatement) -> bool:
+        return any(not function.is_known_safe for function in statement.functions) or self._any(statement.columns_steering)
+
+    def _any(self, columns: Iterable[ColumnRef]) -> bool:
+        return any(self.may_be_masked(column) for column in columns)
 
     def origin(self, table_oid: int, attnum: int) -> ColumnOrigin | None:
         relation = self._catalog.find(table_oid)
@@ -176,6 +231,33 @@ class MaskedView:
         relations = self._catalog.named(column.relation)
         return not relations or not all(column.name in relation.columns.values() for relation in relations)
 
+    def tells(self, column: ColumnRef) -> str | None:
+        """The masked column whose values a write to `column` is compared with, for a message."""
+        if column.relation is None:
+            return None
+        for relation in self._catalog.named(column.relation):
+            found = self._told_by(relation, column.name)
+            if found is not None:
+                return found
+            if relation.definition is None or not self._holds(relation, column.name):
+                continue
+            for reference in relation.definition.reads:  # a write through a view; which of its tables' columns it is isn't told
+                for table in self._catalog.named(reference):
+                    found = self._told_by(table, "*")
+                    if found is not None:
+                        return found
+        return None
+
+    def _told_by(self, relation: Relation, name: str) -> str | None:
+        for number, pairs in relation.tells.items():
+            if name not in ("*", relation.columns.get(number)):
+                continue
+            for oid, other in pairs:
+                told = self._catalog.find(oid)
+                if told is not None and other in told.columns and self._holds(told, told.columns[other]):
+                    return f"{told.name}.{told.columns[other]}"
+        return None
+
     def derives(self, column: ColumnRef) -> bool:
         """`column` isn't masked by its name, but derives from a masked one."""
         if column.relation is None:
@@ -200,7 +282,7 @@ def _applies(mask: ColumnMask, relation: Relation, column: str) -> bool:
 
 
 def _only_statement(text: str) -> SqlStatement | None:
-    analysis = analyse(text, ("pg_catalog",))
+    analysis = analyse(text, DEFINITION_PATH)
     return analysis.statements[0] if isinstance(analysis, Analysis) and len(analysis.statements) == 1 else None
 
 

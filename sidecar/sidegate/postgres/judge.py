@@ -178,6 +178,13 @@ class Judge:
                         Reason.MASKED_COLUMN_STEERS, decision.masks.columns[0].source, self.revision,
                         f"`{where}` derives from a masked column",
                     )  # fmt: skip
+            for column in statement.columns_written:
+                told = view.tells(column)
+                if told is not None:
+                    return Deny(
+                        Reason.MASKED_COLUMN_STEERS, decision.masks.columns[0].source, self.revision,
+                        f"what is written is compared with masked column `{told}`, and a conflict would tell its values",
+                    )  # fmt: skip
         return None
 
     def fingerprint(self, work: Work, rule: str) -> str:

@@ -5,12 +5,14 @@ from sidegate.sql.cache import StatementCache
 from sidegate.sql.copy_out import CopyOut, copy_out_options, copy_out_query, copy_out_relation
 from sidegate.sql.disguises import may_disguise, shows_values
 from sidegate.sql.fingerprint import canonical_text, fingerprint
+from sidegate.sql.outputs import OutputColumns, query_outputs
 from sidegate.sql.parse import Limits, ParseProblem
 
 __all__ = [
     "Analysis",
     "CopyOut",
     "Limits",
+    "OutputColumns",
     "ParseProblem",
     "StatementCache",
     "analyse",
@@ -20,5 +22,6 @@ __all__ = [
     "copy_out_relation",
     "fingerprint",
     "may_disguise",
+    "query_outputs",
     "shows_values",
 ]

@@ -1,0 +1,127 @@
+"""What the target's definitions say about masked columns: which derive from them, and which are compared with them."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.session import Bench, error_of, policy, query, ready, target_error
+
+from sidegate.policy.config import ColumnMatch, RuleAction, RuleConfig
+from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy
+from sidegate.policy.source import PolicyRule
+from sidegate.policy.statement import ColumnRef, RelationRef
+from sidegate.postgres.catalog import Catalog, MaskedView
+
+USERS, CONTACT, BOX, PLAIN, COMPUTED, FILTERED, OVER, JOINED, STARS, UNION, ORDERS = range(20000, 20011)
+MASKS = Masks(
+    columns=(ColumnMask(frozenset({"ssn"}), None, None, MaskStrategy.REDACT, ColumnUse.REFUSED, PolicyRule("ns", "p", "r")),)
+)
+RELATIONS = {
+    USERS: ("users", "r", ("id", "name", "ssn")),
+    CONTACT: ("contact_t", "c", ("phone", "ssn")),
+    BOX: ("boxes", "r", ("id", "inside", "size")),
+    PLAIN: ("plain_v", "v", ("id", "tax_id")),
+    COMPUTED: ("computed_v", "v", ("id", "label")),
+    FILTERED: ("filtered_v", "v", ("id",)),
+    OVER: ("over_v", "v", ("key", "again")),
+    JOINED: ("joined_v", "v", ("id", "who", "name")),
+    STARS: ("stars_v", "v", ("id", "whole")),
+    UNION: ("union_v", "v", ("id", "value")),
+    ORDERS: ("orders", "r", ("id", "owner", "total")),
+}
+VIEWS = {
+    PLAIN: "SELECT users.id, users.ssn AS tax_id FROM public.users;",
+    COMPUTED: "SELECT users.id, upper(users.ssn) AS label FROM public.users;",
+    FILTERED: "SELECT users.id FROM public.users WHERE (users.ssn ~~ '1%'::text);",
+    OVER: "SELECT plain_v.id AS key, plain_v.tax_id AS again FROM public.plain_v;",
+    JOINED: "SELECT o.id, u.ssn AS who, u.name FROM (public.orders o JOIN public.users u ON ((u.id = o.owner)));",
+    STARS: "SELECT u.id, u.* AS whole FROM public.users u;",
+    UNION: "SELECT users.id, users.ssn AS value FROM public.users UNION ALL SELECT orders.id, orders.total FROM public.orders;",
+}
+
+
+def b(*values: object) -> tuple[bytes, ...]:
+    return tuple(str(value).encode() for value in values)
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    columns = [
+        b(oid, "public", name, kind, number, column)
+        for oid, (name, kind, names) in RELATIONS.items()
+        for number, column in enumerate(names, 1)
+    ]
+    definitions = [b(oid, text) for oid, text in VIEWS.items()]
+    composites = [b(BOX, 2, CONTACT)]
+    tells = [b(USERS, 1, USERS, 1), b(USERS, 3, USERS, 3), b(ORDERS, 2, USERS, 1), b(BOX, 3, USERS, 3)]
+    return Catalog.decode(columns, definitions, [], 1, composites, tells)
+
+
+@pytest.fixture
+def view(catalog: Catalog) -> MaskedView:
+    return catalog.masked_view(MASKS)
+
+
+def column(relation: str, name: str) -> ColumnRef:
+    return ColumnRef(name, RelationRef(relation, frozenset({"public"})))
+
+
+@pytest.mark.parametrize(
+    ("oid", "tainted"),
+    [
+        (PLAIN, [False, True]),
+        (OVER, [False, True]),
+        (JOINED, [False, True, False]),
+        (COMPUTED, [True, True]),
+        (FILTERED, [True]),
+        (STARS, [True, True]),
+        (UNION, [True, True]),
+        (BOX, [False, True, False]),
+    ],
+)
+def test_a_view_that_only_passes_columns_on_is_tainted_where_it_shows_a_masked_one(
+    view: MaskedView, oid: int, tainted: list[bool]
+) -> None:
+    assert [view.is_tainted(oid, number) for number in range(1, len(tainted) + 1)] == tainted
+
+
+def test_what_derives_from_a_masked_column_may_not_steer_and_its_neighbours_may(view: MaskedView) -> None:
+    assert view.derives(column("over_v", "again"))
+    assert view.derives(column("joined_v", "who"))
+    assert view.derives(column("boxes", "inside"))
+    assert view.derives(column("boxes", "*"))
+    assert not view.derives(column("over_v", "key"))
+    assert not view.derives(column("joined_v", "name"))
+    assert not view.derives(column("boxes", "id"))
+
+
+def test_a_write_that_a_unique_index_or_foreign_key_compares_with_a_masked_column_tells_its_values(view: MaskedView) -> None:
+    assert view.tells(column("users", "ssn")) == "users.ssn"
+    assert view.tells(column("users", "*")) == "users.ssn"
+    assert view.tells(column("boxes", "size")) == "users.ssn"
+    assert view.tells(column("plain_v", "tax_id")) == "users.ssn"
+    assert view.tells(column("users", "id")) is None
+    assert view.tells(column("orders", "owner")) is None
+    assert view.tells(column("boxes", "id")) is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_refused"),
+    [
+        ("INSERT INTO users (id, ssn) VALUES (9, '123-45-6789')", True),
+        ("INSERT INTO users VALUES (9, 'n', '123-45-6789')", True),
+        ("UPDATE users SET ssn = '123-45-6789' WHERE id = 9", True),
+        ("INSERT INTO plain_v (tax_id) VALUES ('123-45-6789')", True),
+        ("COPY users FROM STDIN", True),
+        ("INSERT INTO users (id, name) VALUES (9, 'n')", False),
+        ("SELECT id FROM plain_v ORDER BY id", False),
+        ("SELECT id FROM plain_v ORDER BY tax_id", True),
+    ],
+)
+def test_a_session_refuses_what_would_tell_whether_a_masked_value_exists(catalog: Catalog, sql: str, is_refused: bool) -> None:
+    masked = RuleConfig("ssn", RuleAction.MASK, columns=(ColumnMatch("ssn"),))
+    bench = Bench(policy(rules=(masked,)), catalog=catalog)
+    sent = bench.client(query(sql))
+    if is_refused:
+        assert "MaskedColumnSteers" in error_of(bench.target(target_error(), ready()))["D"]
+    else:
+        assert sent[-1] == ("Q", sql.encode() + b"\0")
