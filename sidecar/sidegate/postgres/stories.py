@@ -154,7 +154,8 @@ def _denial(verdict: Verdict, decision: RequireApproval) -> Deny | None:
         Phase.WITHDRAWN: Reason.APPROVAL_WITHDRAWN,
     }.get(verdict.phase, Reason.APPROVAL_UNAVAILABLE)
     by = f"by {', '.join(verdict.approvers)}" if verdict.approvers and reason is Reason.APPROVAL_DENIED else ""
-    words = ": ".join(part for part in (by, verdict.comment) if part)
+    name = f"approval request {verdict.name}" if verdict.name and verdict.name not in verdict.comment else ""
+    words = ": ".join(part for part in (name, by, verdict.comment) if part)
     return Deny(reason, decision.source, decision.revision, words)
 
 
