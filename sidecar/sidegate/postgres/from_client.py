@@ -66,6 +66,7 @@ class ClientSide:
         "_stream",
         "_stream_is_sent",
         "copies_to_come",
+        "copy_work",
         "is_copying",
         "withheld",
     )
@@ -79,7 +80,8 @@ class ClientSide:
         self._stream_is_sent = False  # whether its beginning was
         self._discard = 0  # bytes of a refused oversized message still to drop
         self.is_copying = False
-        self.copies_to_come = 0  # of the statement that runs
+        self.copies_to_come = 0  # of `copy_work`
+        self.copy_work: Work | None = None  # the statement that asks for COPY data, from when it is sent to its end
         # Parse, Bind and Describe of a statement that may be held: the target takes no lock for it meanwhile
         self.withheld: list[tuple[Permit, bytes, Expected]] = []
 

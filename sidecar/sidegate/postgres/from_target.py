@@ -297,7 +297,7 @@ class TargetSide:
             raise TargetProtocolError("COPY ended without CopyDone")
         if entry.kind is Kind.EXECUTE:
             session.expected.pop()
-            session.copy_ended()
+            session.copy_ended(work)
             if entry.binding is not None:
                 entry.binding.confirm()
             if entry.capture is None:
@@ -329,7 +329,7 @@ class TargetSide:
             session.deliver(session.masker.error(fields))
             return
         work = entry.work
-        session.copy_ended()
+        session.copy_ended(work)
         self._copy_work = None
         if entry.answer is not None:
             entry.answer.error = fields
@@ -365,6 +365,7 @@ class TargetSide:
                 skipped.binding.take_back()
             if skipped is entry:
                 continue
+            session.copy_ended(skipped.work)
             if skipped.work is not None and skipped.kind is Kind.EXECUTE and skipped.capture is None:
                 skipped.work.sqlstate = skipped.work.sqlstate or "25P02"
                 session.journal.outcome(skipped.work)
@@ -379,7 +380,7 @@ class TargetSide:
         if status not in "ITE":
             raise TargetProtocolError(f"unknown transaction status `{status}`")
         session.expected.pop()
-        session.copy_ended()
+        session.copy_ended(entry.work)
         session.set_status(status)
         work = entry.work
         if entry.binding is not None:

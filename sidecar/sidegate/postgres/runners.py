@@ -100,7 +100,7 @@ class QueryRunner:
         self.has_earlier_work = session.expected.has_unsynced
 
     def send(self, permit: Permit) -> None:
-        self._client.copies_to_come = copies_in(self.work)
+        self._client.copies_to_come, self._client.copy_work = copies_in(self.work), self.work
         bindings = self._session.judge.bindings(self.work, self._session.prepared, self._session.cursors)
         self._session.send(permit, self._frame, Expected(Kind.QUERY, self.work, binding=bindings))
 
@@ -160,7 +160,7 @@ class ExecuteRunner:
 
     def send(self, permit: Permit) -> None:
         self._send_portal(permit)
-        self._client.copies_to_come = min(1, copies_in(self.work))
+        self._client.copies_to_come, self._client.copy_work = min(1, copies_in(self.work)), self.work
         bindings = self._session.judge.bindings(self.work, self._session.prepared, self._session.cursors)
         self._session.send(permit, self._frame, Expected(Kind.EXECUTE, self.work, binding=bindings))
         if (

@@ -399,7 +399,11 @@ class Session:
         self._client.is_copying = True
         self.expected.drop_syncs()
 
-    def copy_ended(self) -> None:
+    def copy_ended(self, work: Work | None) -> None:
+        """`work` has its answer. Other statements' answers, before it, say nothing of the COPY that was sent behind them."""
+        if work is None or work is not self._client.copy_work:
+            return
+        self._client.copy_work = None
         self._client.copies_to_come = 0
         self._client.is_copying = False
 

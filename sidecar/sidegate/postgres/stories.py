@@ -193,6 +193,7 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         if saved.error is not None or saved.was_skipped:
             return _not_measured(session, runner, saved, measure)
     before: Answer = yield Ask(COUNTERS, permit)
+    session.journal.decided(work, measure)
     captured: Captured = yield Run(permit)
     if captured.has_failed:
         if owns:
@@ -209,6 +210,7 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         decision = session.decide(work, approved=work.approval is not None)
     if isinstance(decision, Allow):
         work.decision = decision
+        session.journal.decided(work, decision)
         session.count_rows(work.impact)
         if has_savepoint:
             released: Answer = yield Ask(f"RELEASE SAVEPOINT {SAVEPOINT}", permit)

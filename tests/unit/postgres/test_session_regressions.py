@@ -40,6 +40,7 @@ from sidegate.postgres.effects import CloseSession, Hold
 from sidegate.postgres.messages import frame
 from sidegate.postgres.session import SessionLimits
 from sidegate.postgres.stories import COUNTERS
+from sidegate.record.frame import RecordKind
 
 APPROVAL = ApprovalConfig(approver_groups=("dba",))
 HOLD_DDL = RuleConfig("hold-ddl", RuleAction.REQUIRE_APPROVAL, StatementMatch(kinds=("DDL",)), approval=APPROVAL)
@@ -184,6 +185,19 @@ class TestMeasured:
         bench.target(data_row(b"1"), frame(b"s"), ready("T"))
         assert asked(bench.sent()) == COUNTERS
         assert asked(bench.answer_ask((b"public.orders", b"0", b"0", b"5000"), status="T")).startswith("ROLLBACK TO")
+
+    def test_a_measured_statement_is_decided_on_in_the_records_before_and_after_it_runs(self) -> None:
+        bench = Bench(policy([BIG_CHANGES]))
+        bench.client(query("delete from orders"))
+        bench.answer_ask(tag="BEGIN", status="T")
+        bench.answer_ask(tag="SELECT 0", status="T")
+        assert [entry.kind for entry in bench.records] == [RecordKind.CLIENT_STATEMENT, RecordKind.DECISION]
+        bench.target(complete("DELETE 5"), ready("T"))
+        bench.sent()
+        bench.answer_ask((b"public.orders", b"0", b"0", b"5"), status="T")
+        decisions = [entry for entry in bench.records if entry.kind is RecordKind.DECISION]
+        assert b"Measure" in decisions[0].payload
+        assert b"Allow" in decisions[1].payload
 
     def test_what_an_answered_flush_left_open_is_not_rolled_back(self) -> None:
         bench = Bench(policy([BIG_CHANGES]))
@@ -395,6 +409,13 @@ class TestCopyIn:
         assert codes(bench.target(complete("COPY 1"), frame(b"G", b"\0\0\1\0\0"))) == "CG"
         assert codes(bench.sent()) == "dcQ"
         assert is_open(bench)
+
+    def test_a_copy_is_awaited_although_an_earlier_query_ends(self) -> None:
+        bench = Bench()
+        bench.client(query("select 1"), query("copy t from stdin"), frame(b"d", b"1\n"), frame(b"c"))
+        bench.target(row_description("a"), data_row(b"1"), complete("SELECT 1"), ready())
+        assert codes(bench.target(frame(b"G", b"\0\0\1\0\0"))) == "G"
+        assert codes(bench.sent()) == "dc"
 
 
 class TestErrorsInPipelines:
