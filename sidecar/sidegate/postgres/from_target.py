@@ -69,6 +69,11 @@ class TargetSide:
         self._copy_work: Work | None = None
         self._is_fresh = False  # the catalog was just read again for the message at hand
 
+    @property
+    def is_mid_message(self) -> bool:
+        """Part of a row has gone to the client, its rest hasn't come yet."""
+        return self._stream > 0
+
     def receive(self, data: bytes) -> None:
         session = self._session
         if session.is_closed:

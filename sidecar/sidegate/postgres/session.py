@@ -518,7 +518,7 @@ class Session:
 
     def _tell_hold(self, *, is_first: bool = True) -> None:
         runner = self._runner
-        if runner is None or not isinstance(runner.work.decision, RequireApproval):
+        if runner is None or not isinstance(runner.work.decision, RequireApproval) or self._target.is_mid_message:
             return
         decision = runner.work.decision
         impact = _impact_text(runner.work.impact)
@@ -562,7 +562,8 @@ class Session:
         if sqlstate_from is not None:
             sqlstate = sqlstate_from.sqlstate
             deny = Deny(deny.reason, deny.source, deny.revision, detail, sqlstate_from.way_forward)
-        self._to_client.append(refusal_message(deny, "FATAL", sqlstate=sqlstate))
+        if not self._target.is_mid_message:  # in the middle of a row it would be taken for the row's bytes
+            self._to_client.append(refusal_message(deny, "FATAL", sqlstate=sqlstate))
         self._actions.append(CloseSession(f"{reason}: {detail}"))
 
     def close_quietly(self, permit: Permit, data: bytes) -> None:
