@@ -70,6 +70,8 @@ _STORED_CODE: Final = {
     "CreateConversionStmt": "a conversion",
     "CreateRangeStmt": "a range type",
 }
+# ALTER DOMAIN ... ADD and VALIDATE CONSTRAINT look at every table that has the type, and an error tells what they found.
+_CHECKS_VALUES: Final = frozenset({"C", "V"})
 _RIGHTS_SUBTYPES: Final = ("Trig", "Rule", "RowSecurity", "ChangeOwner")
 _SERVER_SUBTYPES: Final = ("GenericOptions", "TableSpace")
 _KNOWN_LANGUAGES: Final = frozenset({"sql", "plpgsql"})
@@ -105,6 +107,8 @@ class Definitions(Changes):
         """A statement whose kinds its placement gives."""
         facts = self.facts
         facts.stores_code = facts.stores_code or _STORED_CODE.get(tag)
+        if tag == "AlterDomainStmt" and fields.get("subtype") in _CHECKS_VALUES:
+            facts.stores_code = "a check of a domain, with every stored value of its type,"
         placed = PLACEMENTS[tag]
         facts.kinds |= placed.kinds
         facts.controls_transaction = facts.controls_transaction or tag in _NOT_IN_TRANSACTION
