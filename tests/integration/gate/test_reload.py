@@ -71,6 +71,24 @@ def test_a_lost_grant_ends_the_session(gate: GateProcess, postgres: PostgresServ
         connect(gate, issuer, shop)
 
 
+def test_a_session_that_ends_in_the_middle_of_a_row_says_nothing_inside_of_it(
+    gate: GateProcess, postgres: PostgresServer, issuer: Issuer, shop: str
+) -> None:
+    with wire(gate, issuer, shop) as client:
+        client.send(m.query("SELECT repeat('0123456789', 4000000), 'cut row'"))
+        processes.wait_until(
+            lambda: any(each.wait_event == "ClientWrite" and "cut row" in each.query for each in postgres.sessions(shop)),
+            "the target to wait for the client",
+        )
+        gate.reload(gate_config(postgres, issuer, policies=[open_policy("readonly")]))
+        assert isinstance(client.receive(), m.RowDescription)
+        rest = client.read_to_end()
+        assert rest.startswith(b"D")
+        assert len(rest) < 40_000_000
+        assert set(rest[20:]) <= set(b"0123456789")
+    postgres.wait_for_sessions(0, shop, "readwrite")
+
+
 def test_a_mask_and_a_rule_hold_from_the_next_statement_on(
     gate: GateProcess, postgres: PostgresServer, issuer: Issuer, shop: str
 ) -> None:
