@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidegate.policy.decision import ColumnMask, Masks
-from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement
+from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind
 from sidegate.postgres.results import ColumnOrigin
 from sidegate.sql import Analysis, OutputColumns, analyse, query_outputs
 
@@ -49,7 +49,22 @@ QUERIES: Final = (
     " ROWS FROM (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey)) k (own, other),"
     " pg_catalog.pg_attribute w, pg_catalog.pg_attribute t"
     " WHERE c.contype = 'f' AND w.attrelid = c.conrelid AND w.attnum = k.own AND t.attrelid = c.confrelid AND t.attnum = k.other",
+    # Which changes run somebody's triggers and rules, those of partitions and children too, or move rows: bits as in pg_trigger.tgtype.
+    "WITH RECURSIVE own (oid, events) AS (SELECT t.tgrelid, t.tgtype::int FROM pg_catalog.pg_trigger t"
+    " WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'"
+    " UNION SELECT r.ev_class, CASE r.ev_type WHEN '2' THEN 16 WHEN '3' THEN 4 WHEN '4' THEN 8 ELSE 0 END FROM pg_catalog.pg_rewrite r"
+    " WHERE r.rulename <> '_RETURN' AND r.ev_enabled <> 'D'"
+    " UNION SELECT c.oid, 16 FROM pg_catalog.pg_class c WHERE c.relkind = 'p'"
+    " UNION SELECT i.inhparent, o.events FROM own o JOIN pg_catalog.pg_inherits i ON i.inhrelid = o.oid)"
+    " SELECT oid, events FROM own",
 )
+_EVENTS: Final[dict[StatementKind, int]] = {
+    StatementKind.INSERT: 4,
+    StatementKind.DELETE: 8,
+    StatementKind.UPDATE: 16,
+    StatementKind.TRUNCATE: 32,
+    StatementKind.MERGE: 4 | 8 | 16,
+}
 
 SYSTEM_COLUMNS: Final = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 
@@ -70,6 +85,7 @@ class Relation:
     generated: dict[int, SqlStatement | None] = field(default_factory=dict)
     composites: dict[int, int] = field(default_factory=dict)  # column to the relation that has its type's fields
     tells: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # column to those whose values it is compared with
+    events: int = 0  # changes that run a trigger or a rule, or move rows
 
 
 class Catalog:
@@ -87,7 +103,7 @@ class Catalog:
 
     @classmethod
     def decode(
-        cls, columns: Rows, views: Rows, generated: Rows, version: int, composites: Rows = (), tells: Rows = ()
+        cls, columns: Rows, views: Rows, generated: Rows, version: int, composites: Rows = (), tells: Rows = (), events: Rows = ()
     ) -> Catalog:
         """From the rows that `QUERIES` bring."""
         relations: dict[int, Relation] = {}
@@ -116,6 +132,10 @@ class Catalog:
             relation = relations.get(int(_text(oid)))
             if relation is not None:
                 relation.tells.setdefault(int(_text(number)), []).append((int(_text(other)), int(_text(column))))
+        for oid, bits in events:
+            relation = relations.get(int(_text(oid)))
+            if relation is not None:
+                relation.events |= int(_text(bits))
         return cls(relations, version)
 
     def masked_view(self, masks: Masks) -> MaskedView:
@@ -136,6 +156,21 @@ class Catalog:
             for relation in self._by_name.get(reference.name, ())
             if reference.schemas is None or relation.schema in reference.schemas
         ]
+
+    def may_delete(self, statement: SqlStatement) -> bool:
+        """Triggers or rules of what it changes run with it, or an update may move rows to another partition, which counts as a deletion."""
+        events = 0
+        for kind in statement.kinds:
+            events |= _EVENTS.get(kind, 0)
+        return any(self._fires(relation, events, set()) for ref in statement.writes for relation in self.named(ref))
+
+    def _fires(self, relation: Relation, events: int, seen: set[int]) -> bool:
+        if relation.events & events:
+            return True
+        if relation.definition is None or relation.oid in seen:
+            return False
+        seen.add(relation.oid)  # a view: what is changed through it is one of its tables
+        return any(self._fires(base, events, seen) for ref in relation.definition.reads for base in self.named(ref))
 
     def all(self) -> Iterable[Relation]:
         return self._relations.values()

@@ -6,7 +6,8 @@ view, a generated column) steers as little as the masked one itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sidegate.policy.decision import Allow, ColumnUse, Decision, Deny, Masks, Measure, RequireApproval
@@ -14,7 +15,7 @@ from sidegate.policy.engine import Engine, PrincipalView
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
-from sidegate.policy.statement import SqlStatement, StatementContext, StatementKind
+from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind, TableImpact
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
@@ -147,10 +148,30 @@ class Judge:
         if loosened is not None:
             detail = f"the session began with `{loosened.setting}` at `{loosened.limit}`, which it may tighten and not lift"
             return Deny(Reason.SETTING_REFUSED, Builtin("session-limits"), self.revision, detail)
-        decision = self._view.decide_all(work.statements, self._context_of(work, approved=approved), now, work.impact)
+        statements = self._with_consequences(work, now)
+        if statements is not work.statements and work.impact is not None:
+            work.impact = deletions_of(work.impact)
+        decision = self._view.decide_all(statements, self._context_of(work, approved=approved), now, work.impact)
         if isinstance(decision, Deny) or not decision.masks.columns:
             return decision
         return self._steering_problem(work, decision) or decision
+
+    def _with_consequences(self, work: Work, now: float) -> tuple[SqlStatement, ...]:
+        """The statements, those as `Delete` too that may delete by triggers, rules or moved rows where a limit on deleted rows holds. They
+        are measured like any, and of their impact the deleted rows count. A change that is limited itself is left as it is.
+        """
+        if self.catalog is None or not any(statement.writes for statement in work.statements):
+            return work.statements
+        context = self._context_of(work, approved=False)
+        found: list[SqlStatement] = []
+        for statement in work.statements:
+            if StatementKind.DELETE not in statement.kinds and self.catalog.may_delete(statement):
+                wider = replace(statement, kinds=statement.kinds | {StatementKind.DELETE})
+                is_limited = isinstance(self._view.decide(wider, context, now), Measure)
+                if is_limited and isinstance(self._view.decide(statement, context, now), Allow):
+                    statement = wider  # noqa: PLW2901
+            found.append(statement)
+        return work.statements if all(map(operator.is_, found, work.statements)) else tuple(found)
 
     def _context_of(self, work: Work, *, approved: bool) -> StatementContext:
         context = self._context
@@ -272,6 +293,12 @@ def parse_name_array(text: str) -> tuple[str, ...] | None:
     if current or was_quoted or names:
         names.append("".join(current))
     return tuple(names)
+
+
+def deletions_of(impact: Impact) -> Impact:
+    """Only what it deletes, by table."""
+    tables = tuple(TableImpact(table.relation, 0, 0, table.deleted) for table in impact.tables if table.deleted)
+    return Impact(sum(table.deleted for table in tables), tables, impact.is_truncation)
 
 
 class _Bindings:

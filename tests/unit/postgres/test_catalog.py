@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.session import Bench, error_of, policy, query, ready, target_error
+from tests.support.session import Bench, asked, complete, error_of, policy, query, ready, target_error
 
-from sidegate.policy.config import ColumnMatch, RuleAction, RuleConfig
+from sidegate.policy.config import ApprovalConfig, ColumnMatch, RuleAction, RuleConfig, StatementMatch
 from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy
 from sidegate.policy.source import PolicyRule
 from sidegate.policy.statement import ColumnRef, RelationRef
 from sidegate.postgres.catalog import Catalog, MaskedView
+from sidegate.postgres.effects import Hold
 
 USERS, CONTACT, BOX, PLAIN, COMPUTED, FILTERED, OVER, JOINED, STARS, UNION, ORDERS = range(20000, 20011)
 MASKS = Masks(
@@ -53,7 +54,7 @@ def catalog() -> Catalog:
     definitions = [b(oid, text) for oid, text in VIEWS.items()]
     composites = [b(BOX, 2, CONTACT)]
     tells = [b(USERS, 1, USERS, 1), b(USERS, 3, USERS, 3), b(ORDERS, 2, USERS, 1), b(BOX, 3, USERS, 3)]
-    return Catalog.decode(columns, definitions, [], 1, composites, tells)
+    return Catalog.decode(columns, definitions, [], 1, composites, tells, [b(ORDERS, 4 | 1), b(USERS, 16)])
 
 
 @pytest.fixture
@@ -125,3 +126,58 @@ def test_a_session_refuses_what_would_tell_whether_a_masked_value_exists(catalog
         assert "MaskedColumnSteers" in error_of(bench.target(target_error(), ready()))["D"]
     else:
         assert sent[-1] == ("Q", sql.encode() + b"\0")
+
+
+MASKED = RuleConfig("ssn", RuleAction.MASK, columns=(ColumnMatch("ssn"),))
+BIG_DELETES = RuleConfig(
+    "big-deletes", RuleAction.REQUIRE_APPROVAL, StatementMatch(kinds=("Delete",), rows_more_than=100),
+    approval=ApprovalConfig(approver_groups=("dba",)),
+)  # fmt: skip
+
+
+class TestDeletionsThatFollow:
+    """`orders` has a trigger on INSERT, `users` a rule on UPDATE."""
+
+    def run(self, bench: Bench, sql: str, tag: str) -> None:
+        assert asked(bench.client(query(sql))) == "BEGIN"
+        bench.answer_ask(tag="BEGIN", status="T")
+        assert bench.answer_ask(tag="SELECT 0", status="T") == [("Q", sql.encode() + b"\0")]
+        bench.target(complete(tag), ready("T"))
+        bench.sent()
+
+    def test_what_a_trigger_deletes_counts_against_the_limit(self, catalog: Catalog) -> None:
+        bench = Bench(policy([MASKED, BIG_DELETES]), catalog=catalog)
+        self.run(bench, "insert into orders values (1)", "INSERT 0 1")
+        rows = ((b"public.orders", b"1", b"0", b"0"), (b"public.bulk", b"0", b"0", b"400"))
+        assert asked(bench.answer_ask(*rows, status="T")) == "ROLLBACK"
+        bench.answer_ask(tag="ROLLBACK")
+        (hold,) = [action for action in bench.actions if isinstance(action, Hold)]
+        assert hold.request.impact is not None
+        assert hold.request.impact.rows_affected == 400
+
+    def test_what_it_inserts_itself_does_not(self, catalog: Catalog) -> None:
+        bench = Bench(policy([MASKED, BIG_DELETES]), catalog=catalog)
+        self.run(bench, "insert into orders select from generate_series(1, 500)", "INSERT 0 500")
+        assert asked(bench.answer_ask((b"public.orders", b"500", b"0", b"0"), status="T")) == "COMMIT"
+        bench.answer_ask(tag="COMMIT")
+        assert bench.session.judge.rows_so_far == 0
+
+    @pytest.mark.parametrize(
+        "sql", ["insert into users (id) values (1)", "update orders set total = 1", "select 1", "update boxes set id = 1"]
+    )
+    def test_what_runs_no_trigger_is_not_measured(self, catalog: Catalog, sql: str) -> None:
+        bench = Bench(policy([MASKED, BIG_DELETES]), catalog=catalog)
+        assert bench.client(query(sql)) == [("Q", sql.encode() + b"\0")]
+
+    def test_changes_through_a_view_run_the_triggers_of_its_table(self, catalog: Catalog) -> None:
+        bench = Bench(policy([MASKED, BIG_DELETES]), catalog=catalog)
+        assert asked(bench.client(query("update plain_v set id = 1"))) == "BEGIN"
+
+    def test_where_deletes_are_not_granted_a_limit_on_them_holds_nothing_up(self, catalog: Catalog) -> None:
+        bench = Bench(policy([MASKED, BIG_DELETES], kinds=("Insert",)), catalog=catalog)
+        assert bench.client(query("insert into orders values (1)")) == [("Q", b"insert into orders values (1)\0")]
+
+    def test_a_copy_that_may_delete_cannot_be_taken_back_and_is_refused(self, catalog: Catalog) -> None:
+        bench = Bench(policy([MASKED, BIG_DELETES]), catalog=catalog)
+        bench.client(query("copy orders from stdin"))
+        assert "ImpactNotMeasurable" in error_of(bench.target(target_error(), ready()))["D"]
