@@ -84,6 +84,5 @@ class JournalWriter:
         return ""
 
     def close(self, why: str, now: float) -> ClosedRecording | None:
-        """The recording's end, seen to the disk: not for an event loop. Raises RecordError."""
-        self.flush(now)
+        """The recording's end, seen to the disk: not for an event loop. Call `flush` in the loop before. Raises RecordError."""
         return self._recorder.close(why, now) if self._recorder is not None else None

@@ -301,6 +301,7 @@ class Relay:
         services = self._services
         if self._late is not None:
             self._late.cancel()
+        self._writer.flush(services.now())  # here, not beside the loop: the audit log is every session's
         try:
             closed = await asyncio.to_thread(self._writer.close, self._why, services.now())
             link = closed.link if closed is not None else ""
