@@ -85,7 +85,13 @@ copy_in = st.builds(
 )
 extended_copy_in = st.builds(
     lambda lines, end: (
-        m.parse("copy notes from stdin") + m.bind() + m.execute() + b"".join(map(m.copy_data, lines)) + end + m.sync()
+        m.close_statement("copying")
+        + m.parse("copy notes from stdin", "copying")
+        + m.bind(statement="copying")
+        + m.execute()
+        + b"".join(map(m.copy_data, lines))
+        + end
+        + m.sync()
     ),
     st.lists(st.sampled_from([b"21\tx\n", b"22\ty\n23\tz\n", b"1\tdouble\n"]), max_size=3),
     st.sampled_from([m.copy_done(), m.copy_fail("enough")]),

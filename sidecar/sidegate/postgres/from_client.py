@@ -467,9 +467,13 @@ def end_own_transaction(session: Session) -> Generator[Step, Answer, None]:
     ended by itself.
     """
     session.owns_transaction = False
-    answer = yield Ask("COMMIT", session.grant.permit)
-    error = answer.error
-    if session.status != "I":  # something in the pipeline failed, and its Sync was the gate's; or a cancel hit the COMMIT
+    error = None
+    if session.is_skipping:  # the target takes nothing before a Sync
+        session.send(session.grant.permit, SYNC, Expected(Kind.SYNC, is_visible=False))
+    else:
+        answer = yield Ask("COMMIT", session.grant.permit)
+        error = answer.error
+    if session.is_skipping or session.status != "I":  # something in the pipeline failed, or a cancel hit the COMMIT
         answer = yield Ask("ROLLBACK", session.grant.permit)
         error = error or answer.error
     if error is not None:

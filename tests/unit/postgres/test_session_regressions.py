@@ -439,6 +439,23 @@ class TestErrorsInPipelines:
         assert codes(bench.target(ready())) == "Z"
         assert is_open(bench)
 
+    def test_a_transaction_of_the_gates_own_ends_behind_an_error_that_came_before_the_sync(self) -> None:
+        bench = Bench(policy([BIG_CHANGES]))
+        bench.client(parse("delete from orders"), bind(), execute())
+        bench.answer_ask(tag="BEGIN", status="T")
+        bench.answer_ask(tag="SELECT 0", status="T")
+        bench.target(PARSE_COMPLETE, BIND_COMPLETE, complete("DELETE 5"), ready("T"))
+        bench.answer_ask((b"public.orders", b"0", b"0", b"5"), status="T")
+        bench.client(parse("select 1/0"), bind(), FLUSH)
+        assert codes(bench.target(PARSE_COMPLETE, target_error("22012")))[-1:] == "E"
+        sent = bench.client(execute(), SYNC)
+        assert codes(sent)[:2] == "SP"
+        assert asked(sent[1:]) == "ROLLBACK"
+        bench.target(ready("E"))
+        assert codes(bench.answer_ask(tag="ROLLBACK")) == "S"
+        assert codes(bench.target(ready())) == "Z"
+        assert is_open(bench)
+
 
 class TestEnds:
     def test_garbage_behind_a_held_statement_ends_the_session_and_raises_nothing(self) -> None:
