@@ -102,6 +102,9 @@ class SqlStatement:
     fetches: str | None = None
     stores_code: str | None = None
     columns_changed: frozenset[ColumnRef] = frozenset()
+    changes_schemas: bool = (
+        False  # it makes, drops or renames a schema, or an extension that may have its own: the search path may change
+    )
 
 
 class TableImpact(NamedTuple):

@@ -63,6 +63,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.fetches,
         statement.stores_code,
         statement.columns_changed,
+        statement.changes_schemas,
     )
 
 

@@ -27,9 +27,7 @@ CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen afte
 PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authorization"})
 
 # Statements after which the search_path may be another than the gate knows.
-MAY_CHANGE_SEARCH_PATH: Final = frozenset(
-    {StatementKind.CALL, StatementKind.DO, StatementKind.SETTINGS, StatementKind.ROLES, StatementKind.DDL}
-)
+MAY_CHANGE_SEARCH_PATH: Final = frozenset({StatementKind.CALL, StatementKind.DO, StatementKind.SETTINGS, StatementKind.ROLES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +260,11 @@ class Judge:
 
 
 def may_change_path(statement: SqlStatement) -> bool:
-    return any(name in PATH_SETTINGS for name, _ in statement.settings) or not statement.kinds.isdisjoint(MAY_CHANGE_SEARCH_PATH)
+    return (
+        statement.changes_schemas
+        or any(name in PATH_SETTINGS for name, _ in statement.settings)
+        or not statement.kinds.isdisjoint(MAY_CHANGE_SEARCH_PATH)
+    )
 
 
 def parse_name_array(text: str) -> tuple[str, ...] | None:

@@ -72,6 +72,8 @@ _STORED_CODE: Final = {
 }
 # ALTER DOMAIN ... ADD and VALIDATE CONSTRAINT look at every table that has the type, and an error tells what they found.
 _CHECKS_VALUES: Final = frozenset({"C", "V"})
+_SCHEMA_CHANGES: Final = frozenset({"CreateSchemaStmt", "CreateExtensionStmt", "AlterExtensionStmt", "DropOwnedStmt"})
+_SCHEMA_OBJECTS: Final = frozenset({"OBJECT_SCHEMA", "OBJECT_EXTENSION"})
 _RIGHTS_SUBTYPES: Final = ("Trig", "Rule", "RowSecurity", "ChangeOwner")
 _SERVER_SUBTYPES: Final = ("GenericOptions", "TableSpace")
 _KNOWN_LANGUAGES: Final = frozenset({"sql", "plpgsql"})
@@ -111,6 +113,11 @@ class Definitions(Changes):
             facts.stores_code = "a check of a domain, with every stored value of its type,"
         placed = PLACEMENTS[tag]
         facts.kinds |= placed.kinds
+        facts.changes_schemas = (
+            facts.changes_schemas
+            or tag in _SCHEMA_CHANGES
+            or fields.get("removeType", fields.get("renameType")) in _SCHEMA_OBJECTS
+        )
         facts.controls_transaction = facts.controls_transaction or tag in _NOT_IN_TRANSACTION
         if placed.kinds & {K.SERVER, K.REPLICATION}:
             facts.danger(next(iter(placed.kinds & {K.SERVER, K.REPLICATION})), _words(tag))

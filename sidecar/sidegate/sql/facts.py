@@ -39,6 +39,7 @@ class Facts:
     fetches: str | None = None
     stores_code: str | None = None
     changed: set[ColumnRef] = field(default_factory=set)
+    changes_schemas: bool = False
 
     def touch_schemas(self, schemas: frozenset[str] | None) -> None:
         if schemas is None:
@@ -117,4 +118,5 @@ class Facts:
             fetches=self.fetches,
             stores_code=self.stores_code,
             columns_changed=frozenset(self.changed),
+            changes_schemas=self.changes_schemas,
         )

@@ -24,6 +24,7 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         "settings": [list(setting) for setting in statement.settings],
         "affects_rows": statement.affects_rows,
         "controls_transaction": statement.controls_transaction,
+        "changes_schemas": statement.changes_schemas,
         "unknown": list(statement.unknown),
         "dangers": list(statement.dangers),
     }
