@@ -7,6 +7,7 @@ wrong with a token is said, the token itself never.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,7 +38,7 @@ class AuthenticationProblem:
 
 
 async def authenticate(
-    side: Duplex, identity: IdentityConfig, verifier: TokenVerifier, source_address: str, now: float
+    side: Duplex, identity: IdentityConfig, verifier: TokenVerifier, source_address: str, clock: Callable[[], float]
 ) -> Principal | AuthenticationProblem:
     """Ask for the token and verify it.
 
@@ -58,7 +59,7 @@ async def authenticate(
         raise ClientProtocolError(f"authentication: {error}") from error
     if isinstance(token, AuthenticationProblem):
         return token
-    verified = await verifier.verify(token, now)
+    verified = await verifier.verify(token, clock())  # now that it is here: the client took its time to send it
     if isinstance(verified, IdentityProblem):
         return AuthenticationProblem(verified.message, verified.way_forward)
     principal = principal_from_token(verified, identity, source_address)

@@ -276,7 +276,7 @@ class PostgresGate:
             async with asyncio.timeout(STARTUP_TIMEOUT_S):
                 principal = await authenticate(
                     login.side, config.target.identity, TokenVerifier(config.target.identity, self._services.keys),
-                    login.source_address, self._services.now(),
+                    login.source_address, self._services.now,
                 )  # fmt: skip
         except TimeoutError:
             deny = self._deny(Reason.IDENTITY_REFUSED, f"no token was verified within {STARTUP_TIMEOUT_S:.0f} seconds")
