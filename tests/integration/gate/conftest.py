@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import psycopg
 import pytest
 from tests.support import processes
 from tests.support import wire_messages as m
-from tests.support.gate import GateProcess, gate_config, open_policy
+from tests.support.gate import GateError, GateProcess, gate_config, open_policy
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import WireClient
@@ -35,6 +36,51 @@ def running(
 ) -> Iterator[GateProcess]:
     """A gate that must end cleanly and leave an audit log and recordings that verify."""
     with GateProcess(config, arguments=arguments, environment=environment) as gate:
+        yield gate
+        gate.stop()
+        assert_all_is_written(gate)
+
+
+class WorkersProcess(GateProcess):
+    """A gate of several processes, each with a metrics port of its own behind the first one's. Returns when all are ready."""
+
+    def __init__(self, config: GateConfig, workers: int) -> None:
+        self.workers = workers
+        super().__init__(config, arguments=["--workers", str(workers)])
+
+    def start(self) -> None:
+        for _ in range(5):  # ports in a row that were free a moment ago may not be any more
+            self.metrics_port = _ports_in_a_row(self.workers)
+            try:
+                super().start()
+                processes.wait_until(lambda: self.read_log().count("ready, listening") == self.workers, "every worker")
+            except (GateError, TimeoutError):
+                if "address already in use" not in self.read_log():
+                    raise
+                self.kill()
+                self.log.unlink()
+                self.audit.unlink(missing_ok=True)
+            else:
+                return
+        raise GateError("no ports for the workers' metrics")
+
+
+def _ports_in_a_row(count: int) -> int:
+    while True:
+        first = processes.free_port()
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except (OSError, OverflowError):
+                continue
+        return first
+
+
+@contextlib.contextmanager
+def running_workers(config: GateConfig, workers: int) -> Iterator[GateProcess]:
+    """Like `running`, in several processes."""
+    with WorkersProcess(config, workers) as gate:
         yield gate
         gate.stop()
         assert_all_is_written(gate)

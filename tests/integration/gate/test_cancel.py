@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.integration.gate.conftest import config_with, connect, error_in, metric, running, wait_for_event, wire
+from tests.integration.gate.conftest import config_with, connect, error_in, metric, running, running_workers, wait_for_event, wire
 from tests.support import processes
 from tests.support import wire_messages as m
 from tests.support.gate import GateProcess, token_for
@@ -152,8 +152,7 @@ def test_a_cancel_withdraws_a_hold(
 
 def test_cancels_reach_the_worker_whose_session_it_is(postgres: PostgresServer, issuer: Issuer, shop: str) -> None:
     count = 12
-    with running(config_with(postgres, issuer), arguments=["--workers", "2"]) as gate:
-        processes.wait_until(lambda: gate.read_log().count("ready, listening") == 2, "both workers")
+    with running_workers(config_with(postgres, issuer), 2) as gate:
         clients = [WireClient.tcp("127.0.0.1", gate.port) for _ in range(count)]
         clients += [WireClient.unix(gate.directory, gate.port) for _ in range(count // 2)]
         for number, client in enumerate(clients):

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 from tests.integration.gate.conftest import (
@@ -16,6 +17,7 @@ from tests.integration.gate.conftest import (
     running,
     wait_for_event,
 )
+from tests.support import processes
 from tests.support import wire_messages as m
 from tests.support.gate import GateProcess, gate_config, token_for
 from tests.support.issuer import Fault, Issuer
@@ -104,6 +106,40 @@ def test_a_good_token_is_in_no_log_no_audit_and_no_recording(gate: GateProcess, 
     secret = token.rpartition(".")[2].encode()
     for path in (gate.log, gate.audit, *gate.state.rglob("*.sgrec")):
         assert secret not in path.read_bytes(), path
+
+
+def begin(gate: GateProcess, database: str, role: str = "readonly") -> WireClient:
+    """A login that waits for the client's token."""
+    client = WireClient.tcp("127.0.0.1", gate.port)
+    client.send(m.startup({"user": role, "database": database}))
+    assert isinstance(client.receive(), m.Authentication)
+    return client
+
+
+def test_a_token_that_expires_while_the_gate_waits_for_it_is_refused(postgres: PostgresServer, issuer: Issuer, shop: str) -> None:
+    def change(target: TargetConfig) -> TargetConfig:
+        return replace(target, identity=msgspec.structs.replace(target.identity, clock_skew_s=0))
+
+    with running(gate_config(postgres, issuer, change=change)) as gate, begin(gate, shop) as client:
+        expires = int(issuer.clock()) + 1
+        token = issuer.token("ada", groups=["readonly"], exp=expires)
+        processes.wait_until(lambda: issuer.clock() > expires + 0.01, "the token to expire")
+        client.send(m.password(token))
+        error = client.receive()
+        assert isinstance(error, m.ErrorResponse)
+        assert (error.sqlstate, "expired" in error.message) == ("28000", True)
+
+
+def test_logins_that_began_before_the_issuers_keys_came_are_let_in(postgres: PostgresServer, issuer: Issuer, shop: str) -> None:
+    """Whoever began first may send the token last."""
+    with running(gate_config(postgres, issuer)) as gate:
+        clients = [begin(gate, shop) for _ in range(4)]
+        token = token_for(issuer, "readonly")
+        for client in reversed(clients):
+            client.send(m.password(token))
+        for client in clients:
+            client.receive_until_ready()
+            client.close()
 
 
 def test_a_token_of_70_kilobytes_is_refused_as_one(gate: GateProcess, shop: str) -> None:

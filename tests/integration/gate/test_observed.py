@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import urllib.error
 
 import psycopg
 import pytest
 from tests.integration.gate.conftest import config_with, connect, metric, run_sidegate, running, wait_for_event
 from tests.support import processes
+from tests.support import wire_messages as m
+from tests.support.gate import token_for
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
+from tests.support.wire import WireClient
 
 from sidegate.policy.config import ColumnMatch, RuleAction, RuleConfig, StatementMatch
 
@@ -47,6 +51,41 @@ def test_metrics_audit_and_recording_agree_on_a_session(postgres: PostgresServer
         text = recording.read_bytes()
         for card in (b"4111111111111111", b"5555555555554444", b"378282246310005"):
             assert card not in text
+
+
+def test_the_audit_log_is_one_chain_however_many_sessions_end_at_once(
+    postgres: PostgresServer, issuer: Issuer, shop: str
+) -> None:
+    """Recordings are closed beside the event loop; events are written in it alone."""
+    with running(config_with(postgres, issuer)) as gate:
+        password = token_for(issuer, "readwrite")
+
+        def come_and_go() -> None:
+            for _ in range(25):
+                with WireClient.tcp("127.0.0.1", gate.port) as client:
+                    client.log_in("readwrite", shop, password)
+                    client.ask("SELECT 1")
+                    client.send(m.terminate())
+                    client.read_to_end()
+
+        def stay_busy() -> None:
+            with WireClient.tcp("127.0.0.1", gate.port) as client:
+                client.log_in("readwrite", shop, password)
+                while not is_over.is_set():
+                    client.send(m.query("SELECT 1") * 50)
+                    client.receive_until_ready(50)
+
+        is_over = threading.Event()
+        busy = [threading.Thread(target=stay_busy) for _ in range(1)]
+        threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+        for thread in (*busy, *threads):
+            thread.start()
+        for thread in threads:
+            thread.join()
+        is_over.set()
+        for thread in busy:
+            thread.join()
+        wait_for_event(gate, "SessionClosed", 101)
 
 
 def test_health_follows_the_gate(postgres: PostgresServer, issuer: Issuer) -> None:

@@ -17,10 +17,10 @@ from tests.integration.gate.conftest import (
     replace,
     run_sidegate,
     running,
+    running_workers,
     wait_for_event,
     wire,
 )
-from tests.support import processes
 from tests.support import wire_messages as m
 from tests.support.gate import GateProcess, gate_config, open_policy, token_for
 from tests.support.issuer import Issuer
@@ -117,8 +117,7 @@ def test_a_cancel_with_the_targets_own_key_works(gate: GateProcess, postgres: Po
 
 
 def test_cancels_of_passthrough_sessions_reach_every_worker(postgres: PostgresServer, issuer: Issuer, shop: str) -> None:
-    with running(passing_config(postgres, issuer, APP), arguments=["--workers", "3"]) as gate:
-        processes.wait_until(lambda: gate.read_log().count("ready, listening") == 3, "all workers")
+    with running_workers(passing_config(postgres, issuer, APP), 3) as gate:
         for number in range(12):
             with WireClient.tcp("127.0.0.1", gate.port) as client:
                 client.log_in("app", shop, password_of("app"))

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from tests.integration.gate.conftest import (
+    WorkersProcess,
     assert_all_is_written,
     config_with,
     last_words,
     recordings,
     run_sidegate,
     running,
+    running_workers,
     wire,
 )
 from tests.support import processes
@@ -39,9 +41,8 @@ HELD = RuleConfig(
 def test_a_stop_ends_every_session_with_a_word_and_closes_its_recording(
     postgres: PostgresServer, issuer: Issuer, fresh_database: str, workers: int
 ) -> None:
-    arguments = ["--workers", str(workers)] if workers > 1 else []
-    with running(config_with(postgres, issuer, HELD), arguments=arguments) as gate:
-        processes.wait_until(lambda: gate.read_log().count("ready, listening") == workers, "every worker")
+    config = config_with(postgres, issuer, HELD)
+    with running_workers(config, workers) if workers > 1 else running(config) as gate:
         idle, busy, waiting, copying = (WireClient.tcp("127.0.0.1", gate.port) for _ in range(4))
         for client in (idle, busy, waiting, copying):
             client.log_in("readwrite", fresh_database, gate.endpoint(issuer).password("readwrite"))
@@ -113,8 +114,7 @@ def test_after_a_kill_the_recordings_say_what_is_intact(postgres: PostgresServer
 
 
 def test_a_worker_that_dies_takes_the_others_with_it(postgres: PostgresServer, issuer: Issuer) -> None:
-    with GateProcess(config_with(postgres, issuer), arguments=["--workers", "2"]) as gate:
-        processes.wait_until(lambda: gate.read_log().count("ready, listening") == 2, "both workers")
+    with WorkersProcess(config_with(postgres, issuer), 2) as gate:
         first, second = processes.children_of(gate.pid)
         os.kill(first, signal.SIGKILL)
         processes.wait_until(lambda: not gate.is_running, "the gate to end")
@@ -123,8 +123,7 @@ def test_a_worker_that_dies_takes_the_others_with_it(postgres: PostgresServer, i
 
 
 def test_workers_do_not_outlive_their_parent(postgres: PostgresServer, issuer: Issuer, shop: str) -> None:
-    with GateProcess(config_with(postgres, issuer), arguments=["--workers", "2"]) as gate:
-        processes.wait_until(lambda: gate.read_log().count("ready, listening") == 2, "both workers")
+    with WorkersProcess(config_with(postgres, issuer), 2) as gate:
         children = processes.children_of(gate.pid)
         with wire(gate, issuer, shop) as client:
             client.rows("SELECT 1")
