@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -145,13 +146,19 @@ def last_words(client: WireClient) -> m.ErrorResponse:
             return reply
 
 
+def events_of(gate: GateProcess) -> list[dict[str, Any]]:
+    """Audit events so far, without a line that is being written right now."""
+    whole, _, _ = gate.audit.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def wait_for_event(gate: GateProcess, name: str, count: int = 1, **members: Any) -> dict[str, Any]:
     """The last of at least `count` audit events of that name with these members."""
 
     def found() -> list[dict[str, Any]]:
         return [
             event
-            for event in gate.audit_events()
+            for event in events_of(gate)
             if event["event"] == name and all(event.get(key) == value for key, value in members.items())
         ]
 

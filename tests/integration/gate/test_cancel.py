@@ -10,7 +10,17 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.integration.gate.conftest import config_with, connect, error_in, metric, running, running_workers, wait_for_event, wire
+from tests.integration.gate.conftest import (
+    config_with,
+    connect,
+    error_in,
+    events_of,
+    metric,
+    running,
+    running_workers,
+    wait_for_event,
+    wire,
+)
 from tests.support import processes
 from tests.support import wire_messages as m
 from tests.support.gate import GateProcess, token_for
@@ -83,7 +93,7 @@ def test_a_wrong_key_does_nothing_and_is_written_down(
         pid, key = client.key.pid, client.key.key
         client.send(m.query("SELECT pg_sleep(60), 'wrong key'"))
         target = postgres.wait_for_query("wrong key", shop)
-        before = len([event for event in gate.audit_events() if event["event"] == "CancelReceived"])
+        before = len([event for event in events_of(gate) if event["event"] == "CancelReceived"])
         wrong = [
             (pid, bytes(len(key))), (pid + 1, key), (pid, key[:-1]), (pid, key + b"\0"), (pid, key[:4] if len(key) > 4 else key * 2),
             (target.pid, key), (0, b"\0\0\0\0"),
@@ -171,4 +181,4 @@ def test_cancels_reach_the_worker_whose_session_it_is(postgres: PostgresServer, 
             assert error_in(client.receive_until_ready()).sqlstate == "57014"
             assert client.rows("SELECT 1") == [(b"1",)]
             client.close()
-        assert {event["writer"] for event in gate.audit_events()} == {"gate-0", "gate-1"}
+        assert {event["writer"] for event in events_of(gate)} == {"gate-0", "gate-1"}

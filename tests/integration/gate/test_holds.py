@@ -10,6 +10,7 @@ import pytest
 from tests.integration.gate.conftest import (
     config_with,
     error_in,
+    events_of,
     metric,
     recordings,
     replace,
@@ -303,7 +304,7 @@ def test_what_waits_behind_a_hold_is_answered_in_order(gate: GateProcess, issuer
 def test_a_hold_behind_rows_that_still_stream_cuts_into_none_of_them(
     gate: GateProcess, postgres: PostgresServer, issuer: Issuer, database: str
 ) -> None:
-    before = sum(event["event"] == "Held" for event in gate.audit_events())
+    before = sum(event["event"] == "Held" for event in events_of(gate))
     with wire(gate, issuer, database, "owner") as client:
         client.send(
             m.parse("SELECT repeat('0123456789', 4000000)"), m.bind(), m.execute(),

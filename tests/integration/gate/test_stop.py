@@ -11,6 +11,7 @@ from tests.integration.gate.conftest import (
     WorkersProcess,
     assert_all_is_written,
     config_with,
+    events_of,
     last_words,
     recordings,
     run_sidegate,
@@ -62,7 +63,7 @@ def test_a_stop_ends_every_session_with_a_word_and_closes_its_recording(
             client.close()
         assert_all_is_written(gate)
         assert {found.state for found in recordings(gate)} == {RecordingState.CLOSED}
-        events = [event["event"] for event in gate.audit_events()]
+        events = [event["event"] for event in events_of(gate)]
         assert events.count("SessionClosed") == 4
         assert events.count("GateStopped") == workers
         postgres.wait_for_sessions(0, fresh_database, "readwrite")
