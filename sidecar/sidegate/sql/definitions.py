@@ -191,6 +191,9 @@ class Definitions(Changes):
                     stack.extend(children(name, inner))
                 elif name == "IndexElem":
                     self._index_element(inner, scope)
+                elif name == "Constraint":
+                    self._compared(inner, scope if tag == "AlterTableStmt" else None)
+                    stack.extend(children(name, inner))
                 elif name == "List":
                     stack.extend(inner.get("items", []))
                 else:
@@ -209,6 +212,15 @@ class Definitions(Changes):
             stack.extend(children(name, inner))
         elif place is not Place.LEAF:
             self.facts.not_known(f"{name} inside a definition")
+
+    def _compared(self, constraint: Node, scope: Scope | None) -> None:
+        """Keys compare what is stored, and whether they hold tells of it: the columns referred to, and those of a table that exists."""
+        if "pktable" in constraint:
+            referred = self._relation(constraint["pktable"])
+            self.facts.steer(ColumnRef(name, referred) for name in strings(constraint.get("pk_attrs", [])))
+        if scope is not None:
+            for name in strings(constraint.get("fk_attrs", []) + constraint.get("keys", [])):
+                self.facts.steer(scope.resolve([name]).columns)
 
     def type_named(self, fields: Node) -> None:
         names = strings(fields.get("names", []))
