@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 from tests.support import wire_messages as m
 from tests.support.fake_target import FakeTarget
-from tests.support.fake_target_scripts import script, synced
+from tests.support.fake_target_scripts import name_script, script, synced
 from tests.support.fake_target_sql import Table, standard_tables
 from tests.support.fake_target_wiring import APPROVE, DENY, EXPIRE, Wired, messages
 from tests.support.session import ADA, NOW, Bench, config_of, policy
@@ -52,6 +52,7 @@ usual_settings = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 seeds = st.integers(0, 2**32)
+any_script = st.one_of(script, name_script)
 
 
 TWELVE_ROWS = tuple(f"row-{number}" for number in range(12))
@@ -125,7 +126,7 @@ def refers(part: bytes) -> bool:
 
 
 @usual_settings
-@given(parts=script.map(lambda parts: synced([part for part in parts if not refers(part)])), seed=seeds)
+@given(parts=any_script.map(lambda parts: synced([part for part in parts if not refers(part)])), seed=seeds)
 def test_a_gate_that_allows_everything_is_transparent(parts: list[bytes], seed: int) -> None:
     wired = Wired(Bench(), FakeTarget(tables()), seed)
     seen = run(wired, parts)
@@ -136,7 +137,7 @@ def test_a_gate_that_allows_everything_is_transparent(parts: list[bytes], seed: 
 
 
 @usual_settings
-@given(parts=script, seed=seeds)
+@given(parts=any_script, seed=seeds)
 def test_what_is_denied_never_runs(parts: list[bytes], seed: int) -> None:
     wired = Wired(Bench(policy([NO_DDL])), FakeTarget(tables()), seed)
     run(wired, parts)
@@ -156,7 +157,7 @@ class Verdicts:
 
 
 @usual_settings
-@given(parts=script, seed=seeds)
+@given(parts=any_script, seed=seeds)
 def test_what_is_held_runs_once_for_each_approval(parts: list[bytes], seed: int) -> None:
     wired = Wired(Bench(policy([HOLD_DDL, HOLD_SELECTS])), FakeTarget(tables()), seed, Verdicts(seed))
     run(wired, parts)
@@ -167,7 +168,7 @@ def test_what_is_held_runs_once_for_each_approval(parts: list[bytes], seed: int)
 
 
 @usual_settings
-@given(parts=script, seed=seeds, rule=st.sampled_from([FEW_ROWS, NO_MANY_ROWS]))
+@given(parts=any_script, seed=seeds, rule=st.sampled_from([FEW_ROWS, NO_MANY_ROWS]))
 def test_no_more_rows_go_than_the_limit_and_the_approvals_say(parts: list[bytes], seed: int, rule: RuleConfig) -> None:
     wired = Wired(Bench(policy([rule])), FakeTarget(tables()), seed, Verdicts(seed))
     run(wired, parts)
@@ -182,7 +183,7 @@ def test_no_more_rows_go_than_the_limit_and_the_approvals_say(parts: list[bytes]
 
 
 @usual_settings
-@given(parts=script, seed=seeds, rules=st.sampled_from([[COLUMN], [CARDS], [COLUMN, CARDS, FEW_ROWS], [CARDS, HOLD_SELECTS]]))
+@given(parts=any_script, seed=seeds, rules=st.sampled_from([[COLUMN], [CARDS], [COLUMN, CARDS, FEW_ROWS], [CARDS, HOLD_SELECTS]]))
 def test_secrets_never_reach_the_client(parts: list[bytes], seed: int, rules: list[RuleConfig]) -> None:
     wired = Wired(Bench(policy(rules), catalog=CATALOG), FakeTarget(tables(CARD_NUMBERS)), seed, Verdicts(seed), catalog=CATALOG)
     run(wired, parts)
@@ -207,7 +208,7 @@ def other_config(wired: Wired) -> None:
 
 
 @usual_settings
-@given(parts=script, seed=seeds, policies=st.sampled_from([[], [HOLD_DDL, FEW_ROWS], [HOLD_SELECTS, CARDS]]))
+@given(parts=any_script, seed=seeds, policies=st.sampled_from([[], [HOLD_DDL, FEW_ROWS], [HOLD_SELECTS, CARDS]]))
 def test_cancels_and_other_configs_at_any_moment_leave_the_session_in_step(
     parts: list[bytes], seed: int, policies: list[RuleConfig]
 ) -> None:

@@ -218,7 +218,8 @@ class FakeTarget(FakeStore):
 
     def _end_copy(self, failure: TargetError | None) -> None:
         if failure is None and self._has_bad_row(whole_only=False):
-            failure = TargetError("22P04" if b"\t" in self._copied else "22P02", "bad row of COPY")
+            bad = next(line for line in self._copied.split(b"\n") if not re.fullmatch(rb"-?\d+\t[^\t]*", line))
+            failure = TargetError("22P04" if b"\t" in bad else "22P02", "bad row of COPY")
         story = self._query
         self._copy_failure = failure
         if story is not None:

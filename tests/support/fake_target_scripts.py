@@ -78,9 +78,10 @@ usual = st.builds(
     result_formats,
     st.sampled_from([b"", m.sync(), m.sync(), m.flush()]),
 )
+copy_rows = st.sampled_from([b"21\tx\n", b"22\ty\n23\tz\n", b"1\tdouble\n", b"24\t" + b"long" * 40 + b"\n", b"no number\n"])
 copy_in = st.builds(
     lambda lines, end: m.query("copy notes from stdin") + b"".join(map(m.copy_data, lines)) + end,
-    st.lists(st.sampled_from([b"21\tx\n", b"22\ty\n23\tz\n", b"1\tdouble\n"]), max_size=3),
+    st.lists(copy_rows, max_size=4),
     st.sampled_from([m.copy_done(), m.copy_fail("enough")]),
 )
 extended_copy_in = st.builds(
@@ -93,7 +94,7 @@ extended_copy_in = st.builds(
         + end
         + m.sync()
     ),
-    st.lists(st.sampled_from([b"21\tx\n", b"22\ty\n23\tz\n", b"1\tdouble\n"]), max_size=3),
+    st.lists(copy_rows, max_size=4),
     st.sampled_from([m.copy_done(), m.copy_fail("enough")]),
 )
 message = st.one_of(
@@ -129,3 +130,21 @@ def synced(messages: list[bytes]) -> list[bytes]:
 
 
 script = st.lists(message, min_size=1, max_size=10).map(synced)
+
+# Few names, many meanings: what a name stands for when it is used is the question.
+meaning = st.sampled_from(
+    ["select 1", "delete from notes", "create table made (id int primary key, secret text)", "select id from notes"]
+)
+name_script = st.lists(
+    st.one_of(
+        st.builds(m.parse, meaning, st.sampled_from(["", "s"])),
+        st.builds(lambda s, p: m.bind(statement=s, portal=p), st.sampled_from(["", "s"]), st.sampled_from(["", "p1"])),
+        st.builds(m.execute, st.sampled_from(["", "p1"]), st.sampled_from([0, 1])),
+        st.builds(lambda s: m.bind(statement=s) + m.execute(), st.sampled_from(["", "s"])),
+        st.sampled_from([m.close_statement("s"), m.close_portal("p1"), m.query("deallocate all"), m.query("execute s")]),
+        st.sampled_from([m.query("begin"), m.query("commit"), m.query("rollback"), m.query("prepare s as delete from notes")]),
+        st.sampled_from([m.sync(), m.sync(), m.flush()]),
+    ),
+    min_size=3,
+    max_size=16,
+).map(synced)

@@ -244,13 +244,15 @@ class ClientSide:
         text = decode_query(frame[HEADER_BYTES:])
         statements, deny = session.judge.read(text)
         work = session.new_work(text, statements, is_simple=True)
-        session.journal.asked(work)
         runner = QueryRunner(session, self, work, frame)
         if deny is not None:
             work.position = deny.position
+            session.journal.asked(work)
             session.refuse(runner, deny.deny)
             return
-        self.judge_and_run(runner, work, session.judge.resolve_names(work, session.prepared, session.cursors, session.portals))
+        unresolved = session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
+        session.journal.asked(work)
+        self.judge_and_run(runner, work, unresolved)
 
     def judge_and_run(self, runner: QueryRunner | ExecuteRunner, work: Work, unresolved: Deny | None) -> None:
         session = self._session
@@ -395,14 +397,13 @@ class ClientSide:
         execute = decode_execute(body)
         self._check_name(execute.portal)
         work = session.new_work("", (), is_simple=False)
-        unknown = self.settle_portal(work, execute.portal)
+        unresolved = self.settle_portal(work, execute.portal)
+        if unresolved is None:
+            unresolved = session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
         session.journal.asked(work)
         runner = ExecuteRunner(session, self, work, frame)
-        if unknown is not None:
-            session.refuse(runner, unknown)
-            return
         portal = work.portal
-        if portal is not None and portal.is_suspended:
+        if unresolved is None and portal is not None and portal.is_suspended:
             decision = session.decide(work)
             if not isinstance(decision, Deny):  # the rest of rows that were already decided on
                 work.decision = decision
@@ -410,7 +411,7 @@ class ClientSide:
                 session.journal.decided(work, decision)
                 runner.send(decision.permit)
                 return
-        self.judge_and_run(runner, work, session.judge.resolve_names(work, session.prepared, session.cursors, session.portals))
+        self.judge_and_run(runner, work, unresolved)
 
     def settle_portal(self, work: Work, name: str) -> Deny | None:
         """Put into `work` what the portal (or cursor) `name` runs, by what is known now."""
@@ -435,7 +436,9 @@ class ClientSide:
         statements += [statement for cursor in cursors for statement in cursor.statements]
         work.own = work.statements = tuple(dict.fromkeys(statements))
         work.portal = portals[-1] if portals else None
+        texts = dict.fromkeys([c.text for portal in portals for c in portal.candidates] + [cursor.text for cursor in cursors])
         work.text = portals[-1].candidates[-1].text if portals else cursors[-1].text
+        work.alternatives = tuple(text for text in texts if text != work.text)
         work.parameters = portals[-1].bind.parameters if portals else ()
         return None
 

@@ -81,7 +81,7 @@ class Journal:
         name = work.portal.name if work.portal is not None else None
         record = StatementRecord(
             statement=work.id,
-            text=self._mask_text(work.text),
+            text=self._mask_text(work.text_with_referred()),
             via="simple" if work.is_simple else "extended",
             name=name or None,
             parameters=tuple(self._parameter(work, index) for index in range(len(work.parameters))),

@@ -81,10 +81,9 @@ class Judge:
         statements, problem = self.read(prepared.text)
         if problem is not None:
             return prepared.statements
-        names = {statement.prepares for statement in prepared.statements}
-        if len(statements) == len(prepared.statements):
+        if prepared.sql_name is None:
             return statements
-        return tuple(statement for statement in statements if statement.prepares in names)  # PREPARE in a string of several
+        return tuple(executed(statement) for statement in statements if statement.prepares == prepared.sql_name)
 
     def _problem(self, problem: ParseProblem) -> Problem:
         reason = Reason.STATEMENT_TOO_LARGE if problem.is_limit else Reason.STATEMENT_UNPARSABLE
@@ -130,7 +129,7 @@ class Judge:
         changes: list[Binding] = []
         for statement in work.own:
             if statement.prepares:
-                changes.append(prepared.offer(statement.prepares, Prepared(work.text, (statement,), (), self.search_path)))
+                changes.append(prepared.offer(statement.prepares, self._prepared(work, statement)))
             if statement.deallocates:
                 changes.append(prepared.removal(statement.deallocates))
             if statement.declares:
@@ -138,6 +137,9 @@ class Judge:
         if not changes:
             return None
         return _Bindings(changes, may_confirm=len(work.own) == 1)
+
+    def _prepared(self, work: Work, statement: SqlStatement) -> Prepared:
+        return Prepared(work.text, (executed(statement),), (), self.search_path, sql_name=statement.prepares)
 
     # ---- deciding -----------------------------------------------------------------------------------------------------------------
 
@@ -257,6 +259,11 @@ class Judge:
         """It was read with this transaction status: outside of a transaction nothing of it rolls back any more."""
         if status == "I":
             self._path_may_roll_back = False
+
+
+def executed(prepare: SqlStatement) -> SqlStatement:
+    """What a PREPARE carries, when it runs: by EXECUTE, or by a Bind of its name. It prepares nothing then."""
+    return replace(prepare, prepares=None)
 
 
 def may_change_path(statement: SqlStatement) -> bool:

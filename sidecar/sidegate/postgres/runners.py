@@ -103,6 +103,7 @@ class QueryRunner:
         self._client.copies_to_come, self._client.copy_work = copies_in(self.work), self.work
         bindings = self._session.judge.bindings(self.work, self._session.prepared, self._session.cursors)
         self._session.send(permit, self._frame, Expected(Kind.QUERY, self.work, binding=bindings))
+        self._session.fence_names()  # should it fail, what comes behind it runs all the same
 
     def run(self, permit: Permit, frames: list[bytes]) -> None:
         self._session.send(permit, self._frame, Expected(Kind.QUERY, self.work, capture=frames))

@@ -33,9 +33,9 @@ class Work:
     """
 
     __slots__ = (
-        "approval", "approved_rows", "copy_rewriter", "decision", "fingerprint", "id", "impact", "is_simple", "masked_cells", "masks",
-        "own", "own_error", "parameters", "plan", "portal", "position", "referred", "row_description", "rows", "sqlstate",
-        "statements", "tag", "text",
+        "alternatives", "approval", "approved_rows", "copy_rewriter", "decision", "fingerprint", "id", "impact", "is_simple",
+        "masked_cells", "masks", "own", "own_error", "parameters", "plan", "portal", "position", "referred", "row_description",
+        "rows", "sqlstate", "statements", "tag", "text",
     )  # fmt: skip
 
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
@@ -45,6 +45,9 @@ class Work:
         self.statements = statements
         self.is_simple = is_simple
         self.referred: tuple[str, ...] = ()
+        self.alternatives: tuple[
+            str, ...
+        ] = ()  # texts of the older candidates of its name, while it isn't settled which is in place
         self.parameters: tuple[bytes | None, ...] = ()
         self.portal: Portal | None = None
         self.decision: Decision | None = None
@@ -82,9 +85,16 @@ class Work:
     def normalised(self) -> str:
         return "; ".join(statement.normalised for statement in self.own)
 
+    def text_with_referred(self) -> str:
+        """A name alone would not say what runs."""
+        if not (self.referred or self.alternatives):
+            return self.text
+        lines = [self.text, *(f"-- or, when the target refused that: {text}" for text in self.alternatives)]
+        return "\n".join(lines + [f"-- runs: {text}" for text in self.referred])
+
     def shown(self) -> str:
         """The whole of it as a person must see it to decide: what it refers to and its parameters too."""
-        lines = [self.text, *(f"-- runs: {text}" for text in self.referred)]
+        lines = [self.text_with_referred()]
         for number, value in enumerate(self.parameters, 1):
             lines.append(f"-- ${number} = {_shown_value(value, self._format_of(number))}")
         return "\n".join(lines)
@@ -121,6 +131,7 @@ class Prepared:
     parameter_oids: tuple[int, ...] = ()
     search_path: tuple[str, ...] | None = None
     is_void: bool = False
+    sql_name: str | None = None  # of a PREPARE, whose text is the whole string
 
 
 @dataclass(slots=True)

@@ -117,6 +117,23 @@ class TestNames:
         assert codes(bench.client(execute("p"), SYNC)) == "ES"
         assert bench.session.portals.find("p")
 
+    def test_a_statement_prepared_in_sql_and_run_by_the_protocol_is_decided(self) -> None:
+        """PREPARE itself runs nothing and is let through; a Bind of its name runs what it carries."""
+        for rule in (HOLD_DELETES, BIG_CHANGES):
+            bench = Bench(policy([rule]))
+            assert bench.client(query("prepare d as delete from orders")) != []
+            bench.target(complete("PREPARE"), ready())
+            sent = bench.client(bind("", "d"), execute(), SYNC)
+            assert holds(bench) or asked(sent) == "BEGIN"
+
+    def test_a_prepare_that_may_fail_leaves_the_older_statement_in_question(self) -> None:
+        bench = Bench(policy([HOLD_DELETES]))
+        bench.client(parse("delete from orders", "d"), SYNC)
+        bench.target(PARSE_COMPLETE, ready())
+        bench.client(query("prepare d as select 1"), bind("", "d"), execute(), SYNC)
+        bench.target(target_error("42P05"), ready())
+        assert holds(bench)
+
     def test_deallocating_all_leaves_the_unnamed_statement(self) -> None:
         bench = Bench()
         bench.client(parse("select 1"), parse("deallocate all", "d"), bind("", "d"), execute(), SYNC)
@@ -416,6 +433,24 @@ class TestCopyIn:
         bench.target(row_description("a"), data_row(b"1"), complete("SELECT 1"), ready())
         assert codes(bench.target(frame(b"G", b"\0\0\1\0\0"))) == "G"
         assert codes(bench.sent()) == "dc"
+
+
+class TestRecords:
+    def test_what_sql_executes_is_recorded_with_its_text(self) -> None:
+        bench = Bench()
+        bench.client(parse("delete from orders", "d"), SYNC)
+        bench.target(PARSE_COMPLETE, ready())
+        bench.client(query("execute d"))
+        assert any(b"delete from orders" in entry.payload for entry in bench.records)
+
+    def test_every_statement_that_a_name_may_be_is_recorded(self) -> None:
+        bench = Bench()
+        bench.client(parse("delete from orders", "d"), SYNC)
+        bench.target(PARSE_COMPLETE, ready())
+        bench.client(parse("select 1", "d"), SYNC, bind("", "d"), execute(), SYNC)
+        texts = b"".join(entry.payload for entry in bench.records if entry.kind is RecordKind.CLIENT_STATEMENT)
+        assert b"select 1" in texts
+        assert b"delete from orders" in texts
 
 
 class TestErrorsInPipelines:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import strategies as st
 from tests.support import wire_messages as m
 from tests.support.fake_target import FakeTarget
-from tests.support.fake_target_scripts import script
+from tests.support.fake_target_scripts import name_script, script
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import WireClient
 
@@ -64,7 +65,7 @@ def fresh(client: WireClient) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
-@given(messages=script)
+@given(messages=st.one_of(script, name_script))
 def test_any_script_is_answered_as_by_postgresql(postgres: PostgresServer, database: str, messages: list[bytes]) -> None:
     data = b"".join(messages) + m.copy_fail("over") + m.sync() + m.query("rollback") + m.query(f"select '{END}'")
     note(repr(messages))
