@@ -7,7 +7,7 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-pure test-compiled lint format bench compile crds docs clean
+.PHONY: help setup demo test test-pure test-compiled lint format fuzz bench compile crds docs clean
 
 help: ## list what can be made (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ lint: setup ## check style, types, layers, file names and that generated files a
 format: setup ## put the code into the house's form
 	$(PY) -m ruff check --fix-only --quiet
 	$(PY) -m ruff format
+
+fuzz: setup ## fuzz what reads bytes with atheris; SECONDS=20 for each of TARGETS="..."
+	$(PY) -m uv run --no-project --python $(PY) --with atheris --with-editable . --with pytest --with hypothesis \
+		python tests/fuzz/run.py --seconds $(or $(SECONDS),20) $(TARGETS)
 
 bench: setup ## measure the gate against a direct connection and pgbouncer; prints a table, writes build/bench.json
 	@$(PY) tests/bench/run.py

@@ -135,8 +135,25 @@ script = st.lists(message, min_size=1, max_size=10).map(synced)
 meaning = st.sampled_from(
     ["select 1", "delete from notes", "create table made (id int primary key, secret text)", "select id from notes"]
 )
+
+
+def again(between: bytes) -> st.SearchStrategy[bytes]:
+    """A name is given twice; what is between the two says whether the second can fail unseen, or be in place unconfirmed."""
+    return st.builds(
+        lambda first, second, name: (
+            m.parse(first, name) + between + m.parse(second, name) + between + m.bind(statement=name) + m.execute()
+        ),
+        meaning,
+        meaning,
+        st.sampled_from(["", "s"]),
+    )
+
+
 name_script = st.lists(
     st.one_of(
+        again(m.flush()),
+        again(m.sync()),
+        again(b""),
         st.builds(m.parse, meaning, st.sampled_from(["", "s"])),
         st.builds(lambda s, p: m.bind(statement=s, portal=p), st.sampled_from(["", "s"]), st.sampled_from(["", "p1"])),
         st.builds(m.execute, st.sampled_from(["", "p1"]), st.sampled_from([0, 1])),
@@ -145,6 +162,6 @@ name_script = st.lists(
         st.sampled_from([m.query("begin"), m.query("commit"), m.query("rollback"), m.query("prepare s as delete from notes")]),
         st.sampled_from([m.sync(), m.sync(), m.flush()]),
     ),
-    min_size=3,
-    max_size=16,
+    min_size=1,
+    max_size=14,
 ).map(synced)

@@ -293,7 +293,7 @@ def decode_config(data: bytes) -> GateConfig:
     """
     try:
         config = _decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter for a field's name
         raise ConfigError(f"gate config can't be read: {error}") from error
     if config.format != CONFIG_FORMAT:
         raise ConfigError(f"gate config has format {config.format}, this gate reads {CONFIG_FORMAT}")

@@ -255,4 +255,7 @@ def decode_entry(kind: RecordKind, payload: bytes) -> Record:
         msgspec.DecodeError: not JSON, or not the fields of that kind.
         KeyError: RESULT_BYTES, which `frame.decode_result` reads.
     """
-    return _decoders[kind].decode(payload)
+    try:
+        return _decoders[kind].decode(payload)
+    except UnicodeDecodeError as error:  # of a field's name; elsewhere it is a DecodeError already
+        raise msgspec.DecodeError(str(error)) from error
