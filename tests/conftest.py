@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from tests.support.debian_postgres import DebianPostgres, required_debian_installation
 from tests.support.postgres_server import PostgresServer
 

@@ -30,7 +30,8 @@ HOT_MODULES: Final = (
     *(
         f"sidegate/postgres/{name}.py"
         for name in (
-            *("effects", "frames", "from_client", "from_target", "journal", "journal_writer", "judge", "messages", "pipeline", "refusal", "relay"),
+            *("effects", "frames", "from_client", "from_target", "journal", "journal_writer", "judge", "messages", "pipeline"),
+            *("refusal", "relay"),
             *("results", "rows", "runners", "session", "startup", "statements", "stories"),
         )
     ),

@@ -309,7 +309,9 @@ def wait_for_port(port: int, log: Path) -> None:
 
 
 def keep_up(stage: Stage) -> None:
-    token = f"$({' '.join(stage.sidegate('token'))} --issuer {stage.issuer_url} --client-id cursor --client-secret-file {stage.state}/cursor.secret --user %s)"
+    command = " ".join(stage.sidegate("token"))
+    client = f"--client-id cursor --client-secret-file {stage.state}/cursor.secret"
+    token = f"$({command} --issuer {stage.issuer_url} {client} --user %s)"
     (stage.state / "cursor.secret").write_text("demo")
     heading("It stays up until Ctrl-C. Paste into another terminal:")
     print(f"export SIDEGATE_STATE={stage.state}")

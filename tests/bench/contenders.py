@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import Final, Self
 
 import msgspec
+
+from sidegate.policy.config import ColumnMatch, GateConfig, PassthroughConfig, RuleAction, RuleConfig, TargetConfig
 from tests.support import processes
 from tests.support.endpoint import Endpoint
 from tests.support.gate import GateProcess, gate_config, open_policy
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import ROLES, PostgresServer, password_of
-
-from sidegate.policy.config import ColumnMatch, GateConfig, PassthroughConfig, RuleAction, RuleConfig, TargetConfig
 
 PEOPLE: Final = 20_000
 QUIET_QUERY: Final = "SELECT id, name, address, password, note FROM people"

@@ -6,6 +6,10 @@ import struct
 from pathlib import Path
 from typing import Final
 
+from sidegate.policy.config import encode_config
+from sidegate.postgres.messages import frame
+from sidegate.record.entries import NoticeRecord
+from sidegate.record.frame import encode_frames
 from tests.support.session import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
@@ -26,11 +30,6 @@ from tests.support.session import (
     row_description,
     target_error,
 )
-
-from sidegate.policy.config import encode_config
-from sidegate.postgres.messages import frame
-from sidegate.record.entries import NoticeRecord
-from sidegate.record.frame import encode_frames
 
 EXAMPLES: Final = Path(__file__).parent.parent.parent / "examples"
 CARD: Final = b"4111111111111111"

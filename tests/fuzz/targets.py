@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
-from tests.support.session import NOW, Bench, bind, describe, execute, parse, policy, query
 
 from sidegate.api.manifests import ManifestError, parse_manifests
 from sidegate.identity.compact import parse_compact
@@ -49,6 +48,7 @@ from sidegate.record.entries import decode_entry
 from sidegate.record.frame import RecordKind, check_header, decode_result, decode_trailer
 from sidegate.record.reader import read_frames
 from sidegate.sql import analyse
+from tests.support.session import NOW, Bench, bind, describe, execute, parse, policy, query
 
 Target = Callable[[bytes], None]
 

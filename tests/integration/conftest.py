@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from tests.support.endpoint import Endpoint
 from tests.support.gate import GateProcess, gate_config
 from tests.support.issuer import Issuer

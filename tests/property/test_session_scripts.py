@@ -11,12 +11,6 @@ from dataclasses import replace
 
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
-from tests.support import wire_messages as m
-from tests.support.fake_target import FakeTarget
-from tests.support.fake_target_scripts import name_script, script, synced
-from tests.support.fake_target_sql import Table, standard_tables
-from tests.support.fake_target_wiring import APPROVE, DENY, EXPIRE, Wired, messages
-from tests.support.session import ADA, NOW, Bench, config_of, policy
 
 from sidegate.approval.backend import HoldRequest
 from sidegate.policy.config import ApprovalConfig, ColumnMatch, GateConfig, RuleAction, RuleConfig, StatementMatch
@@ -24,6 +18,12 @@ from sidegate.policy.engine import Engine, decide_session
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.messages import decode_fields
 from sidegate.postgres.session import SessionLimits
+from tests.support import wire_messages as m
+from tests.support.fake_target import FakeTarget
+from tests.support.fake_target_scripts import name_script, script, synced
+from tests.support.fake_target_sql import Table, standard_tables
+from tests.support.fake_target_wiring import APPROVE, DENY, EXPIRE, Wired, messages
+from tests.support.session import ADA, NOW, Bench, config_of, policy
 
 APPROVAL = ApprovalConfig(approver_groups=("dba",))
 NO_DDL = RuleConfig("no-ddl", RuleAction.DENY, StatementMatch(kinds=("DDL",)))

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.sql import generated
-from tests.unit.sql.cases import load
 
 from sidegate.sql import Analysis, ParseProblem, StatementCache, analyse
+from tests.unit.sql import generated
+from tests.unit.sql.cases import load
 
 CASES = [case.values[0].sql for case in load()]
 PATHS = st.sampled_from([("public",), ("app", "public"), (), None, ("public", "pg_catalog")])

@@ -10,11 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
+
+from sidegate.sql import Analysis, analyse
 from tests.support.postgres_server import PostgresServer
 from tests.unit.sql import generated
 from tests.unit.sql.origins import Origin, RefusedError, describe, outputs, relation_is, steers
-
-from sidegate.sql import Analysis, analyse
 
 SCHEMA = Path(__file__).parents[1] / "unit/sql/schema.sql"
 EXAMPLES = int(os.environ.get("SQL_EXAMPLES", "150"))

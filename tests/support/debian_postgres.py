@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import trustme
+
 from tests.support import requirements
 from tests.support.postgres_server import HBA, Installation, PostgresServer, installation_at
 

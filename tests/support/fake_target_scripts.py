@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from hypothesis import strategies as st
+
 from tests.support import wire_messages as m
 
 SELECTS: Final = (

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from tests.support.fake_target import FakeTarget
-from tests.support.session import NOW, Bench
 
 from sidegate.approval.backend import HoldRequest, Phase, Verdict
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.effects import CancelTarget, CloseSession, Effects, Hold, RefreshCatalog, WithdrawHold
 from sidegate.record.frame import RecordKind
+from tests.support.fake_target import FakeTarget
+from tests.support.session import NOW, Bench
 
 APPROVE = "approve"
 DENY = "deny"

@@ -28,10 +28,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
-from tests.support import processes
-from tests.support.endpoint import Endpoint, Transport
-from tests.support.issuer import Issuer
-from tests.support.postgres_server import ROLES, PostgresServer, password_of
 
 from sidegate.policy.config import (
     AddressConfig,
@@ -48,6 +44,10 @@ from sidegate.policy.config import (
     encode_config,
 )
 from sidegate.policy.statement import StatementKind
+from tests.support import processes
+from tests.support.endpoint import Endpoint, Transport
+from tests.support.issuer import Issuer
+from tests.support.postgres_server import ROLES, PostgresServer, password_of
 
 EVERY_KIND: Final = tuple(kind.value for kind in StatementKind if kind is not StatementKind.UNKNOWN)
 START_TIMEOUT_S: Final = 30.0

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple, Self
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from examples.demo.issuer import AUDIENCE, CLIENTS, DemoIssuer, DemoServer, Handler, Reply, SigningKey
 from jwt.algorithms import get_default_algorithms
 
+from examples.demo.issuer import AUDIENCE, CLIENTS, DemoIssuer, DemoServer, Handler, Reply, SigningKey
 from sidegate.identity.problem import IdentityCause
 from sidegate.policy.config import IssuerConfig
 

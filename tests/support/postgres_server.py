@@ -28,6 +28,7 @@ from typing import Any, Final, Self
 import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
+
 from tests.support import processes
 from tests.support.endpoint import Endpoint, Transport
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tools.check_names import refused_names
 from tools.compile import HOT_MODULES
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+
 from tests.support import requirements
 from tests.support.debian_postgres import debian_installation
 from tests.support.endpoint import Endpoint, Transport

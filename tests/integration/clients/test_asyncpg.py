@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from tests.support.endpoint import Endpoint
 from tests.support.postgres_server import PostgresServer
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
+
 from tests.support import wire_messages as m
 from tests.support.endpoint import Endpoint
 from tests.support.postgres_server import PostgresServer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.integration.clients.conftest import Run
 from tests.support.endpoint import Endpoint
 from tests.support.postgres_server import Installation, PostgresServer

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from tests.integration.clients.conftest import Run
 from tests.support.endpoint import Endpoint
 from tests.support.postgres_server import Installation, PostgresServer

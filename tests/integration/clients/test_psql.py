@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.integration.clients.conftest import Psql
 from tests.support import processes
 from tests.support.endpoint import Endpoint, Transport

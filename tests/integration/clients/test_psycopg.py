@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.rows import dict_row, namedtuple_row
 from psycopg.types.json import Jsonb
 from psycopg.types.range import Range
+
 from tests.support.endpoint import Endpoint
 from tests.support.postgres_server import PostgresServer
 

@@ -12,6 +12,8 @@ import asyncpg  # type: ignore[import-untyped]
 import psycopg
 import pytest
 import sqlalchemy as sa
+
+from sidegate.policy.config import ColumnMatch, RuleAction, RuleConfig, StatementMatch
 from tests.integration.clients.conftest import Psql
 from tests.support import wire_messages as m
 from tests.support.endpoint import Endpoint
@@ -19,8 +21,6 @@ from tests.support.gate import GateProcess, gate_config, open_policy
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import WireClient
-
-from sidegate.policy.config import ColumnMatch, RuleAction, RuleConfig, StatementMatch
 
 KINDS = ("Read", "Explain", "Insert", "Update", "Delete", "CopyIn", "CopyOut", "Transaction", "Session", "Cursor", "Call")
 MASK = "[masked]"

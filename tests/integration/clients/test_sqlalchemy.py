@@ -14,6 +14,7 @@ from sqlalchemy import orm
 from sqlalchemy.dialects.postgresql import ARRAY, ENUM, JSONB, insert
 from sqlalchemy.engine.reflection import ObjectKind
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
 from tests.support.endpoint import Endpoint
 from tests.support.postgres_server import PostgresServer
 

@@ -11,6 +11,8 @@ import asyncpg  # type: ignore[import-untyped]
 import msgspec
 import psycopg
 import pytest
+
+from sidegate.policy.config import TargetConfig, TargetTlsConfig, TargetTlsMode
 from tests.integration.clients.conftest import Run
 from tests.support import processes, requirements
 from tests.support import wire_messages as m
@@ -19,8 +21,6 @@ from tests.support.endpoint import Endpoint
 from tests.support.gate import GateProcess, gate_config, with_tls
 from tests.support.issuer import Issuer
 from tests.support.wire import WireClient
-
-from sidegate.policy.config import TargetConfig, TargetTlsConfig, TargetTlsMode
 
 pytestmark = pytest.mark.debian
 

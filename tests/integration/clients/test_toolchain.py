@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
 from tests.integration.clients.conftest import Run
 from tests.support import requirements
 from tests.support.endpoint import Endpoint

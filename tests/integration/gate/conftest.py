@@ -16,16 +16,16 @@ from typing import Any, TypeAlias
 import msgspec
 import psycopg
 import pytest
+
+from sidegate.audit.sinks import verify_lines
+from sidegate.policy.config import GateConfig, RuleConfig, TargetConfig
+from sidegate.record.reader import Verification, find_recordings, verify_recording
 from tests.support import processes
 from tests.support import wire_messages as m
 from tests.support.gate import GateError, GateProcess, gate_config, open_policy
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import WireClient
-
-from sidegate.audit.sinks import verify_lines
-from sidegate.policy.config import GateConfig, RuleConfig, TargetConfig
-from sidegate.record.reader import Verification, find_recordings, verify_recording
 
 Change: TypeAlias = Callable[[TargetConfig], TargetConfig]
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]

@@ -6,13 +6,13 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+
+from sidegate.policy.config import ColumnMatch, RuleAction, RuleConfig, StatementMatch
 from tests.integration.gate.conftest import config_with, error_in, last_words, metric, running, wait_for_event, wire
 from tests.support import wire_messages as m
 from tests.support.gate import GateProcess
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
-
-from sidegate.policy.config import ColumnMatch, RuleAction, RuleConfig, StatementMatch
 
 CARDS = RuleConfig("cards", RuleAction.MASK, columns=(ColumnMatch("card"),))
 NO_DELETES = RuleConfig("no-deletes", RuleAction.DENY, statements=StatementMatch(kinds=("Delete",)))

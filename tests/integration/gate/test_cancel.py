@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from sidegate.policy.config import ApprovalConfig, RuleAction, RuleConfig, StatementMatch
 from tests.integration.gate.conftest import (
     config_with,
     connect,
@@ -27,8 +29,6 @@ from tests.support.gate import GateProcess, token_for
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer, embedded_installation
 from tests.support.wire import WireClient
-
-from sidegate.policy.config import ApprovalConfig, RuleAction, RuleConfig, StatementMatch
 
 HELD = RuleConfig(
     "held",

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from sidegate.audit.sinks import verify_lines
+from sidegate.policy.config import RecordingConfig, RecordingMode, TargetConfig
+from sidegate.record.reader import RecordingState
 from tests.integration.gate.conftest import (
     config_with,
     connect,
@@ -30,10 +34,6 @@ from tests.support.gate import GateError, GateProcess
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import LoginRefused, WireClient
-
-from sidegate.audit.sinks import verify_lines
-from sidegate.policy.config import RecordingConfig, RecordingMode, TargetConfig
-from sidegate.record.reader import RecordingState
 
 # A full volume still takes what fits into a file's last block: a statement whose record doesn't, in the audit log's short form either.
 LARGE = "INSERT INTO audit_trail (what) VALUES " + ", ".join(["('never')"] * 2000)

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+
+from sidegate.policy.config import ApprovalConfig, HoldsConfig, RuleAction, RuleConfig, StatementMatch
 from tests.integration.gate.conftest import (
     config_with,
     error_in,
@@ -25,8 +27,6 @@ from tests.support.gate import GateProcess
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import WireClient
-
-from sidegate.policy.config import ApprovalConfig, HoldsConfig, RuleAction, RuleConfig, StatementMatch
 
 DBA = ApprovalConfig(approver_groups=("dba",))
 DDL = RuleConfig("ddl", RuleAction.REQUIRE_APPROVAL, statements=StatementMatch(kinds=("DDL",)), approval=DBA)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from sidegate.audit.sinks import verify_lines
 from tests.integration.gate.conftest import Connection, run_sidegate
 from tests.support import processes
 from tests.support.gate import SIGNS_OF_TROUBLE, token_for
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer, password_of
-
-from sidegate.audit.sinks import verify_lines
 
 TARGET = """
 apiVersion: sidegate.dev/v1alpha1

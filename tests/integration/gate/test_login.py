@@ -10,6 +10,15 @@ from pathlib import Path
 import msgspec
 import psycopg
 import pytest
+
+from sidegate.policy.config import (
+    AddressConfig,
+    ClientTlsConfig,
+    CredentialConfig,
+    RecordingConfig,
+    RecordingMode,
+    TargetConfig,
+)
 from tests.integration.gate.conftest import (
     connect,
     metric,
@@ -23,15 +32,6 @@ from tests.support.gate import GateProcess, gate_config, token_for
 from tests.support.issuer import Fault, Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import LoginRefused, WireClient
-
-from sidegate.policy.config import (
-    AddressConfig,
-    ClientTlsConfig,
-    CredentialConfig,
-    RecordingConfig,
-    RecordingMode,
-    TargetConfig,
-)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 import psycopg
 import pytest
+
+from sidegate.policy.config import TargetConfig, encode_config
 from tests.integration.gate.conftest import replace, rewrite, running
 from tests.support import processes
 from tests.support import wire_messages as m
@@ -17,8 +19,6 @@ from tests.support.gate import GateProcess, gate_config, token_for, with_tls
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import WireClient
-
-from sidegate.policy.config import TargetConfig, encode_config
 
 
 class Files:

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+
+from sidegate.policy.config import ColumnMatch, RecordingConfig, RuleAction, RuleConfig, TargetConfig
 from tests.integration.gate.conftest import (
     config_with,
     forget_high_water,
@@ -23,8 +25,6 @@ from tests.support import wire_messages as m
 from tests.support.gate import GateProcess
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
-
-from sidegate.policy.config import ColumnMatch, RecordingConfig, RuleAction, RuleConfig, TargetConfig
 
 CARDS = RuleConfig("cards", RuleAction.MASK, columns=(ColumnMatch("card"),))
 DETECTED = RuleConfig("detected", RuleAction.MASK, detectors=("payment-card", "email"))

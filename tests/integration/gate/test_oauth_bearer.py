@@ -11,14 +11,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
+from sidegate.policy.config import ClientAuth, TargetConfig
 from tests.integration.gate.conftest import replace, running, wait_for_event
 from tests.support import wire_messages as m
 from tests.support.gate import GateProcess, gate_config, token_for
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import WireClient
-
-from sidegate.policy.config import ClientAuth, TargetConfig
 
 LIBPQ_STEPS = Path(__file__).with_name("libpq_oauth_steps.py")
 

@@ -7,6 +7,8 @@ import urllib.error
 
 import psycopg
 import pytest
+
+from sidegate.policy.config import ColumnMatch, RuleAction, RuleConfig, StatementMatch
 from tests.integration.gate.conftest import config_with, connect, metric, run_sidegate, running, wait_for_event
 from tests.support import processes
 from tests.support import wire_messages as m
@@ -14,8 +16,6 @@ from tests.support.gate import token_for
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import WireClient
-
-from sidegate.policy.config import ColumnMatch, RuleAction, RuleConfig, StatementMatch
 
 CARDS = RuleConfig("cards", RuleAction.MASK, columns=(ColumnMatch("card"),))
 NO_DELETES = RuleConfig("no-deletes", RuleAction.DENY, statements=StatementMatch(kinds=("Delete",)))

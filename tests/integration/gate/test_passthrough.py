@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from sidegate.policy.config import GateConfig, PassthroughConfig, TargetConfig
 from tests.integration.gate.conftest import (
     assert_all_is_written,
     config_with,
@@ -26,8 +28,6 @@ from tests.support.gate import GateProcess, gate_config, open_policy, token_for
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer, embedded_installation, password_of
 from tests.support.wire import LoginRefused, WireClient
-
-from sidegate.policy.config import GateConfig, PassthroughConfig, TargetConfig
 
 
 def passing_config(server: PostgresServer, issuer: Issuer, *entries: PassthroughConfig) -> GateConfig:

@@ -9,6 +9,18 @@ from collections.abc import Callable, Iterator
 import msgspec
 import psycopg
 import pytest
+
+from sidegate.policy.config import (
+    ApprovalConfig,
+    ColumnMatch,
+    GateConfig,
+    IdentityConfig,
+    RuleAction,
+    RuleConfig,
+    StatementMatch,
+    TargetConfig,
+    encode_config,
+)
 from tests.integration.gate.conftest import (
     config_with,
     connect,
@@ -27,18 +39,6 @@ from tests.support.gate import GateProcess, gate_config, open_policy, token_for
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import LoginRefused, WireClient
-
-from sidegate.policy.config import (
-    ApprovalConfig,
-    ColumnMatch,
-    GateConfig,
-    IdentityConfig,
-    RuleAction,
-    RuleConfig,
-    StatementMatch,
-    TargetConfig,
-    encode_config,
-)
 
 CARDS = RuleConfig("cards", RuleAction.MASK, columns=(ColumnMatch("card"),))
 NO_DELETES = RuleConfig("no-deletes", RuleAction.DENY, statements=StatementMatch(kinds=("Delete",)))

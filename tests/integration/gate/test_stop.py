@@ -7,6 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
+
+from sidegate.audit.sinks import verify_lines
+from sidegate.policy.config import ApprovalConfig, RuleAction, RuleConfig, StatementMatch
+from sidegate.record.reader import RecordingState
 from tests.integration.gate.conftest import (
     WorkersProcess,
     assert_all_is_written,
@@ -25,10 +29,6 @@ from tests.support.gate import GateProcess
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 from tests.support.wire import WireClient
-
-from sidegate.audit.sinks import verify_lines
-from sidegate.policy.config import ApprovalConfig, RuleAction, RuleConfig, StatementMatch
-from sidegate.record.reader import RecordingState
 
 HELD = RuleConfig(
     "held",

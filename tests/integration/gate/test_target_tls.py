@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from sidegate.policy.config import AddressConfig, TargetConfig, TargetTlsConfig, TargetTlsMode
 from tests.integration.gate.conftest import Change, connect, replace, running
 from tests.support import wire_messages as m
 from tests.support.debian_postgres import TLS_ONLY_HBA, Certificates, DebianPostgres, required_debian_installation
 from tests.support.gate import GateProcess, gate_config, token_for
 from tests.support.issuer import Issuer
 from tests.support.wire import LoginRefused, WireClient
-
-from sidegate.policy.config import AddressConfig, TargetConfig, TargetTlsConfig, TargetTlsMode
 
 pytestmark = pytest.mark.debian
 VERIFY, REQUIRE = TargetTlsMode.VERIFY_FULL, TargetTlsMode.REQUIRE

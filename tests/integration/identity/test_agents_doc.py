@@ -17,14 +17,14 @@ import msgspec
 import pytest
 import yaml
 from psycopg import sql
-from tests.support.gate import GateProcess, gate_config
-from tests.support.issuer import Issuer
-from tests.support.postgres_server import PostgresServer
 
 from sidegate.api.access_policy import AccessPolicy
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.policy.compile import Placement, compile_target
 from sidegate.policy.config import GateConfig, PolicyConfig, TargetConfig
+from tests.support.gate import GateProcess, gate_config
+from tests.support.issuer import Issuer
+from tests.support.postgres_server import PostgresServer
 
 DOC = (Path(__file__).parents[3] / "docs" / "agents.md").read_text("utf-8")
 SAMPLES = dict(re.findall(r"^<!-- sample: ([\w-]+) -->\n```console\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL))

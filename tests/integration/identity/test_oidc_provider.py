@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.support.oidc_provider.provider import OidcProvider
 
 from sidegate.identity.claims import principal_from_token
 from sidegate.identity.keys import IssuerKeys, fetch_metadata
@@ -16,6 +15,7 @@ from sidegate.identity.token import TokenVerifier, VerifiedToken
 from sidegate.identity.transport import HttpTransport
 from sidegate.policy.config import IdentityConfig, IssuerConfig
 from sidegate.policy.principal import Principal
+from tests.support.oidc_provider.provider import OidcProvider
 
 pytestmark = pytest.mark.toolchain
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from psycopg import sql
-from tests.support.debian_postgres import DebianPostgres, required_debian_installation
-from tests.support.postgres_server import PostgresServer, password_of
 
 from sidegate.postgres.scram import MECHANISM, MECHANISM_PLUS, ScramClient, ScramError, ScramKeyCache, tls_server_end_point
+from tests.support.debian_postgres import DebianPostgres, required_debian_installation
+from tests.support.postgres_server import PostgresServer, password_of
 
 SASL, SASL_CONTINUE, SASL_FINAL, OK = 10, 11, 12, 0
 

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.issuer import Fault, Issuer
 
 from sidegate.identity.keys import IssuerKeys
 from sidegate.identity.token import TokenVerifier, VerifiedToken
 from sidegate.identity.transport import HttpTransport
 from sidegate.policy.config import IdentityConfig
+from tests.support.issuer import Fault, Issuer
 
 COMMAND = [sys.executable, "-c", "from sidegate.cli.token import token; token(prog_name='sidegate token')"]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.unit.api.crd_rules import broken_rules, merged
 
 from sidegate.api.access_policy import AccessPolicy
 from sidegate.api.approval_request import ApprovalRequest
@@ -16,6 +15,7 @@ from sidegate.api.manifests import ManifestError, parse_manifests
 from sidegate.api.meta import ApiModel, ChangeConstraint, Constraint, change_problems
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.api.schema import structural_schema
+from tests.unit.api.crd_rules import broken_rules, merged
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MODELS: tuple[tuple[type[ApiModel], str], ...] = (

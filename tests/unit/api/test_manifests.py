@@ -9,12 +9,12 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.api.crd_rules import merged
 
 from sidegate.api.access_policy import AccessPolicy, StatementKind
 from sidegate.api.manifests import ManifestError, Manifests, parse_manifests
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.policy.compile import Placement, compile_target
+from tests.unit.api.crd_rules import merged
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 POLICY = """\

@@ -12,10 +12,10 @@ import pytest
 import re2
 import yaml
 from cel_expr_python import cel
-from tools.write_crds import ROOT, wanted_files
 
 from sidegate.api.meta import ApiModel
 from sidegate.api.schema import RESOURCES, Resource, SchemaError, custom_resource_definition, structural_schema
+from tools.write_crds import ROOT, wanted_files
 
 # What apiextensions/v1 lets a structural schema have (docs of CustomResourceDefinition, "Specifying a structural schema").
 ALLOWED = {

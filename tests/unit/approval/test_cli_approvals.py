@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.support.issuer import Issuer
 
 from sidegate.approval.backend import HoldRequest, Phase
 from sidegate.approval.local import LocalApprovals
 from sidegate.cli.main import main
 from sidegate.policy.config import AddressConfig, GateConfig, IdentityConfig, Protocol, TargetConfig, encode_config
 from sidegate.policy.decision import ApprovalTerms
+from tests.support.issuer import Issuer
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from tests.support.issuer import NOW, Issuer
 
 from sidegate.api.issuer import Identity
 from sidegate.api.protected_target import ProtectedTarget
@@ -21,6 +20,7 @@ from sidegate.identity.transport import HttpTransport
 from sidegate.policy.compile import Placement, compile_target
 from sidegate.policy.config import IdentityConfig
 from sidegate.policy.principal import Principal
+from tests.support.issuer import NOW, Issuer
 
 DOC = (Path(__file__).parents[3] / "docs" / "identity.md").read_text("utf-8")
 PROVIDERS = ("Okta", "Microsoft Entra ID", "Google", "Keycloak", "Dex")

@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator, Mapping
 
 import pytest
-from tests.support.issuer import NOW, Fault, Issuer
 
 from sidegate.identity.jwks import VerificationKey
 from sidegate.identity.keys import IssuerKeys, KeyAnswer, KeyCacheLimits
 from sidegate.identity.problem import IdentityCause, IdentityProblem
 from sidegate.identity.transport import Answer, HttpTransport, TransportLimits
+from tests.support.issuer import NOW, Fault, Issuer
 
 LIMITS = KeyCacheLimits(fresh_s=600, stale_s=3600, retry_s=10, unknown_key_s=30)
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from tests.support.issuer import NOW, Issuer, b64
 
 from sidegate.identity.keys import IssuerKeys, fetch_metadata
 from sidegate.identity.login import DevicePrompt, Login, LoginError, LoginRequest, Tokens, expiry_of
 from sidegate.identity.token import TokenVerifier, VerifiedToken
 from sidegate.identity.transport import Answer, HttpTransport, Transport, TransportError
 from sidegate.policy.config import IdentityConfig
+from tests.support.issuer import NOW, Issuer, b64
 
 
 @pytest.fixture

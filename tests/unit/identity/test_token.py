@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.issuer import NOW, Issuer, b64, nested
 
 from sidegate.identity.jwks import parse_jwks
 from sidegate.identity.keys import IssuerKeys, KeyAnswer
@@ -16,6 +15,7 @@ from sidegate.identity.problem import IdentityCause, IdentityProblem
 from sidegate.identity.token import TokenVerifier, VerifiedToken
 from sidegate.identity.transport import HttpTransport
 from sidegate.policy.config import IdentityConfig, IssuerConfig
+from tests.support.issuer import NOW, Issuer, b64, nested
 
 with Issuer() as _issuer:
     BAD_TOKENS = sorted(_issuer.bad_tokens())

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from tests.support.issuer import Fault, Issuer
 
 from sidegate.identity.transport import HttpTransport, TransportError, TransportLimits
+from tests.support.issuer import Fault, Issuer
 
 QUICK = TransportLimits(total_s=1.0, read_s=0.3, max_bytes=64 * 1024)
 

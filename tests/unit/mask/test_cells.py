@@ -9,7 +9,6 @@ import psycopg
 import pytest
 from psycopg import pq
 from psycopg.adapt import Transformer
-from tests.support.postgres_server import PostgresServer
 
 from sidegate.mask.cells import column_replacement, masked_cell, scan_cell
 from sidegate.mask.detectors import DETECTOR_NAMES
@@ -34,6 +33,7 @@ from sidegate.mask.scanner import Scanner
 from sidegate.mask.tally import Tally
 from sidegate.policy.decision import MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
+from tests.support.postgres_server import PostgresServer
 
 RULE = PolicyRule("ns", "policy", "rule")
 CARD = 4242424242424242

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from tests.support.postgres_server import PostgresServer
 
 from sidegate.mask.text import mask_channel, mask_fields, mask_parameter, mask_payload
 from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
+from tests.support.postgres_server import PostgresServer
 
 RULE = PolicyRule("ns", "policy", "rule")
 COLUMNS = Masks(columns=(ColumnMask(frozenset({"ssn", "password"}), None, None, MaskStrategy.REDACT, ColumnUse.REFUSED, RULE),))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.policy.resources import policy, target
 
 from sidegate.policy.compile import Placement, binds, compile_target
 from sidegate.policy.config import (
@@ -20,6 +19,7 @@ from sidegate.policy.config import (
     encode_config,
 )
 from sidegate.policy.decision import ColumnUse, MaskStrategy
+from tests.unit.policy.resources import policy, target
 
 PLACEMENT = Placement("/secrets/")
 

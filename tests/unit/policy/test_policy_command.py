@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from tests.unit.policy.resources import TARGET
 
 from sidegate.cli.policy import policy
 from sidegate.policy.config import decode_config
+from tests.unit.policy.resources import TARGET
 
 ROOT = Path(__file__).parents[3]
 POLICY = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.policy.resources import policy, target
 
 from sidegate.api.access_policy import AccessPolicy
 from sidegate.policy.compile import Placement, compile_target
 from sidegate.policy.finding import Finding
 from sidegate.policy.review import review_time, review_unbound
+from tests.unit.policy.resources import policy, target
 
 PLACEMENT = Placement("/secrets")
 DENY_DELETE: dict[str, Any] = {"name": "no-delete", "action": "Deny", "match": {"statements": {"kinds": ["Delete", "DDL"]}}}

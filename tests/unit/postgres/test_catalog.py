@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.session import Bench, asked, complete, error_of, policy, query, ready, target_error
 
 from sidegate.policy.config import ApprovalConfig, ColumnMatch, RuleAction, RuleConfig, StatementMatch
 from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy
@@ -11,6 +10,7 @@ from sidegate.policy.source import PolicyRule
 from sidegate.policy.statement import ColumnRef, RelationRef
 from sidegate.postgres.catalog import Catalog, MaskedView
 from sidegate.postgres.effects import Hold
+from tests.support.session import Bench, asked, complete, error_of, policy, query, ready, target_error
 
 USERS, CONTACT, BOX, PLAIN, COMPUTED, FILTERED, OVER, JOINED, STARS, UNION, ORDERS = range(20000, 20011)
 MASKS = Masks(

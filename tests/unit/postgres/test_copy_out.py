@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 from psycopg import pq
-from tests.support.postgres_server import PostgresServer
 
 from sidegate.mask.detectors import DETECTOR_NAMES
 from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy, ValueMask
@@ -16,6 +15,7 @@ from sidegate.policy.source import PolicyRule
 from sidegate.postgres.copy_out import CopyFormat, CopyKind, CopyOutRewriter
 from sidegate.postgres.messages import TargetProtocolError
 from sidegate.postgres.results import ColumnOrigin, FieldDescription, ResultPlan, plan_result
+from tests.support.postgres_server import PostgresServer
 
 RULE = PolicyRule("ns", "policy", "columns")
 FINDS = PolicyRule("ns", "policy", "finds")

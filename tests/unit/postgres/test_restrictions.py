@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.session import Bench, error_of, query, ready, target_error
 
 from sidegate.postgres.restrictions import Restrictions
 from sidegate.sql import Analysis, analyse
+from tests.support.session import Bench, error_of, query, ready, target_error
 
 BEGAN_READ_ONLY = Restrictions({"default_transaction_read_only": "on"})
 BEGAN_WITH_TIMEOUT = Restrictions({"statement_timeout": "30s"})

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from tests.support.postgres_server import PostgresServer
 
 from sidegate.mask.detectors import DETECTOR_NAMES
 from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy, ValueMask
@@ -17,6 +16,7 @@ from sidegate.policy.source import PolicyRule
 from sidegate.postgres.messages import decode_bind, decode_named
 from sidegate.postgres.results import ColumnOrigin, FieldDescription, ResultPlan, decode_row_description, plan_result
 from sidegate.postgres.rows import rewrite_rows
+from tests.support.postgres_server import PostgresServer
 
 RULE = PolicyRule("ns", "policy", "rule")
 

@@ -6,6 +6,17 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+
+from sidegate.approval.backend import Phase, Verdict
+from sidegate.policy.config import ApprovalConfig, ColumnMatch, RuleAction, RuleConfig, StatementMatch
+from sidegate.policy.decision import ENGINE_SEAL, Permit
+from sidegate.policy.engine import Engine, decide_session
+from sidegate.policy.reason import Reason
+from sidegate.policy.source import Builtin
+from sidegate.postgres.catalog import Catalog
+from sidegate.postgres.effects import CancelTarget, CloseSession, Hold, WithdrawHold
+from sidegate.postgres.messages import decode_fields, frame
+from sidegate.postgres.session import SessionLimits
 from tests.support.session import (
     ADA,
     BIND_COMPLETE,
@@ -30,17 +41,6 @@ from tests.support.session import (
     row_description,
     target_error,
 )
-
-from sidegate.approval.backend import Phase, Verdict
-from sidegate.policy.config import ApprovalConfig, ColumnMatch, RuleAction, RuleConfig, StatementMatch
-from sidegate.policy.decision import ENGINE_SEAL, Permit
-from sidegate.policy.engine import Engine, decide_session
-from sidegate.policy.reason import Reason
-from sidegate.policy.source import Builtin
-from sidegate.postgres.catalog import Catalog
-from sidegate.postgres.effects import CancelTarget, CloseSession, Hold, WithdrawHold
-from sidegate.postgres.messages import decode_fields, frame
-from sidegate.postgres.session import SessionLimits
 
 APPROVAL = ApprovalConfig(approver_groups=("dba",))
 NO_DDL = RuleConfig("no-ddl", RuleAction.DENY, StatementMatch(kinds=("DDL",)), message="ask for a migration")

@@ -6,6 +6,17 @@ import struct
 from dataclasses import replace
 
 import pytest
+
+from sidegate.approval.backend import Phase, Verdict
+from sidegate.policy.config import ApprovalConfig, ColumnMatch, RuleAction, RuleConfig, StatementMatch
+from sidegate.policy.engine import Engine, decide_session
+from sidegate.policy.reason import Reason
+from sidegate.postgres.catalog import Catalog
+from sidegate.postgres.effects import CloseSession, Hold
+from sidegate.postgres.messages import frame
+from sidegate.postgres.session import SessionLimits
+from sidegate.postgres.stories import COUNTERS
+from sidegate.record.frame import RecordKind
 from tests.support.session import (
     ADA,
     BIND_COMPLETE,
@@ -30,17 +41,6 @@ from tests.support.session import (
     row_description,
     target_error,
 )
-
-from sidegate.approval.backend import Phase, Verdict
-from sidegate.policy.config import ApprovalConfig, ColumnMatch, RuleAction, RuleConfig, StatementMatch
-from sidegate.policy.engine import Engine, decide_session
-from sidegate.policy.reason import Reason
-from sidegate.postgres.catalog import Catalog
-from sidegate.postgres.effects import CloseSession, Hold
-from sidegate.postgres.messages import frame
-from sidegate.postgres.session import SessionLimits
-from sidegate.postgres.stories import COUNTERS
-from sidegate.record.frame import RecordKind
 
 APPROVAL = ApprovalConfig(approver_groups=("dba",))
 HOLD_DDL = RuleConfig("hold-ddl", RuleAction.REQUIRE_APPROVAL, StatementMatch(kinds=("DDL",)), approval=APPROVAL)

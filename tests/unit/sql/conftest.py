@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from tests.support.postgres_server import PostgresServer
 
 SCHEMA = Path(__file__).with_name("schema.sql")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.sql.cases import SEARCH_PATH, Case, load
-from tests.unit.sql.shown import shown
 
 from sidegate.sql import Analysis, StatementCache, analyse
+from tests.unit.sql.cases import SEARCH_PATH, Case, load
+from tests.unit.sql.shown import shown
 
 CASES = load()
 

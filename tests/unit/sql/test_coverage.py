@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from tools.coverage_sql import TARGET, build
-
 from sidegate.sql.nodes import PLACEMENTS
+from tools.coverage_sql import TARGET, build
 
 
 def test_the_page_of_coverage_is_current() -> None:

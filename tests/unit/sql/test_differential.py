@@ -7,11 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from tests.unit.sql.cases import SEARCH_PATH, Case, load
-from tests.unit.sql.origins import Described, Origin, describe, outputs, relation_is, steers
 
 from sidegate.policy.statement import SqlStatement, StatementKind
 from sidegate.sql import Analysis, analyse
+from tests.unit.sql.cases import SEARCH_PATH, Case, load
+from tests.unit.sql.origins import Described, Origin, describe, outputs, relation_is, steers
 
 # What this server refuses: it is built without libxml, and a change must be a WITH query of the top level.
 REFUSED = ("XML", "WITH b AS (UPDATE")

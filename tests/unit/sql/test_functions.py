@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.postgres_server import PostgresServer
 
 from sidegate.policy.statement import SqlStatement, StatementKind
 from sidegate.sql import Analysis, analyse, builtins
 from sidegate.sql.functions import DANGEROUS, LEAKY_RELATIONS, SAFE, SAFE_VOLATILE
+from tests.support.postgres_server import PostgresServer
 
 
 def one(text: str, path: tuple[str, ...] | None = ("public",)) -> SqlStatement:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.postgres_server import PostgresServer
 
 from sidegate.policy.settings import GUARDED_SETTINGS
 from sidegate.policy.statement import SqlStatement, StatementKind
 from sidegate.sql import Analysis, analyse
 from sidegate.sql.settings import HARMLESS
+from tests.support.postgres_server import PostgresServer
 
 K = StatementKind
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
+
 from tests.support import wire_messages as m
 from tests.support.fake_target import FakeTarget
 from tests.support.fake_target_scripts import name_script, script

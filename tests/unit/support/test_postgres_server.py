@@ -7,6 +7,7 @@ import time
 
 import psycopg
 import pytest
+
 from tests.support.debian_postgres import DebianPostgres
 from tests.support.endpoint import Transport
 from tests.support.postgres_server import ROLES, PostgresServer

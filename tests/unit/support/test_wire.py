@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 import pytest
+
 from tests.support import wire_messages as m
 from tests.support.debian_postgres import DebianPostgres
 from tests.support.postgres_server import PostgresServer, password_of

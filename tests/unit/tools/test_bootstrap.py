@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tools import bootstrap
 from tools.bootstrap import SetUpError
 
