@@ -338,10 +338,10 @@ class ClientSide:
         statements, problem = session.judge.read(parse.text)
         prepared = Prepared(parse.text, statements, parse.parameter_oids, session.judge.search_path)
         work = session.new_work(parse.text, statements, is_simple=False)
-        deny = problem.deny if problem else session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
-        decision: Decision | None = deny
-        if deny is None:
-            decision = session.decide(work)
+        # An EXECUTE or FETCH of a name that nobody set yet is no error here, as at the target: names are settled again when it runs
+        session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
+        work.own_error = None
+        decision: Decision = problem.deny if problem else session.decide(work)
         if isinstance(decision, Deny):
             self.release()
             work.position = problem.position if problem else None

@@ -78,7 +78,6 @@ TO_PREPARE = (
     "ROLLBACK",
     "SET timezone TO 'UTC'",
     "COPY (SELECT 2) TO STDOUT",
-    "FETCH 1 FROM c",
 )
 
 name = st.sampled_from(STATEMENTS)

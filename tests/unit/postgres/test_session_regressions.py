@@ -512,3 +512,14 @@ class TestEnds:
     def test_a_function_call_stays_behind_what_was_kept_back_for_a_hold(self) -> None:
         bench = Bench(policy([HOLD_DDL]))
         assert codes(bench.client(parse("drop table users"), frame(b"F", b"\0\0\x03\xe8\0\0\0\0\0\0"))) == "PQ"
+
+
+class TestNamesNobodySet:
+    def test_preparing_a_fetch_is_no_error_and_running_it_is_the_targets_own(self) -> None:
+        bench = Bench()
+        assert codes(bench.client(parse("fetch 1 from nowhere"), SYNC)) == "PS"
+        assert codes(bench.target(PARSE_COMPLETE, ready())) == "1Z"
+        sent = bench.client(bind(), execute(), SYNC)
+        assert codes(sent) == "BES"
+        assert b"sidegate:" in sent[1][1]
+        assert error_of(bench.target(BIND_COMPLETE, target_error("34000"), ready()))["C"] == "34000"
