@@ -268,6 +268,8 @@ class GateConfig(_Part, frozen=True):
     @classmethod
     def sealed(cls, target: TargetConfig, policies: tuple[PolicyConfig, ...]) -> GateConfig:
         """With the revision of its content: `sha256:` and the first 16 hexadecimal digits are enough to tell configs apart."""
+        target = msgspec.convert(msgspec.to_builtins(target), TargetConfig)  # a whole number where a float belongs becomes one
+        policies = tuple(msgspec.convert(msgspec.to_builtins(policy), PolicyConfig) for policy in policies)
         ordered = tuple(sorted(policies, key=lambda policy: (policy.namespace, policy.name)))
         return cls(target=target, policies=ordered, revision=_revision(target, ordered))
 
