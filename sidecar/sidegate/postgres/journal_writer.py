@@ -78,9 +78,9 @@ class JournalWriter:
         if audits:
             try:
                 self._audit.write_all(audits)
-            except AuditError as error:
-                log.error("audit failed: %s", error)
-                return str(error)
+            except AuditError as unwritten:
+                log.error("audit failed: %s", unwritten)
+                return str(unwritten)
         return ""
 
     def close(self, why: str, now: float) -> ClosedRecording | None:

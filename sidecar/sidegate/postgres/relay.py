@@ -311,7 +311,7 @@ class Relay:
         self.session.journal.now = services.now()
         try:
             services.audit.write(self.session.journal.closed_event(self._why, name, link))
-        except AuditError as error:
-            log.error("audit failed: %s", error)
+        except AuditError as unwritten:
+            log.error("audit failed: %s", unwritten)
         services.meter.session_ended(self._why.partition(":")[0])
         self.done.set()

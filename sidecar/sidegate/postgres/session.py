@@ -148,8 +148,8 @@ class Session:
         try:
             self._target.receive(data)
             self._client.pump()
-        except TargetProtocolError as error:
-            self._end(Reason.TARGET_UNAVAILABLE, f"the target's answer can't be read: {error}")
+        except TargetProtocolError as unread:  # a name of its own: compiled, a name has one type in a function
+            self._end(Reason.TARGET_UNAVAILABLE, f"the target's answer can't be read: {unread}")
         except ClientProtocolError as error:
             self._end(Reason.PROTOCOL_REFUSED, str(error), sqlstate_from=error)
         return self._flush()
@@ -193,8 +193,8 @@ class Session:
         """What the client had sent behind a wait is read now: bad bytes end the session here as they do in `from_client`."""
         try:
             event()
-        except TargetProtocolError as error:
-            self._end(Reason.TARGET_UNAVAILABLE, f"the target's answer can't be read: {error}")
+        except TargetProtocolError as unread:  # a name of its own: compiled, a name has one type in a function
+            self._end(Reason.TARGET_UNAVAILABLE, f"the target's answer can't be read: {unread}")
         except ClientProtocolError as error:
             self._end(Reason.PROTOCOL_REFUSED, str(error), sqlstate_from=error)
 

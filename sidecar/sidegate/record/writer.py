@@ -118,13 +118,13 @@ class SessionRecorder:
             budget.spend(len(HEADER))
             recorder._write(HEADER)
             recorder.append_all((opened.entry(),), now)
-        except (OSError, RecordError) as error:
+        except (OSError, RecordError) as failure:
             recorder.abandon()
             with contextlib.suppress(OSError):
                 os.unlink(path)  # nothing was recorded, and no session will be
-            if isinstance(error, RecordError):
+            if isinstance(failure, RecordError):
                 raise
-            raise RecordError(f"recording `{path}` can't be locked: {error.strerror}", "mend the recording volume") from error
+            raise RecordError(f"recording `{path}` can't be locked: {failure.strerror}", "mend the recording volume") from failure
         return recorder
 
     @property
