@@ -243,6 +243,9 @@ class ClientSide:
         session.fence_names()
         text = decode_query(frame[HEADER_BYTES:])
         statements, deny = session.judge.read(text)
+        if len(session.prepared) + len(session.cursors) >= MAX_NAMES and any(s.prepares or s.declares for s in statements):
+            way = "DEALLOCATE some of them, or connect again"
+            raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements and cursors in one session", "54000", way)
         work = session.new_work(text, statements, is_simple=True)
         runner = QueryRunner(session, self, work, frame)
         if deny is not None:
