@@ -446,7 +446,7 @@ def main() -> None:
         sys.exit(f"issuer: can't listen on {options.host} port {options.port}: {error}")
     server.is_verbose = options.verbose
     # A program of its own, outside of sidegate: this is its one clock.
-    clock = time.time  # noqa: TID251
+    clock = time.time  # noqa: TID251 - its one clock, see above
     server.issuer = DemoIssuer(server.url, clock, options.audience, options.lifetime, state_dir=options.state)
     print(f"issuer {server.url} is ready", flush=True)
     try:

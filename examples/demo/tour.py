@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.postgres_server import PostgresServer, password_of  # noqa: E402
+from tests.support.postgres_server import PostgresServer, password_of  # noqa: E402 - the repository's root has to be on the path first
 
 WAIT_S = 30.0
 BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")

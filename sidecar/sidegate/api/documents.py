@@ -87,7 +87,7 @@ class _Loader(yaml.SafeLoader):
             if self.depth > MAX_DEPTH:
                 raise _TooDeepError(
                     problem=f"values are nested deeper than {MAX_DEPTH}",
-                    problem_mark=self.peek_event().start_mark,  # type: ignore[no-untyped-call]
+                    problem_mark=self.peek_event().start_mark,  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it untyped
                 )
             return super().compose_node(parent, index)
         finally:

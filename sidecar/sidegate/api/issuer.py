@@ -30,7 +30,7 @@ DISCOVERY: Final = "Discovery"
 class ClientAuth(enum.StrEnum):
     """How a PostgreSQL client hands over its token."""
 
-    TOKEN_PASSWORD = "TokenPassword"  # noqa: S105
+    TOKEN_PASSWORD = "TokenPassword"  # noqa: S105 - a word for it, no secret
     OAUTH_BEARER = "OAuthBearer"
 
 

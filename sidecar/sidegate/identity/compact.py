@@ -40,7 +40,7 @@ REFUSED_HEADERS: Final[dict[str, str]] = {
     "cty": "a token inside a token isn't read",
 }
 
-_NEW_TOKEN: Final = "get a new token from your issuer and send it whole, as the password"  # noqa: S105
+_NEW_TOKEN: Final = "get a new token from your issuer and send it whole, as the password"  # noqa: S105 - advice
 
 
 class StrictJsonError(ValueError):

@@ -22,7 +22,7 @@ from sidegate.policy.principal import Json
 
 _LATEST: Final = 253_402_300_799  # the end of the year 9999: later times are mistakes, and timers overflow on them
 _MAX_SUBJECT: Final = 255  # OpenID Connect Core, section 2
-_NEW_TOKEN: Final = "get a new token and connect again"  # noqa: S105
+_NEW_TOKEN: Final = "get a new token and connect again"  # noqa: S105 - advice
 
 
 @dataclass(frozen=True, slots=True)

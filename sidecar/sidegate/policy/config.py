@@ -43,7 +43,7 @@ class TargetTlsMode(enum.StrEnum):
 
 
 class ClientAuth(enum.StrEnum):
-    TOKEN_PASSWORD = "TokenPassword"  # noqa: S105
+    TOKEN_PASSWORD = "TokenPassword"  # noqa: S105 - a word for it, no secret
     OAUTH_BEARER = "OAuthBearer"
 
 
