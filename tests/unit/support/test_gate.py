@@ -10,6 +10,7 @@ import pytest
 from tests.support.gate import GateError, GateProcess, gate_config, open_policy
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
+from tests.support.processes import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,8 @@ def test_clients_get_in_by_token_and_by_nothing_else(postgres: PostgresServer, s
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(gate.endpoint_with("no token").dsn("readonly", shop))
         assert any(event for event in gate.audit_events())
-        assert "sidegate_sessions_open 0" in gate.page("/metrics")
+        # A session ends a moment after its client has seen the connection closed
+        wait_until(lambda: "sidegate_sessions_open 0" in gate.page("/metrics"), "no session is open")
         directory = gate.directory
     assert not directory.exists()
 
