@@ -8,9 +8,10 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup demo test test-pure test-compiled lint format fuzz bench compile crds docs clean
+.PHONY: cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install the locked dependencies into .venv (every target below does it first; nothing to do takes no time)
 	@$(PYTHON) tools/bootstrap.py
@@ -55,6 +56,21 @@ crds: setup ## write the custom resource definitions and their reference pages f
 docs: setup ## write the documents that are made from code
 	$(PY) tools/write_docs.py
 	$(PY) tools/write_crds.py
+
+cluster-programs: ## build the test cluster's Kubernetes from Go modules, once: some 6 minutes, then no time
+	@bash tests/cluster/build.sh node >/dev/null
+
+cluster: ## bring up a real Kubernetes of one node on this machine, as root on Debian; prints where its kubeconfig is
+	@bash tests/cluster/up.sh
+
+cluster-down: ## end it, and remove all that it made
+	@bash tests/cluster/down.sh
+
+kind: ## bring up the same through kind, where Docker runs
+	@bash tests/cluster/kind.sh up
+
+kind-down: ## end that one
+	@bash tests/cluster/kind.sh down
 
 clean: ## remove what was built; .venv and .tools too with ALL=1
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage $(if $(ALL),.venv .tools)
