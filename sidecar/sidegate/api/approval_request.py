@@ -20,12 +20,21 @@ from sidegate.api.meta import (
     ObjectMeta,
     ObservedGeneration,
     each_once,
+    ordered,
     unique_by,
 )
 from sidegate.api.rule import MAX_APPROVERS, Approvers
 from sidegate.api.text import Label, LabelName, ObjectName, Timestamp
 
+# What a person can be shown of one statement, in characters. What is longer is refused by the gate: nobody approves what they can't see.
 MAX_STATEMENT: Final = 16384
+MAX_VALUE: Final = 4096
+MAX_PARAMETERS: Final = 256
+MAX_BESIDE: Final = 16  # other statements that one leads to
+MAX_BESIDE_PARAMETERS: Final = 64
+MAX_SHOWN: Final = 65536  # all texts of a request together
+MAX_SCHEMAS: Final = 64
+MAX_HIDDEN: Final = 64
 
 
 class Verdict(enum.StrEnum):
@@ -105,8 +114,83 @@ class Impact(ApiModel):
     is_truncation: Annotated[bool, Field(default=False, description="Whether a table is emptied as a whole.")]
 
 
+class ValueFormat(enum.StrEnum):
+    """How the client sent a value."""
+
+    TEXT = "Text"
+    BINARY = "Binary"
+
+
+class Parameter(ApiModel):
+    """One value that the client bound to the statement."""
+
+    name: Annotated[
+        str, Field(pattern=r"^\$[1-9][0-9]{0,4}$", min_length=2, max_length=6, description="As the statement names it: `$1`.")
+    ]
+    type: Annotated[
+        str | None,
+        Field(default=None, max_length=63, description="The type that the client gave. Absent: it left that to the target."),
+    ]
+    format: Annotated[ValueFormat, Field(default=ValueFormat.TEXT, description="How the client sent it.")]
+    text: Annotated[
+        str | None,
+        Field(
+            default=None,
+            max_length=MAX_VALUE,
+            description="The value, even an empty one, sensitive parts masked. A statement with a value of more than "
+            f"{MAX_VALUE} characters is refused.",
+        ),
+    ]
+    hexadecimal: Annotated[
+        str | None,
+        Field(
+            default=None,
+            pattern=r"^([0-9a-f]{2})*$",
+            max_length=MAX_VALUE,
+            description="The value's bytes, when its text can't be told. As long as `text` may be.",
+        ),
+    ]
+    is_null: Annotated[bool, Field(default=False, description="Whether it is NULL.")]
+    is_masked: Annotated[bool, Field(default=False, description="Whether a part of the value is masked.")]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="one-value",
+            field="",
+            cel="[has(self.text), has(self.hexadecimal), self.isNull].filter(given, given).size() == 1",
+            holds=lambda self: [self.text is not None, self.hexadecimal is not None, self.is_null].count(True) == 1,
+            problem="a parameter has one value",
+            way_forward="write one of text, hexadecimal and isNull",
+        ),
+    )
+
+
+class StatementBeside(ApiModel):
+    """Another statement that the one that is asked for leads to."""
+
+    statement: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_STATEMENT,
+            description=f"Its text, sensitive values masked. What has more than {MAX_STATEMENT} characters is refused.",
+        ),
+    ]
+    parameters: Annotated[
+        tuple[Parameter, ...],
+        Field(
+            default=(),
+            max_length=MAX_BESIDE_PARAMETERS,
+            json_schema_extra=unique_by("name"),
+            description=f"The values bound to it. What has more than {MAX_BESIDE_PARAMETERS} is refused.",
+        ),
+    ]
+
+
 _FROZEN_NEEDED: Final = ("target", "principal", "statement", "fingerprint", "rule", "approvers", "required", "expiresAt")
-_FROZEN_OPTIONAL: Final = ("agent", "reason", "impact", "database", "role", "sessionId", "revision", "summary")
+_FROZEN_OPTIONAL: Final = (
+    "agent", "reason", "impact", "database", "role", "sessionId", "revision", "summary",
+    "parameters", "runs", "alternatives", "hiddenCharacters", "searchPath", "currentRole",
+)  # fmt: skip
 
 
 def _frozen_cel() -> str:
@@ -128,17 +212,88 @@ class ApprovalRequestSpec(ApiModel):
         str | None, Field(default=None, max_length=1024, description="Why the statement is held, with the policy's own message.")
     ]
     statement: Annotated[
-        str, Field(min_length=1, max_length=MAX_STATEMENT, description="The statement, its sensitive values masked.")
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_STATEMENT,
+            description="The statement as the client sent it, its sensitive values masked, and nothing else: what it leads to and what is "
+            f"bound to it have fields of their own. One of more than {MAX_STATEMENT} characters is refused, and so is one that has "
+            f"more than {MAX_SHOWN} with all that is beside it.",
+        ),
     ]
-    summary: Annotated[str | None, Field(default=None, max_length=80, description="The statement's beginning, for lists.")]
-    database: Annotated[str | None, Field(default=None, max_length=63, description="The database it is for.")]
-    role: Annotated[str | None, Field(default=None, max_length=63, description="The target's role that it would run as.")]
+    parameters: Annotated[
+        tuple[Parameter, ...],
+        Field(
+            default=(),
+            max_length=MAX_PARAMETERS,
+            json_schema_extra=unique_by("name"),
+            description=f"The values bound to it. A statement with more than {MAX_PARAMETERS} is refused.",
+        ),
+    ]
+    runs: Annotated[
+        tuple[StatementBeside, ...],
+        Field(
+            default=(),
+            max_length=MAX_BESIDE,
+            json_schema_extra=ordered(),
+            description="What an EXECUTE or FETCH in it runs. A statement that leads to more than "
+            f"{MAX_BESIDE} others is refused.",
+        ),
+    ]
+    alternatives: Annotated[
+        tuple[StatementBeside, ...],
+        Field(
+            default=(),
+            max_length=MAX_BESIDE,
+            json_schema_extra=ordered(),
+            description="What runs in its place should the target refuse the newest statement of its name: an approval covers these too. "
+            f"A statement with more than {MAX_BESIDE} is refused.",
+        ),
+    ]
+    hidden_characters: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^U\+[0-9A-F]{4,6}$", max_length=8)], ...],
+        Field(
+            default=(),
+            max_length=MAX_HIDDEN,
+            json_schema_extra=each_once(),
+            description="Characters of the texts above that can't be seen or that steer a terminal. In the texts they stand as escapes, "
+            "as in `\\u202e`; where this is absent, what looks like an escape was typed. "
+            f"Of more than {MAX_HIDDEN} kinds the first are listed.",
+        ),
+    ]
+    summary: Annotated[
+        str | None,
+        Field(
+            default=None, max_length=80, description="The statement's beginning, on one line, for lists; the rest is left out."
+        ),
+    ]
+    database: Annotated[str | None, Field(default=None, max_length=512, description="The database it is for.")]
+    role: Annotated[str | None, Field(default=None, max_length=512, description="The target's role that the gate logged in as.")]
+    current_role: Annotated[
+        str | None,
+        Field(
+            default=None,
+            max_length=512,
+            description="The role that it runs as: `role`, unless SET ROLE made it another. Absent: the gate doesn't know.",
+        ),
+    ]
+    search_path: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=512)], ...],
+        Field(
+            default=(),
+            max_length=MAX_SCHEMAS,
+            json_schema_extra=ordered(),
+            description="The schemas that unqualified names are looked for in, in this order. Absent: the gate doesn't know it. "
+            f"A statement under more than {MAX_SCHEMAS} is refused.",
+        ),
+    ]
     fingerprint: Annotated[
         str,
         Field(
             pattern=r"^[0-9A-Za-z:+/=_-]{16,128}$",
             max_length=128,
-            description="Hash of principal, target, role, statement, parameters, search_path and rule: what an approval is bound to.",
+            description="Hash of principal, target, database, roles, search path, every statement and value above, and the rule with its "
+            "terms: what an approval is bound to.",
         ),
     ]
     impact: Annotated[Impact | None, Field(default=None, description="What the statement would do, if it was measured.")]

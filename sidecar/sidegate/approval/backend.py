@@ -37,12 +37,36 @@ class ApprovalUnavailable(Exception):  # noqa: N818 - a state of the world, name
 
 
 @dataclass(frozen=True, slots=True)
+class ShownParameter:
+    """A bound value as people see it, masked. `type` is empty when the client left it to the target. Of a binary value there is the text
+    when it can be told, else its bytes in hexadecimal; NULL has neither.
+    """
+
+    type: str = ""
+    is_binary: bool = False
+    text: str | None = None
+    hexadecimal: str | None = None
+    is_masked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShownStatement:
+    """A text and the values bound to it, masked."""
+
+    statement: str
+    parameters: tuple[ShownParameter, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HoldRequest:
     """Everything that people need to decide on one statement, and that ties the decision to it.
 
     `target` and `namespace` name the ProtectedTarget. `requester_key` is `Principal.key`, `requester` the username. `statement` is masked
-    text, whole: a statement that can't be shown whole can't be approved. `terms.expires_after_s` counts from `requested_at`: the time to
-    decide in and to use the approval in. `hold_until` is when the gate stops waiting for it: people see it.
+    text, whole: a statement that can't be shown whole can't be approved. `runs` is what its EXECUTE and FETCH lead to, `alternatives`
+    what it may be instead while the target hasn't answered. INVARIANT: each is a field of its own, and no text of a client's stands in the
+    same string as words of the gate's, so that no statement can add a line to what people see or take one away. `search_path` is None when
+    the gate doesn't know it; so is `current_role`, which is `role` but for SET ROLE. `terms.expires_after_s` counts from `requested_at`:
+    the time to decide in and to use the approval in. `hold_until` is when the gate stops waiting for it: people see it.
     """
 
     target: str
@@ -66,6 +90,11 @@ class HoldRequest:
     database: str = ""
     role: str = ""
     revision: str = ""
+    parameters: tuple[ShownParameter, ...] = ()
+    runs: tuple[ShownStatement, ...] = ()
+    alternatives: tuple[ShownStatement, ...] = ()
+    search_path: tuple[str, ...] | None = None
+    current_role: str | None = None
 
     @property
     def expires_at(self) -> float:

@@ -5,6 +5,8 @@ resource has no field for stands in annotations: who a decider is by issuer and 
 two tokens of one person), until when the gate holds the statement, why a request was withdrawn.
 
 Rules: reading is strict, what doesn't fit is a `DocumentError`; `digest` covers all that must never change after the request is made.
+What can't be seen in a text is written as its escape here already, and named in `hiddenCharacters`: these objects are read with many
+tools, and not all of them keep a text from steering the terminal.
 
 Pure: plain dicts in and out; YAML is `files`' business.
 """
@@ -13,23 +15,33 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
-from sidegate.approval.backend import HoldRequest, Phase
+from sidegate.approval.backend import HoldRequest, Phase, ShownParameter, ShownStatement
 from sidegate.approval.hold import Choice, Hold, Vote
+from sidegate.mask.plain import hidden, plain
 from sidegate.policy.decision import ApprovalTerms
 from sidegate.policy.statement import Impact, TableImpact
 
 API_VERSION: Final = "sidegate.dev/v1alpha1"
 KIND: Final = "ApprovalRequest"
-MAX_STATEMENT: Final = 16_384  # of the resource
+# The resource's limits of what a person can be shown, in characters and entries.
+MAX_STATEMENT: Final = 16_384
+MAX_VALUE: Final = 4096
+MAX_PARAMETERS: Final = 256
+MAX_BESIDE: Final = 16
+MAX_BESIDE_PARAMETERS: Final = 64
+MAX_SHOWN: Final = 65_536
+MAX_SCHEMAS: Final = 64
+MAX_HIDDEN: Final = 64
 MAX_COMMENT: Final = 1024
 _MAX_GROUPS: Final = 256
 _MAX_LABEL: Final = 256
 _MAX_TABLES: Final = 64
 _SUMMARY: Final = 80
+_MAX_NAME: Final = 512
 
 DECIDERS: Final = "sidegate.dev/deciders"
 HOLD_UNTIL: Final = "sidegate.dev/hold-until"
@@ -84,15 +96,36 @@ class ApproversFields(_Part, frozen=True, kw_only=True):
     users: tuple[str, ...] = ()
 
 
+class ParameterFields(_Part, frozen=True, kw_only=True):
+    name: str
+    type: str | None = None
+    format: Literal["Text", "Binary"] = "Text"
+    text: str | None = None
+    hexadecimal: str | None = None
+    is_null: bool = False
+    is_masked: bool = False
+
+
+class StatementFields(_Part, frozen=True, kw_only=True):
+    statement: str
+    parameters: tuple[ParameterFields, ...] = ()
+
+
 class SpecFields(_Part, frozen=True, kw_only=True):
     target: str
     principal: PrincipalFields
     agent: str | None = None
     reason: str | None = None
     statement: str
+    parameters: tuple[ParameterFields, ...] = ()
+    runs: tuple[StatementFields, ...] = ()
+    alternatives: tuple[StatementFields, ...] = ()
+    hidden_characters: tuple[str, ...] = ()
     summary: str | None = None
     database: str | None = None
     role: str | None = None
+    current_role: str | None = None
+    search_path: tuple[str, ...] = ()
     fingerprint: str
     impact: ImpactFields | None = None
     rule: RuleFields
@@ -164,8 +197,7 @@ def new_document(name: str, request: HoldRequest) -> ApprovalDocument:
     Raises:
         DocumentError: the statement can't be shown whole, or its source isn't a rule.
     """
-    if len(request.statement) > MAX_STATEMENT:
-        raise DocumentError(f"its {len(request.statement)} characters are over the {MAX_STATEMENT} that approvers can be shown")
+    shown = _Shown(request)
     namespace, _, rest = request.source.partition("/")
     policy, _, rule = rest.partition("#")
     if not (namespace and policy and rule):
@@ -183,11 +215,17 @@ def new_document(name: str, request: HoldRequest) -> ApprovalDocument:
             source_address=request.source_address,
         ),
         agent=request.agent,
-        reason=_printable(words)[:MAX_COMMENT] or None,
-        statement=_printable(request.statement),
-        summary=" ".join(request.statement.split())[:_SUMMARY] or None,
-        database=request.database or None,
-        role=request.role or None,
+        reason=plain(words)[:MAX_COMMENT] or None,
+        statement=shown.statement,
+        parameters=shown.parameters,
+        runs=shown.runs,
+        alternatives=shown.alternatives,
+        hidden_characters=shown.hidden_characters,
+        summary=plain(" ".join(request.statement.split()))[:_SUMMARY] or None,
+        database=plain(request.database)[:_MAX_NAME] or None,
+        role=plain(request.role)[:_MAX_NAME] or None,
+        current_role=None if request.current_role is None else plain(request.current_role)[:_MAX_NAME],
+        search_path=shown.search_path,
         fingerprint=request.fingerprint,
         impact=None if request.impact is None else _impact_fields(request.impact),
         rule=RuleFields(namespace=namespace, policy=policy, name=rule),
@@ -269,6 +307,11 @@ def request_of(document: ApprovalDocument) -> HoldRequest:
         source=f"{spec.rule.namespace}/{spec.rule.policy}#{spec.rule.name}",
         detail=detail,
         statement=spec.statement,
+        parameters=_parameters(spec.parameters),
+        runs=tuple(ShownStatement(each.statement, _parameters(each.parameters)) for each in spec.runs),
+        alternatives=tuple(ShownStatement(each.statement, _parameters(each.parameters)) for each in spec.alternatives),
+        search_path=spec.search_path or None,
+        current_role=spec.current_role,
         fingerprint=spec.fingerprint,
         impact=None if spec.impact is None else _impact(spec.impact),
         terms=terms,
@@ -308,7 +351,7 @@ def with_hold(document: ApprovalDocument, hold: Hold, **annotations: str) -> App
             groups=each.groups,
             decision=each.choice,
             at=timestamp(each.at),
-            comment=_printable(each.comment)[:MAX_COMMENT] or None,
+            comment=plain(each.comment)[:MAX_COMMENT] or None,
         )
         for each in hold.votes
     )
@@ -339,6 +382,67 @@ def _impact(fields: ImpactFields) -> Impact:
     return Impact(fields.rows, tables, fields.is_truncation)
 
 
-def _printable(text: str) -> str:
-    """Text that any encoding takes: a lone surrogate becomes its escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
+class _Shown:
+    """All that a request shows of the client's statement, within the resource's limits.
+
+    Raises:
+        DocumentError: it can't be shown whole.
+    """
+
+    def __init__(self, request: HoldRequest) -> None:
+        self._characters = 0
+        self._hidden: set[str] = set()
+        self.statement = self._text(request.statement, "its", MAX_STATEMENT)
+        self.parameters = self._values(request.parameters, "its", MAX_PARAMETERS)
+        self.runs = self._beside(request.runs, "what it runs")
+        self.alternatives = self._beside(request.alternatives, "what may run instead")
+        path = request.search_path or ()
+        _at_most(len(path), MAX_SCHEMAS, "the search path's", "schemas")
+        self.search_path = tuple(self._text(name, "a schema's", _MAX_NAME) for name in path)
+        _at_most(self._characters, MAX_SHOWN, "all its texts'", "characters")
+        self.hidden_characters = tuple(sorted(self._hidden, key=lambda name: int(name[2:], 16))[:MAX_HIDDEN])
+
+    def _text(self, text: str, whose: str, limit: int) -> str:
+        self._hidden |= hidden(text, keeps_lines=True)
+        shown = plain(text, keeps_lines=True)
+        _at_most(len(shown), limit, whose, "characters")
+        self._characters += len(shown)
+        return shown
+
+    def _beside(self, statements: tuple[ShownStatement, ...], what: str) -> tuple[StatementFields, ...]:
+        _at_most(len(statements), MAX_BESIDE, what, "statements")
+        return tuple(
+            StatementFields(
+                statement=self._text(each.statement, f"{what}:", MAX_STATEMENT),
+                parameters=self._values(each.parameters, f"{what}:", MAX_BESIDE_PARAMETERS),
+            )
+            for each in statements
+        )
+
+    def _values(self, values: tuple[ShownParameter, ...], whose: str, limit: int) -> tuple[ParameterFields, ...]:
+        _at_most(len(values), limit, whose, "parameters")
+        return tuple(
+            ParameterFields(
+                name=f"${number}",
+                type=each.type or None,
+                format="Binary" if each.is_binary else "Text",
+                text=None if each.text is None else self._text(each.text, f"parameter ${number}:", MAX_VALUE),
+                hexadecimal=None
+                if each.hexadecimal is None
+                else self._text(each.hexadecimal, f"parameter ${number}:", MAX_VALUE),
+                is_null=each.text is None and each.hexadecimal is None,
+                is_masked=each.is_masked,
+            )
+            for number, each in enumerate(values, 1)
+        )
+
+
+def _at_most(count: int, limit: int, whose: str, what: str) -> None:
+    if count > limit:
+        raise DocumentError(f"{whose} {count} {what} are over the {limit} that approvers can be shown")
+
+
+def _parameters(values: tuple[ParameterFields, ...]) -> tuple[ShownParameter, ...]:
+    return tuple(
+        ShownParameter(each.type or "", each.format == "Binary", each.text, each.hexadecimal, each.is_masked) for each in values
+    )

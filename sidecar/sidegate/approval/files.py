@@ -33,7 +33,7 @@ from sidegate.approval.document import (
 )
 from sidegate.approval.hold import Approver, Choice, Hold, VoteProblem, replay, vote
 
-MAX_FILE_BYTES: Final = 1024 * 1024
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024  # all that a request may show, each character as its escape, is a quarter of it
 KEPT_S: Final = 30 * 86_400.0  # how long a request stays to be looked at after it ended; the audit log keeps the fact for good
 _INDEX: Final = ".index.json"
 _LOCK: Final = ".lock"

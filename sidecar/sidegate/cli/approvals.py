@@ -1,8 +1,8 @@
 """`sidegate approvals`, `approve` and `deny`: the approver's side of the local approval back end.
 
 Rules it keeps: whoever decides proves who they are with a token that the request's own target would accept, verified here against the
-same issuers; the request is compared with what the gate wrote before anything of it is shown or decided; statement text is shown through
-`plain`. A token is never an argument of the command, where every process list shows it.
+same issuers; the request is compared with what the gate wrote before anything of it is shown or decided; what it looks like is
+`request_view`'s. A token is never an argument of the command, where every process list shows it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,14 +19,13 @@ import click
 from sidegate.cli.recordings import CommandFailure, print_table, state_directory
 
 if TYPE_CHECKING:
-    from sidegate.approval.document import ApprovalDocument
     from sidegate.approval.files import ApprovalFiles
     from sidegate.approval.hold import Approver, Hold
     from sidegate.policy.config import GateConfig
-    from sidegate.policy.statement import Impact
 
 _LOCK_ATTEMPTS: Final = 100
 _LOCK_RETRY_S: Final = 0.02
+_LEAST_STATEMENT: Final = 20
 _DIRECTORY = click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
@@ -94,9 +92,11 @@ def list_requests(directory: Path | None = None, shows_all: bool = False) -> Non
       1  there is no such directory, or a request was tampered with
     """
     from sidegate.approval.backend import Phase
-    from sidegate.record.plain import plain
+    from sidegate.cli.request_view import cut, left, width
+    from sidegate.mask.plain import cells, plain
 
-    rows, is_bad = [], False
+    rows: list[tuple[str, ...]] = []
+    is_bad = False
     for name, hold in _all_holds(_files(directory)):
         if isinstance(hold, str):
             is_bad = True
@@ -110,15 +110,16 @@ def list_requests(directory: Path | None = None, shows_all: bool = False) -> Non
                     request.requester,
                     f"{request.namespace}/{request.target}",
                     "" if request.impact is None else f"{request.impact.rows_affected} rows",
-                    _left(request.expires_at - _now()),
-                    " ".join(request.statement.split())[:60],
+                    left(request.expires_at - _now()),
+                    request.statement,
                 )
             )
     if rows:
-        print_table(
-            ("NAME", "PHASE", "REQUESTER", "TARGET", "IMPACT", "EXPIRES IN", "STATEMENT"),
-            ([plain(cell) for cell in row] for row in rows),
-        )
+        heads = ("NAME", "PHASE", "REQUESTER", "TARGET", "IMPACT", "EXPIRES IN")
+        before = [[plain(cell) for cell in row[:-1]] for row in rows]
+        taken = sum(max(map(cells, column)) + 2 for column in zip(heads, *before, strict=True))
+        room = max(_LEAST_STATEMENT, width() - taken)  # a line that the terminal breaks could pass for the next
+        print_table((*heads, "STATEMENT"), ([*known, cut(row[-1], room)] for known, row in zip(before, rows, strict=True)))
     else:
         click.echo("nothing waits for approval", err=True)
     if is_bad:
@@ -136,6 +137,7 @@ def show(name: str, directory: Path | None) -> None:
       sidegate approvals show ar-20261124-103530-x7k2
     """
     from sidegate.approval.backend import ApprovalUnavailable
+    from sidegate.cli.request_view import request_lines, width
 
     files = _files(directory)
     try:
@@ -143,7 +145,7 @@ def show(name: str, directory: Path | None) -> None:
     except ApprovalUnavailable as error:
         raise CommandFailure(str(error), error.way_forward) from error
     click.echo(f"{hold.phase.value.lower()}  {name}  ({hold.approvals} of {hold.required} approvals)")
-    for line in _about(hold, document):
+    for line in request_lines(hold, document, _now(), width(), is_whole=True):
         click.echo(line)
 
 
@@ -158,7 +160,8 @@ def watch(directory: Path | None, interval: float, count: int | None) -> None:
     EXAMPLE
       sidegate approvals watch --count 1    (wait for the next one)
     """
-    from sidegate.record.plain import plain
+    from sidegate.cli.request_view import cut, width
+    from sidegate.mask.plain import cells, plain
 
     files = _files(directory)
     seen: dict[str, str] = {}
@@ -172,8 +175,11 @@ def watch(directory: Path | None, interval: float, count: int | None) -> None:
             seen[name] = state
             if is_first and not state.startswith("Pending"):
                 continue
-            what = "" if isinstance(hold, str) else f"  {hold.request.requester}  {' '.join(hold.request.statement.split())[:80]}"
-            click.echo(plain(f"{name}  {state}{what}"))
+            line = plain(f"{name}  {state}")
+            if not isinstance(hold, str):
+                line += f"  {plain(hold.request.requester)}  "
+                line += cut(hold.request.statement, max(_LEAST_STATEMENT, width() - cells(line)))
+            click.echo(line)
             printed += 1
             if count is not None and printed >= count:
                 return
@@ -232,6 +238,7 @@ def _decide(
     from sidegate.approval.document import MAX_COMMENT
     from sidegate.approval.files import DirectoryBusyError
     from sidegate.approval.hold import Choice, VoteProblem
+    from sidegate.cli.request_view import request_lines, width
 
     if len(comment) > MAX_COMMENT:
         raise CommandFailure(f"the comment has {len(comment)} characters, {MAX_COMMENT} are allowed", "shorten it")
@@ -261,7 +268,7 @@ def _decide(
     click.echo(
         f"{choice.lower()}  {name}  by {_plain(approver.username)}{_plain(agent)}  ({found.approvals} of {found.required} approvals{rest})"
     )
-    for line in _about(found, document):
+    for line in request_lines(found, document, _now(), width(), is_whole=False):
         click.echo(line)
 
 
@@ -359,62 +366,10 @@ def _all_holds(files: ApprovalFiles) -> Iterator[tuple[str, Hold | str]]:
             yield name, str(error)
 
 
-def _about(hold: Hold, document: ApprovalDocument) -> Iterator[str]:
-    """What was asked and decided, a line a fact, nothing raw."""
-    from sidegate.approval.backend import Phase
-
-    request, now = hold.request, _now()
-    through = f" through {request.agent}" if request.agent else ""
-    address = f" from {request.source_address}" if request.source_address else ""
-    where = f", database {request.database}" if request.database else ""
-    role = f" as {request.role}" if request.role else ""
-    detail = f": {request.detail}" if request.detail else ""
-    yield _plain(f"  asked by   {request.requester}{through}{address}, {_left(now - request.requested_at)} ago")
-    yield _plain(f"  on         {request.namespace}/{request.target}{where}{role}")
-    yield _plain(f"  held by    {request.source} ({request.reason}){detail}")
-    if request.impact is not None:
-        yield _plain(f"  impact     {_impact(request.impact)}")
-    yield "  statement"
-    yield from (f"    {line}" for line in _plain(request.statement, keeps_lines=True).expandtabs(4).split("\n"))
-    for each in hold.votes:
-        groups = f" of {', '.join(each.groups)}" if each.groups else ""
-        comment = f": {each.comment}" if each.comment else ""
-        yield _plain(f"  {each.choice.value.lower():<9}  by {each.by}{groups}, {_moment(each.at)}{comment}")
-    if hold.phase is Phase.APPROVED:
-        client = (
-            f"the gate holds the statement until {_moment(request.hold_until)}"
-            if now < request.hold_until
-            else "the gate no longer waits: it runs when the same statement is sent again"
-        )
-        yield f"  usable     once, until {_moment(request.expires_at)}; {client}"
-    elif hold.phase is Phase.PENDING:
-        yield f"  expires    {_moment(request.expires_at)}, in {_left(request.expires_at - now)}"
-    outcome = document.status.outcome
-    if outcome is not None:
-        yield _plain(f"  outcome    {outcome.result}: {outcome.sqlstate or outcome.message or ''}, {outcome.at}")
-
-
-def _impact(impact: Impact) -> str:
-    tables = ", ".join(f"{t.relation} +{t.inserted} ~{t.updated} -{t.deleted}" for t in impact.tables)
-    words = "empties a table" if impact.is_truncation else f"{impact.rows} rows by the statement, {impact.rows_affected} in all"
-    return f"{words} ({tables})" if tables else words
-
-
 def _plain(text: str, keeps_lines: bool = False) -> str:
-    from sidegate.record.plain import plain
+    from sidegate.mask.plain import plain
 
     return plain(text, keeps_lines)
-
-
-def _left(seconds: float) -> str:
-    seconds = max(0, int(seconds))
-    if seconds < 120:
-        return f"{seconds} s"
-    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
-
-
-def _moment(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _now() -> float:

@@ -30,7 +30,7 @@ class CommandFailure(click.ClickException):
         self.verb = " ".join(["sidegate", *(context.command_path.split()[1:] if context is not None else ())])
 
     def show(self, file: object = None) -> None:
-        from sidegate.record.plain import plain
+        from sidegate.mask.plain import plain
 
         click.echo(f"{self.verb}: {plain(self.message)}\nhint: {plain(self.way_forward)}", err=True)
 
@@ -92,7 +92,7 @@ def list_recordings(directory: Path | None, target: str | None) -> None:
       0  there are recordings
       3  there are none
     """
-    from sidegate.record.plain import plain
+    from sidegate.mask.plain import plain
     from sidegate.record.reader import RecordingProblem, find_recordings, read_ends
 
     rows: list[tuple[str, ...]] = []
@@ -152,7 +152,7 @@ def verify(files: tuple[Path, ...], directory: Path | None, audit: Path | None) 
       1  one is not
       3  there are none
     """
-    from sidegate.record.plain import plain
+    from sidegate.mask.plain import plain
     from sidegate.record.reader import find_recordings, verify_recording
 
     anchors = _anchors(audit) if audit is not None else {}
@@ -199,7 +199,7 @@ def show_header(recording: str, directory: Path | None) -> None:
     EXAMPLE
       sidegate recordings show-header s-4f1b
     """
-    from sidegate.record.plain import plain
+    from sidegate.mask.plain import plain
     from sidegate.record.reader import RecordingProblem, read_ends
     from sidegate.record.replay import header_lines
 

@@ -439,10 +439,11 @@ class ClientSide:
         statements += [statement for cursor in cursors for statement in cursor.statements]
         work.own = work.statements = tuple(dict.fromkeys(statements))
         work.portal = portals[-1] if portals else None
-        texts = dict.fromkeys([c.text for portal in portals for c in portal.candidates] + [cursor.text for cursor in cursors])
+        work.cursor = None if portals else cursors[-1]
         work.text = portals[-1].candidates[-1].text if portals else cursors[-1].text
-        work.alternatives = tuple(text for text in texts if text != work.text)
-        work.parameters = portals[-1].bind.parameters if portals else ()
+        work.parameters = portals[-1].bind.parameters if portals else cursors[-1].parameters
+        is_certain = len(portals) + len(cursors) == 1 and (not portals or len(portals[0].candidates) == 1)
+        work.alternatives = () if is_certain else work.other_texts(portals, cursors)
         return None
 
     def describe_portal(self, permit: Permit, name: str, work: Work) -> None:
@@ -487,8 +488,10 @@ def end_own_transaction(session: Session) -> Generator[Step, Answer, None]:
 
 
 def settle_search_path(session: Session) -> Generator[Step, Answer, None]:
-    """Names resolve by the target's search_path; after it may have changed it is read again before the next statement."""
+    """Names resolve by the target's search_path; after it may have changed it is read again before the next statement. So is the
+    role in force, which can change by the same statements.
+    """
     session.judge.search_path_is_stale = False
-    answer = yield Ask("SELECT pg_catalog.current_schemas(false)", session.grant.permit)
+    answer = yield Ask("SELECT pg_catalog.current_schemas(false), current_user", session.grant.permit)
     session.judge.path_settled(session.status)
-    session.judge.learn_search_path(answer.rows[0][0] if answer.rows else None)
+    session.judge.learn_search_path(*(answer.rows[0] if answer.rows else (None,)))

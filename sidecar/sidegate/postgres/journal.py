@@ -27,7 +27,7 @@ from sidegate.audit.events import (
 )
 from sidegate.policy.decision import Allow, Decision, Deny, Measure, RequireApproval
 from sidegate.postgres.frames import count_run
-from sidegate.postgres.statements import Work
+from sidegate.postgres.statements import BoundText, Work
 from sidegate.record.capture import ResultCapture
 from sidegate.record.entries import (
     ApprovalRecord,
@@ -37,6 +37,7 @@ from sidegate.record.entries import (
     NoticeRecord,
     OutcomeRecord,
     Parameter,
+    StatementBeside,
     StatementRecord,
 )
 from sidegate.record.frame import RecordEntry, RecordKind
@@ -81,29 +82,36 @@ class Journal:
         name = work.portal.name if work.portal is not None else None
         record = StatementRecord(
             statement=work.id,
-            text=self._mask_text(work.text_with_referred()),
+            text=self._mask_text(work.text),
             via="simple" if work.is_simple else "extended",
             name=name or None,
-            parameters=tuple(self._parameter(work, index) for index in range(len(work.parameters))),
+            parameters=self._parameters(work.parameters, work.value_formats()) if work.parameters else (),
+            runs=self._beside(work.referred) if work.referred else (),
+            alternatives=self._beside(work.alternatives) if work.alternatives else (),
         )
         self._records.append(record.entry())
 
-    def _parameter(self, work: Work, index: int) -> Parameter:
-        value = work.parameters[index]
+    def _beside(self, texts: tuple[BoundText, ...]) -> tuple[StatementBeside, ...]:
+        return tuple(
+            StatementBeside(text=self._mask_text(each.text), parameters=self._parameters(each.parameters, each.formats))
+            for each in texts
+        )
+
+    def _parameters(self, values: tuple[bytes | None, ...], formats: tuple[int, ...]) -> tuple[Parameter, ...]:
+        codes = formats if len(formats) == len(values) else (formats or (0,)) * len(values)
+        return tuple(self._parameter(value, code) for value, code in zip(values, codes, strict=True))
+
+    def _parameter(self, value: bytes | None, format_code: int) -> Parameter:
         if value is None:
             return Parameter()
         if len(value) > MAX_RECORDED_PARAMETER_BYTES:
             return Parameter(text=f"({len(value)} bytes)", masked="size")
-        formats = work.portal.bind.parameter_formats if work.portal is not None else ()
-        is_binary = bool(formats) and formats[index if len(formats) > 1 else 0] == 1
-        try:
-            text = value.decode()
-        except UnicodeDecodeError:
-            return Parameter(binary=value)
+        text = value.decode("utf-8", "surrogateescape")  # what isn't text as a whole may have text in it
         masked = self._mask_text(text)
         if masked != text:
             return Parameter(text=masked, masked="values")
-        return Parameter(binary=value) if is_binary else Parameter(text=text)
+        is_text = format_code == 0 and (text.isascii() or _is_unicode(text))
+        return Parameter(text=text) if is_text else Parameter(binary=value)
 
     def decided(self, work: Work, decision: Decision) -> None:
         kinds = work.kind_names()
@@ -269,6 +277,14 @@ class Journal:
             time=at(self.now), session=self._fields, reason=reason, duration_s=max(0.0, self.now - self._opened_at),
             statements=self.statements, denied=self.denied, rows=self.rows, recording=recording, recording_link=recording_link,
         )  # fmt: skip
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def tail_of(entry: DecisionRecord | StatementDecided) -> bytes:

@@ -19,8 +19,8 @@ from sidegate.policy.statement import Impact, SqlStatement, StatementContext, St
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
-from sidegate.postgres.statements import Binding, Names, Portal, Prepared, Work
-from sidegate.sql import Analysis, ParseProblem, StatementCache, canonical_text, fingerprint
+from sidegate.postgres.statements import Binding, BoundText, Names, Portal, Prepared, Work
+from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical_tokens, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
 
@@ -49,6 +49,7 @@ class Judge:
         self._context = StatementContext(database, role)
         self.revision = engine.config.revision
         self.search_path: tuple[str, ...] | None = None
+        self.current_role: str | None = None  # None: not known
         self.search_path_is_stale = True
         self._path_may_roll_back = False
         self.rows_so_far = 0
@@ -90,9 +91,11 @@ class Judge:
         return Problem(Deny(reason, Builtin("parser"), self.revision, problem.message), problem.cursor_position)
 
     def resolve_names(self, work: Work, prepared: Names[Prepared], cursors: Names[Work], portals: Names[Portal]) -> Deny | None:
-        """Put what EXECUTE and FETCH refer to beside the statement itself, so that both are decided. A name nobody set is refused."""
+        """Put what EXECUTE and FETCH refer to beside the statement itself, so that both are decided. A name nobody set is refused, and
+        so is one that leads to a statement which uses or sets names itself: what that does is known only when it runs.
+        """
         found: list[SqlStatement] = list(work.own)
-        texts: list[str] = []
+        texts: list[BoundText] = []
         here: dict[str, SqlStatement] = {}  # set earlier in the same string
         for statement in work.own:
             if statement.prepares:
@@ -102,18 +105,24 @@ class Judge:
             for name, is_cursor in ((statement.executes, False), (statement.fetches, True)):
                 if name is None:
                     continue
-                behind = [here[name]] if name in here else []
+                behind: list[SqlStatement] = []
                 if is_cursor:
-                    for cursor in cursors.find(name):
-                        behind += cursor.statements
-                        texts.append(cursor.text)
                     for portal in portals.find(name):
                         behind += portal.statements
-                        texts += [candidate.text for candidate in portal.candidates]
+                        texts += portal.bound()
                 else:
                     for candidate in prepared.find(name):
                         behind += self.current(candidate)
-                        texts.append(candidate.text)
+                        texts.append(BoundText(candidate.text, oids=candidate.parameter_oids))
+                if any(map(_uses_names, behind)):
+                    detail = f"`{name}` is itself a statement that uses or sets names"
+                    return Deny(Reason.STATEMENT_UNKNOWN, Builtin("names"), self.revision, detail)
+                if name in here:
+                    behind.append(here[name])
+                if is_cursor:
+                    for cursor in cursors.find(name):
+                        behind += cursor.statements
+                        texts.append(cursor.bound())
                 if not behind:
                     noun = "cursor" if is_cursor else "prepared statement"
                     work.own_error = unknown_name_message(noun, name)
@@ -121,7 +130,7 @@ class Judge:
                         Reason.STATEMENT_UNKNOWN, Builtin("names"), self.revision, f"no {noun} `{name}` was seen in this session"
                     )
                 found += behind
-        work.statements, work.referred = tuple(found), tuple(texts)
+        work.statements, work.referred = tuple(found), tuple(dict.fromkeys(texts))
         return None
 
     def bindings(self, work: Work, prepared: Names[Prepared], cursors: Names[Work]) -> Binding | None:
@@ -208,20 +217,22 @@ class Judge:
                     )  # fmt: skip
         return None
 
-    def fingerprint(self, work: Work, rule: str) -> str:
-        """What an approval is bound to: the same principal, target role, text, what it refers to, parameters with their types and
-        formats, search path and rule.
+    def fingerprint(self, work: Work, decision: RequireApproval) -> str:
+        """What an approval is bound to: all that an approver is shown of what would run, as whom and where, and the rule's terms. Left out:
+        where the client is and when it asked. The measured rows aren't part of it either: they are a bound of their own.
         """
-        path = ",".join(self.search_path) if self.search_path is not None else "?"
-        parameters = [b"N" if value is None else b"V" + value for value in work.parameters]
-        target = f"{self._engine.config.target.namespace}/{self._engine.config.target.name}"
-        formats = oids = ""
-        if work.portal is not None:
-            formats = repr(work.portal.bind.parameter_formats)
-            oids = repr([candidate.parameter_oids for candidate in work.portal.candidates])
-        referred = repr(work.referred)
-        who = (self._principal.key, self._principal.agent or "", target, self._database, self._role)
-        return fingerprint(*who, canonical_text(work.text), referred, path, rule, formats, oids, *parameters)
+        target, terms = self._engine.config.target, decision.terms
+        return fingerprint(
+            (self._principal.key, self._principal.username, self._principal.agent, self._principal.environment),
+            (target.namespace, target.name, self._database, self._role, self.current_role),
+            self.search_path,
+            _parts(work.bound()),
+            tuple(map(_parts, work.referred)),
+            tuple(map(_parts, work.alternatives)),
+            (str(decision.source), decision.reason.value),
+            (tuple(sorted(terms.approver_groups)), tuple(sorted(terms.approver_users)), terms.required),
+            str(terms.expires_after_s),
+        )
 
     @staticmethod
     def only_prepares(work: Work) -> bool:
@@ -242,9 +253,10 @@ class Judge:
 
     # ---- search path --------------------------------------------------------------------------------------------------------------
 
-    def learn_search_path(self, array: bytes | None) -> None:
-        """From `current_schemas(false)` in text form; None: unknown, so unqualified names could be anywhere."""
+    def learn_search_path(self, array: bytes | None, role: bytes | None = None) -> None:
+        """From `current_schemas(false)` in text form; None: unknown, so unqualified names could be anywhere. `role`: `current_user`."""
         self.search_path = parse_name_array(array.decode()) if array is not None else None
+        self.current_role = role.decode() if role is not None else None
 
     def statement_sent(self, work: Work) -> None:
         """From here on the search path may be another: until it is read again, unqualified names could be anywhere."""
@@ -253,12 +265,21 @@ class Judge:
                 self._path_may_roll_back = True
             elif not (statement.controls_transaction and self._path_may_roll_back):
                 continue
-            self.search_path, self.search_path_is_stale = None, True
+            self.search_path, self.search_path_is_stale, self.current_role = None, True, None
 
     def path_settled(self, status: str) -> None:
         """It was read with this transaction status: outside of a transaction nothing of it rolls back any more."""
         if status == "I":
             self._path_may_roll_back = False
+
+
+def _uses_names(statement: SqlStatement) -> bool:
+    names = (statement.executes, statement.fetches, statement.prepares, statement.deallocates, statement.declares)
+    return any(name is not None for name in names)
+
+
+def _parts(bound: BoundText) -> tuple[Part, ...]:
+    return canonical_tokens(bound.text), bound.parameters, bound.formats, bound.oids
 
 
 def executed(prepare: SqlStatement) -> SqlStatement:

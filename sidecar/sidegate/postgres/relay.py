@@ -270,8 +270,10 @@ class Relay:
                 if left <= 0:
                     comment = f"approval request {name} is still pending: approved later, the same statement runs at once"
                     return Verdict(Phase.EXPIRED, name, (), comment, services.now(), services.now())
-                await asyncio.wait({waiting}, timeout=min(left, self.session.config.target.holds.notice_interval_s))
-                if not waiting.done():
+                interval = self.session.config.target.holds.notice_interval_s
+                await asyncio.wait({waiting}, timeout=min(left, interval))
+                # Not as the last thing before the end: "still held", and in the same moment that nobody decided
+                if not waiting.done() and request.hold_until - services.now() > interval / 2:
                     self.run(self.session.remind(services.now()))
             verdict = waiting.result()
         finally:

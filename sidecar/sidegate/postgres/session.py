@@ -48,6 +48,7 @@ from sidegate.postgres.messages import (
 )
 from sidegate.postgres.pipeline import Answer, Expectations, Expected, Kind
 from sidegate.postgres.refusal import notice_message, refusal_message
+from sidegate.postgres.shown import shown_statement
 from sidegate.postgres.statements import Names, Portal, Prepared, Work
 from sidegate.postgres.stories import (
     Ask,
@@ -452,7 +453,8 @@ class Session:
     def hold_request(self, work: Work, decision: RequireApproval) -> HoldRequest:
         holds = self.config.target.holds
         timeout_s = holds.in_transaction_timeout_s if self.status == "T" else holds.timeout_s
-        work.fingerprint = self.judge.fingerprint(work, str(decision.source))
+        work.fingerprint = self.judge.fingerprint(work, decision)
+        shown, path = shown_statement(work.bound(), self.masker.text), self.judge.search_path
         return HoldRequest(
             target=self.facts.target,
             namespace=self.facts.namespace,
@@ -463,7 +465,7 @@ class Session:
             reason=str(decision.reason),
             source=str(decision.source),
             detail=decision.detail,
-            statement=self.masker.text(work.shown()),
+            statement=shown.statement,
             fingerprint=work.fingerprint,
             impact=work.impact,
             terms=decision.terms,
@@ -475,6 +477,11 @@ class Session:
             database=self.facts.database,
             role=self.facts.role,
             revision=self.config.revision,
+            parameters=shown.parameters,
+            runs=tuple(shown_statement(each, self.masker.text) for each in work.referred),
+            alternatives=tuple(shown_statement(each, self.masker.text) for each in work.alternatives),
+            search_path=path or ("pg_catalog",) if path is not None else None,  # which is searched anyway
+            current_role=self.judge.current_role,
         )
 
     # ---- stories ------------------------------------------------------------------------------------------------------------------

@@ -24,16 +24,31 @@ MAX_NAMES: Final = 10_000  # statements, portals and cursors of one session
 NO_MASKS: Final = Masks()
 
 
+@dataclass(frozen=True, slots=True)
+class BoundText:
+    """A text with what was bound to it, which belong together: the same text does something else with other values."""
+
+    text: str
+    parameters: tuple[bytes | None, ...] = ()
+    formats: tuple[int, ...] = ()  # as Bind has them: none, one for all, or one each
+    oids: tuple[int, ...] = ()  # the types that the client gave, as Parse has them
+
+    def is_binary(self, index: int) -> bool:
+        return bool(self.formats) and self.formats[index if len(self.formats) > 1 else 0] == 1
+
+
 class Work:
     """One statement that a client asked for: what it is, what was decided, what came of it. Mutable, lives until its outcome.
 
-    `own` is what the text says; `statements` has beside it what EXECUTE and FETCH refer to, `referred` the texts of those.
+    `own` is what the text says; `statements` has beside it what EXECUTE and FETCH refer to, `referred` the texts of those, with their
+    own values. `alternatives` are the older candidates of its name, while it isn't settled which is in place. `cursor` is the one
+    whose rows an Execute asks for, when its name is a cursor's.
     `approved_rows` is what an approver saw; `copy_rewriter` masks the rows of a COPY OUT; `masked_cells` counts by the
     source of the mask.
     """
 
     __slots__ = (
-        "alternatives", "approval", "approved_rows", "copy_rewriter", "decision", "fingerprint", "id", "impact", "is_simple",
+        "alternatives", "approval", "approved_rows", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact", "is_simple",
         "masked_cells", "masks", "own", "own_error", "parameters", "plan", "portal", "position", "referred", "row_description",
         "rows", "sqlstate", "statements", "tag", "text",
     )  # fmt: skip
@@ -44,10 +59,9 @@ class Work:
         self.own = statements
         self.statements = statements
         self.is_simple = is_simple
-        self.referred: tuple[str, ...] = ()
-        self.alternatives: tuple[
-            str, ...
-        ] = ()  # texts of the older candidates of its name, while it isn't settled which is in place
+        self.referred: tuple[BoundText, ...] = ()
+        self.alternatives: tuple[BoundText, ...] = ()
+        self.cursor: Work | None = None
         self.parameters: tuple[bytes | None, ...] = ()
         self.portal: Portal | None = None
         self.decision: Decision | None = None
@@ -85,34 +99,24 @@ class Work:
     def normalised(self) -> str:
         return "; ".join(statement.normalised for statement in self.own)
 
-    def text_with_referred(self) -> str:
-        """A name alone would not say what runs."""
-        if not (self.referred or self.alternatives):
-            return self.text
-        lines = [self.text, *(f"-- or, when the target refused that: {text}" for text in self.alternatives)]
-        return "\n".join(lines + [f"-- runs: {text}" for text in self.referred])
+    def bound(self) -> BoundText:
+        """Its text with its values."""
+        if self.cursor is not None:
+            return self.cursor.bound()
+        if self.portal is not None:
+            return self.portal.bound()[-1]
+        return BoundText(self.text, self.parameters)
 
-    def shown(self) -> str:
-        """The whole of it as a person must see it to decide: what it refers to and its parameters too."""
-        lines = [self.text_with_referred()]
-        for number, value in enumerate(self.parameters, 1):
-            lines.append(f"-- ${number} = {_shown_value(value, self._format_of(number))}")
-        return "\n".join(lines)
+    def value_formats(self) -> tuple[int, ...]:
+        """The formats of `parameters`, as Bind has them."""
+        portal = self.portal if self.cursor is None else self.cursor.portal
+        return portal.bind.parameter_formats if portal is not None else ()
 
-    def _format_of(self, number: int) -> int:
-        formats = self.portal.bind.parameter_formats if self.portal is not None else ()
-        return formats[number - 1 if len(formats) > 1 else 0] if formats else 0
-
-
-def _shown_value(value: bytes | None, format_code: int) -> str:
-    if value is None:
-        return "NULL"
-    if format_code == 0:
-        try:
-            return "'" + value.decode().replace("'", "''") + "'"
-        except UnicodeDecodeError:
-            pass
-    return f"binary \\x{value.hex()}"
+    def other_texts(self, portals: Sequence[Portal], cursors: Sequence[Work]) -> tuple[BoundText, ...]:
+        """What else these may be than what it was taken for."""
+        texts = [bound for portal in portals for bound in portal.bound()] + [cursor.bound() for cursor in cursors]
+        own = self.bound()
+        return tuple(text for text in dict.fromkeys(texts) if text != own)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -149,6 +153,11 @@ class Portal:
     is_void: bool = False
     row_description: bytes | None = None
     is_suspended: bool = False
+
+    def bound(self) -> list[BoundText]:
+        """The texts that it may run, the newest last."""
+        values, formats = self.bind.parameters, self.bind.parameter_formats
+        return [BoundText(each.text, values, formats, each.parameter_oids) for each in self.candidates]
 
 
 T = TypeVar("T")

@@ -92,8 +92,17 @@ class OpenedRecord(_Record, frozen=True, kw_only=True):
     application_name: str = ""
 
 
+class StatementBeside(_Part, frozen=True, kw_only=True):
+    """Another statement that the client's leads to."""
+
+    text: str
+    parameters: tuple[Parameter, ...] = ()
+
+
 class StatementRecord(_Record, frozen=True, kw_only=True):
-    """What the client asked for. `via` is `simple` or `extended`; `name` the prepared statement's, None for an unnamed one."""
+    """What the client asked for. `via` is `simple` or `extended`; `name` the portal's, None for the unnamed one. `runs` is what an EXECUTE
+    or FETCH in it runs; `alternatives` what it is instead should the target have refused the newest statement of its name.
+    """
 
     KIND = RecordKind.CLIENT_STATEMENT
     statement: int
@@ -102,6 +111,8 @@ class StatementRecord(_Record, frozen=True, kw_only=True):
     name: str | None = None
     parameters: tuple[Parameter, ...] = ()
     masked: tuple[str, ...] = ()
+    runs: tuple[StatementBeside, ...] = ()
+    alternatives: tuple[StatementBeside, ...] = ()
 
 
 class DecisionRecord(_Record, frozen=True, kw_only=True):

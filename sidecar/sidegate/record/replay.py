@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, assert_never
 
 import msgspec
 
+from sidegate.mask.plain import plain
 from sidegate.record.entries import (
     ApprovalRecord,
     ClosedRecord,
@@ -30,7 +31,6 @@ from sidegate.record.entries import (
     decode_entry,
 )
 from sidegate.record.frame import Frame, RecordKind, decode_result
-from sidegate.record.plain import plain
 from sidegate.record.reader import RecordingProblem
 from sidegate.record.replay_rows import read_results, table
 
@@ -117,11 +117,14 @@ def _lines(record: Record, time: float) -> Iterator[str]:
         case OpenedRecord():
             yield from map(plain, header_lines(record, time))
         case StatementRecord():
-            name = f", prepared as {plain(record.name)}" if record.name else ""
+            name = f", portal {plain(record.name)}" if record.name else ""
             masked = f", masked by {plain(', '.join(record.masked))}" if record.masked else ""
             yield f"#{record.statement} {plain(record.via)}{name}{masked}"
-            yield from (f"  {line}" for line in plain(record.text, keeps_lines=True).expandtabs(4).split("\n"))
-            yield from (f"  ${number} = {_parameter(each)}" for number, each in enumerate(record.parameters, 1))
+            yield from _statement(record.text, record.parameters)
+            for beside, words in ((record.runs, "runs"), (record.alternatives, "or, should the target have refused that")):
+                for each in beside:
+                    yield f"  {words}"
+                    yield from _statement(each.text, each.parameters)
         case DecisionRecord():
             yield from map(plain, _decision(record))
         case HoldRecord():
@@ -149,6 +152,12 @@ def _lines(record: Record, time: float) -> Iterator[str]:
             yield plain(f"closed: {record.reason}{detail}; {record.statements} statements, {record.frames + 1} frames")
         case _:
             assert_never(record)
+
+
+def _statement(text: str, parameters: tuple[Parameter, ...]) -> Iterator[str]:
+    """Each line of the text behind a bar, which none of them can do without: so none looks like the lines beside it."""
+    yield from (f"  | {line}" for line in plain(text, keeps_lines=True).expandtabs(4).split("\n"))
+    yield from (f"  ${number} = {_parameter(each)}" for number, each in enumerate(parameters, 1))
 
 
 def _decision(record: DecisionRecord) -> Iterator[str]:

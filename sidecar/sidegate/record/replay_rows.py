@@ -10,14 +10,13 @@ Pure. Terminal safety is `plain`'s.
 from __future__ import annotations
 
 import struct
-import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from sidegate.record.plain import plain
+from sidegate.mask.plain import cells, plain
 
 MAX_CELL: Final = 200  # characters of one cell that are shown
 _NULL: Final = "(null)"
@@ -76,7 +75,7 @@ def table(part: ResultPart) -> Iterator[str]:
         width = max([len(part.columns or ()), *(len(row) for row in part.rows)], default=0)
         names = [plain(column.name) for column in part.columns or ()]
         header = tuple(names + [f"column {n}" for n in range(len(names) + 1, width + 1)])
-        widths = [max(map(_cells, column)) for column in zip(*_padded([header, *part.rows], width), strict=True)]
+        widths = [max(map(cells, column)) for column in zip(*_padded([header, *part.rows], width), strict=True)]
         for number, row in enumerate(_padded([header, *part.rows], width)):
             yield " " + " | ".join(_fill(cell, w) for cell, w in zip(row, widths, strict=True)).rstrip()
             if number == 0:
@@ -137,6 +136,18 @@ def _cell(value: bytes, column: Column | None) -> str:
         text = _text(value)
     shown = plain(text[:MAX_CELL])
     return f"{shown}... ({len(text) - MAX_CELL} more)" if len(text) > MAX_CELL else shown
+
+
+def binary_text(type_oid: int, value: bytes) -> str | None:
+    """The text of a value in PostgreSQL's binary format; None when its type isn't known here, or it isn't of that type."""
+    read = _BINARY.get(type_oid)
+    if read is None or read is _hex:
+        return None
+    try:
+        text = read(value)
+    except (ValueError, struct.error, OverflowError):
+        return None
+    return None if text == _hex(value) else text
 
 
 def _report(body: bytes) -> str:
@@ -203,15 +214,8 @@ _BINARY: Final[dict[int, Callable[[bytes], str]]] = {
 }
 
 
-def _cells(text: str) -> int:
-    """Columns of a terminal that a text takes (Unicode Standard Annex 11): wide ones two, combining marks none."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
 def _fill(text: str, width: int) -> str:
-    return text + " " * (width - _cells(text))
+    return text + " " * (width - cells(text))
 
 
 def _padded(rows: list[tuple[str, ...]], width: int) -> list[tuple[str, ...]]:

@@ -4,7 +4,7 @@ from sidegate.sql.analyse import Analysis, analyse
 from sidegate.sql.cache import StatementCache
 from sidegate.sql.copy_out import CopyOut, copy_out_options, copy_out_query, copy_out_relation
 from sidegate.sql.disguises import may_disguise, shows_values
-from sidegate.sql.fingerprint import canonical_text, fingerprint
+from sidegate.sql.fingerprint import Part, canonical_tokens, fingerprint
 from sidegate.sql.outputs import OutputColumns, query_outputs
 from sidegate.sql.parse import Limits, ParseProblem
 
@@ -14,9 +14,10 @@ __all__ = [
     "Limits",
     "OutputColumns",
     "ParseProblem",
+    "Part",
     "StatementCache",
     "analyse",
-    "canonical_text",
+    "canonical_tokens",
     "copy_out_options",
     "copy_out_query",
     "copy_out_relation",

@@ -9,7 +9,7 @@ from pglast.parser import ParseError, scan
 
 Part: TypeAlias = "str | bytes | int | tuple[Part, ...] | None"
 
-_COMMENTS: Final = frozenset({"SQL_COMMENT", "C_COMMENT"})
+_AS_WRITTEN: Final = ('"', "u&", "U&", "--", "/*")  # what isn't folded: quoted names, and comments, which people read
 
 
 def fingerprint(*parts: Part) -> str:
@@ -40,26 +40,25 @@ def _add(update: object, part: Part) -> None:
     update(data)
 
 
-def canonical_text(text: str) -> str:
-    """The statement as PostgreSQL's lexer sees it: comments gone, one space between tokens, unquoted words in lower case.
+def canonical_tokens(text: str) -> tuple[str, ...]:
+    """The statement as PostgreSQL's lexer sees it, token by token: blanks between them gone, unquoted words in lower case.
 
-    Constants stay as they are written, so that `id=1` and `id=2` differ. Text that can't be scanned stays as it is.
+    Constants stay as they are written, so that `id=1` and `id=2` differ. Comments stay too: whoever approves has read them. Text that
+    can't be scanned stays as it is.
     """
     try:
         tokens = scan(text)
     except (ParseError, UnicodeError, ValueError):
-        return text
+        return (text,)
     parts: list[str] = []
     for token in tokens:
-        if token.name in _COMMENTS:
-            continue
         part = text[token.start : token.end + 1]
         # PostgreSQL folds ASCII letters alone in a multi-byte encoding (downcase_identifier, parser/scansup.c)
         is_word = token.kind != "NO_KEYWORD" or token.name == "IDENT"
-        parts.append(_folded(part) if is_word and not part.startswith(('"', "u&", "U&")) else part)
+        parts.append(_folded(part) if is_word and not part.startswith(_AS_WRITTEN) else part)
     while parts and parts[-1] == ";":
         parts.pop()
-    return " ".join(parts)
+    return tuple(parts)
 
 
 _FOLD: Final = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}

@@ -140,7 +140,9 @@ async def test_the_file_is_private_plain_and_named_by_time(
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     text = (directory / f"{name}.yaml").read_bytes()
     assert all(0x20 <= byte < 0x7F or byte == 0x0A for byte in text)
-    assert yaml.safe_load(text)["spec"]["statement"] == "SELECT '\u202e\x1b[2J\u2028ü'\n-- x"
+    spec = yaml.safe_load(text)["spec"]
+    assert spec["statement"] == "SELECT '\\u202e\\x1b[2J\\u2028ü'\n-- x"
+    assert spec["hiddenCharacters"] == ["U+001B", "U+2028", "U+202E"]
 
 
 async def test_statements_of_several_lines_are_written_as_such(

@@ -32,7 +32,7 @@ from sidegate.record.entries import (
     decode_entry,
 )
 from sidegate.record.frame import Frame, RecordEntry, RecordKind, decode_result, encode_result
-from sidegate.record.plain import plain
+from sidegate.mask.plain import plain
 from sidegate.record.reader import RecordingProblem, read_frames
 from sidegate.record.replay import replay_json, replay_text
 from sidegate.record.replay_rows import read_results, table
