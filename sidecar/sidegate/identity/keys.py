@@ -2,7 +2,8 @@
 
 Rules it keeps: one fetch at a time per issuer, shared by all who wait; an unknown key id causes a fetch at most once per interval, because
 anyone can send tokens with made-up key ids; keys that can't be renewed serve on for a bounded time and no longer; a failed fetch
-isn't repeated at once. `now` is the caller's, so all of it is testable without a clock. Left out: what the keys verify (`token`).
+isn't repeated at once; a clock that is set back causes one fetch, and no login waits for it to come forward again. `now` is the
+caller's, so all of it is testable without a clock. Left out: what the keys verify (`token`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class KeyCacheLimits:
     stale_s: float = 3600.0  # and while that fails they serve until they are this old
     retry_s: float = 10.0  # after a failed fetch, none sooner
     unknown_key_s: float = 30.0  # fetches caused by unknown key ids, none sooner after the last fetch
+    clock_step_s: float = 5.0  # a time this much ahead counts as now: callers come out of order, and clocks are corrected
     patience_s: float = 2.0  # a login waits no longer for a fetch while keys that may still serve are there
 
 
@@ -60,11 +62,11 @@ class IssuerKeys:
         entry = self._entries.setdefault((issuer.url, issuer.jwks), _Entry())
         if issuer.jwks is not None:
             return self._find_inline(entry, issuer, issuer.jwks, key_id, algorithm)
-        if not _is_younger(entry.fetched_at, now, self._limits.fresh_s):
+        if not self._is_younger(entry.fetched_at, now, self._limits.fresh_s):
             await self._refresh(entry, issuer, now, self._limits.retry_s)
         if entry.keys is not None and not entry.keys.candidates(key_id, algorithm):
             await self._refresh(entry, issuer, now, self._limits.unknown_key_s)
-        if entry.keys is None or not _is_younger(entry.fetched_at, now, self._limits.stale_s):
+        if entry.keys is None or not self._is_younger(entry.fetched_at, now, self._limits.stale_s):
             return entry.problem or _unavailable(issuer, "they couldn't be fetched in time", "try again in a moment")
         return entry.keys.candidates(key_id, algorithm) or _unknown_key(entry.keys, issuer, key_id, algorithm)
 
@@ -88,13 +90,19 @@ class IssuerKeys:
 
     async def _refresh(self, entry: _Entry, issuer: IssuerConfig, now: float, interval_s: float) -> None:
         if entry.task is None:
-            if _is_younger(entry.tried_at, now, interval_s):
+            if self._is_younger(entry.tried_at, now, interval_s):
                 return
             entry.tried_at = now
             entry.task = asyncio.create_task(self._fetch_into(entry, issuer, now), name=f"keys of {issuer.url}")
         # `wait` leaves the task alone: neither a client that goes away nor one that loses patience ends the fetch of others.
-        has_usable = entry.keys is not None and _is_younger(entry.fetched_at, now, self._limits.stale_s)
+        has_usable = entry.keys is not None and self._is_younger(entry.fetched_at, now, self._limits.stale_s)
         await asyncio.wait({entry.task}, timeout=self._limits.patience_s if has_usable else None)
+
+    def _is_younger(self, at: float, now: float, age_s: float) -> bool:
+        """A time far in the future isn't young: after a clock was set back, keys are fetched again instead of trusted for too long, and
+        a fetch that was tried then doesn't stand in the way. One just ahead is: it would be fetched again at every login.
+        """
+        return -self._limits.clock_step_s <= now - at < age_s
 
     async def _fetch_into(self, entry: _Entry, issuer: IssuerConfig, now: float) -> None:
         try:
@@ -131,11 +139,6 @@ async def _get(transport: Transport, url: str) -> bytes:
     if answer.status != _HTTP_OK:
         raise TransportError(f"{quoted(url)} answered with status {answer.status}", "check the issuer's URL")
     return answer.body
-
-
-def _is_younger(at: float, now: float, age_s: float) -> bool:
-    """A time in the future isn't young: after a clock was set back, keys are fetched again instead of trusted for too long."""
-    return 0 <= now - at < age_s
 
 
 def _unavailable(issuer: IssuerConfig, problem: str, way_forward: str) -> IdentityProblem:

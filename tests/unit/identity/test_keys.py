@@ -154,6 +154,50 @@ async def test_a_clock_set_back_doesnt_keep_keys_for_longer(issuer: Issuer) -> N
     assert keys.fetches == 2
 
 
+async def test_a_clock_set_back_causes_one_fetch_even_while_the_issuer_is_down(issuer: Issuer) -> None:
+    keys = Keys(issuer)
+    await keys.at(0)
+    issuer.fault = Fault.ERROR
+    asked = sum(issuer.requests.values())
+    for after in range(10):
+        assert cause(await keys.at(-1_000_000 + after)) == IdentityCause.ISSUER_UNAVAILABLE
+    assert sum(issuer.requests.values()) == asked + 1
+    issuer.fault = Fault.NONE
+    assert found(await keys.at(-1_000_000 + 10))  # the interval after the failed fetch counts from the new time
+
+
+async def test_a_fetch_tried_far_in_the_future_doesnt_stand_in_the_way_once_the_clock_is_right(issuer: Issuer) -> None:
+    keys = Keys(issuer)
+    issuer.fault = Fault.ERROR
+    assert cause(await keys.at(1_000_000)) == IdentityCause.ISSUER_UNAVAILABLE
+    issuer.fault = Fault.NONE
+    assert found(await keys.at(0))
+
+
+@pytest.mark.parametrize("step", [0.001, 1.0, 5.0])
+async def test_logins_out_of_order_and_corrected_clocks_neither_fetch_again_nor_fail(issuer: Issuer, step: float) -> None:
+    keys = Keys(issuer)
+    assert found(await keys.at(100))
+    for n in range(20):
+        assert found(await keys.at(100 - step))
+        assert cause(await keys.at(100 - step * n / 20, f"made-up-{n}")) == IdentityCause.UNKNOWN_KEY
+    assert keys.fetches == 1
+    issuer.fault = Fault.ERROR
+    assert found(await keys.at(100 - step))  # nor with an issuer that is down
+
+
+async def test_a_failed_fetch_isnt_repeated_by_logins_that_come_out_of_order(issuer: Issuer) -> None:
+    keys = Keys(issuer)
+    issuer.fault = Fault.ERROR
+    await keys.at(0)
+    asked = sum(issuer.requests.values())
+    for n in range(1, 50):
+        assert cause(await keys.at(-n / 10)) == IdentityCause.ISSUER_UNAVAILABLE
+    assert sum(issuer.requests.values()) == asked
+    issuer.fault = Fault.NONE
+    assert found(await keys.at(10))
+
+
 async def test_the_discovered_issuer_must_be_the_configured_one(issuer: Issuer) -> None:
     keys = Keys(issuer, url=issuer.url + "/")
     problem = await keys.at(0)
