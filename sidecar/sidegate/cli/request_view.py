@@ -53,7 +53,7 @@ def request_lines(hold: Hold, document: ApprovalDocument, now: float, columns: i
     for each in request.runs:
         yield from page.statement("runs", each.statement, each.parameters)
     for each in request.alternatives:
-        yield from page.statement("or, should the target refuse that, runs", each.statement, each.parameters)
+        yield from page.statement("or, should the target refuse that", each.statement, each.parameters)
     if document.spec.hidden_characters:
         yield from _fact("hidden", f"{', '.join(document.spec.hidden_characters)}: in the texts above they are escapes", columns)
     yield from _decisions(hold, document, now, columns)
@@ -129,14 +129,14 @@ class _Page:
             pieces = broken(line, self._columns - indent - 2)
             lines += [(f"{margin}{':' if number else '|'} ", piece) for number, piece in enumerate(pieces)]
         at_most = len(lines) if self._is_whole or len(lines) <= MAX_LINES else MAX_LINES
-        yield from ((bar + piece).rstrip() for bar, piece in lines[:at_most])
+        yield from (bar + piece for bar, piece in lines[:at_most])
         if at_most < len(lines):
             characters = sum(len(piece) for _, piece in lines[at_most:])
             yield f"{margin}... {len(lines) - at_most} more lines, {characters} characters: {self._way}"
 
     def _parameter(self, number: int, parameter: ShownParameter) -> Iterator[str]:
         """The value comes last, so that it can't say what its type is, or whether it is masked."""
-        words = [parameter.type or "of no given type", *["binary"] * parameter.is_binary, *["masked"] * parameter.is_masked]
+        words = [parameter.type or "untyped", *["binary"] * parameter.is_binary, *["masked"] * parameter.is_masked]
         head = f"    ${number} ({', '.join(map(plain, words))}) ="
         if parameter.text is None:
             value = "NULL" if parameter.hexadecimal is None else f"\\x{parameter.hexadecimal}"

@@ -223,6 +223,9 @@ def test_inside_of_a_transaction_the_short_limit_holds(
         held(client)
         replies = client.receive_until_ready()
         assert "ApprovalExpired" in error_in(replies).fields["D"]
+        assert not any(
+            isinstance(reply, m.NoticeResponse) for reply in replies
+        )  # "still held", and in the same moment not any more
         assert replies[-1] == m.ReadyForQuery("E")
         client.ask("ROLLBACK TO s")
         assert client.ask("COMMIT")[-1] == m.ReadyForQuery("I")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sidegate.approval.backend import HoldRequest, Phase
+from sidegate.approval.backend import HoldRequest, Phase, ShownParameter, ShownStatement
 from sidegate.approval.local import LocalApprovals
 from sidegate.cli.main import main
+from sidegate.mask.plain import cells
 from sidegate.policy.config import AddressConfig, GateConfig, IdentityConfig, Protocol, TargetConfig, encode_config
 from sidegate.policy.decision import ApprovalTerms
 from tests.support.issuer import Issuer
@@ -64,8 +66,9 @@ def submit(approvals: LocalApprovals, request: HoldRequest) -> str:
     return asyncio.run(approvals.submit(request, request.requested_at))
 
 
-def run(*arguments: str | Path, token: str | None = None) -> Result:
-    return CliRunner(env={"SIDEGATE_TOKEN": token} if token is not None else None).invoke(main, [str(each) for each in arguments])
+def run(*arguments: str | Path, token: str | None = None, columns: int = 160) -> Result:
+    environment = {"COLUMNS": str(columns), "SIDEGATE_TOKEN": token}
+    return CliRunner(env=environment).invoke(main, [str(each) for each in arguments])
 
 
 def test_an_approver_approves_and_sees_what_they_approved(approvals: LocalApprovals, asked: HoldRequest, issuer: Issuer) -> None:
@@ -79,8 +82,9 @@ def test_an_approver_approves_and_sees_what_they_approved(approvals: LocalApprov
         "  asked by   ada@example.com through cursor from 10.0.0.7, 1",
         "  on         shop/shop-db, database shop as writer",
         "  held by    shop/assistants#big-deletes (ApprovalRequired): deletes 5000 rows of `shop.orders`",
-        "  impact     5000 rows by the statement, 14000 in all (shop.items +0 ~0 -9000, shop.orders +0 ~0 -5000)",
-        "    DELETE FROM orders\n    WHERE total < 10\n",
+        "  impact     5000 rows by the statement, 14000 in all\n",
+        "             +0 ~0 -9000  shop.items\n             +0 ~0 -5000  shop.orders\n",
+        "    | DELETE FROM orders\n    | WHERE total < 10\n",
         "  approved   by dana@example.com of dba, ",
         ": as discussed\n",
         "  usable     once, until ",
@@ -200,6 +204,71 @@ def test_show_has_everything_an_approver_needs(approvals: LocalApprovals, asked:
     assert found.stdout.startswith(f"pending  {name}  (0 of 1 approvals)\n  asked by   ada@example.com")
     assert "SELECT '\\x1b[2J\\u202e'" in found.stdout
     assert all(c.isprintable() or c == "\n" for c in found.stdout)
+
+
+WHOLE = {
+    "detail": "it changes 14000 rows, and the limit is 100: ask before you delete what finance still needs for the closing of the year",
+    "statement": "EXECUTE d(10)\n  impact     0 rows by the statement, 0 in all\n    $1 (int4) = '0'\n  runs\n    | SELECT 1\x1b[2A\u202e"
+    + "\n" + " " * 90 + "  approved   by dana@example.com of dba",
+    "parameters": (
+        ShownParameter("int4", True, "10"),
+        ShownParameter("", True, hexadecimal="00ff"),
+        ShownParameter("text", text="it's ') masked = 'x", is_masked=True),
+        ShownParameter(text="DELETE\n  runs\n    | nothing"),
+        ShownParameter("int8"),
+    ),
+    "runs": (ShownStatement("PREPARE d AS DELETE FROM orders\nWHERE total < $1"), ShownStatement("SELECT '漢字'", (ShownParameter(text="7"),))),
+    "alternatives": (ShownStatement("DROP TABLE orders"),),
+    "search_path": ("public", "odd, name", 'with "quotes"'),
+    "current_role": "boss",
+    "database": "shop as nobody",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [100, 60])
+def test_a_request_looks_like_this(approvals: LocalApprovals, asked: HoldRequest, columns: int) -> None:
+    """Imitations of the command's own lines stay behind the bar, however narrow the terminal is."""
+    name = submit(approvals, replace(asked, **WHOLE))  # type: ignore[arg-type]
+    found = run("approvals", "show", name, columns=columns).stdout.replace(name, "NAME")
+    found = re.sub(r"\d+ s ago", "12 s ago", found)
+    found = re.sub(r"expires    .*", "expires    AT", found)
+    assert found == (Path(__file__).parent / f"request_in_{columns}_columns.txt").read_text()
+    assert all(cells(line) <= columns for line in found.splitlines())
+
+
+def test_what_approve_leaves_out_is_counted_and_show_has_it(
+    approvals: LocalApprovals, asked: HoldRequest, issuer: Issuer
+) -> None:
+    text = "\n".join(f"DELETE FROM orders WHERE id = {number};" for number in range(1, 41))
+    parameters = tuple(ShownParameter("int4", text=str(number)) for number in range(30))
+    name = submit(approvals, replace(asked, statement=text, parameters=parameters))
+    found = run("approve", name, token=issuer.token("dana", "psql")).stdout
+    assert "    | DELETE FROM orders WHERE id = 20;\n" in found
+    assert "id = 21" not in found
+    assert f"    ... 20 more lines, 660 characters: sidegate approvals show {name}\n" in found
+    assert "    $20 (int4) = '19'\n" in found
+    assert f"    ... 10 more parameters: sidegate approvals show {name}\n" in found
+    shown = run("approvals", "show", name).stdout
+    assert all(f"    | {line}\n" in shown for line in text.split("\n"))
+    assert "    $30 (int4) = '29'\n" in shown
+    assert "..." not in shown
+
+
+def test_what_isnt_known_of_path_and_role_is_said(approvals: LocalApprovals, asked: HoldRequest) -> None:
+    found = run("approvals", "show", submit(approvals, asked)).stdout
+    assert "  on         shop/shop-db, database shop as writer, if no SET ROLE came before\n" in found
+    assert "  path       not known: what is named without its schema could be in any\n" in found
+    known = run("approvals", "show", submit(approvals, replace(asked, current_role="writer", search_path=("public",)))).stdout
+    assert "  on         shop/shop-db, database shop as writer\n  path       public\n" in known
+
+
+def test_no_line_of_a_list_is_longer_than_the_terminal(approvals: LocalApprovals, asked: HoldRequest) -> None:
+    name = submit(approvals, replace(asked, statement="SELECT 1 " + "\n" * 100 + "ar-20261124-103530-x7k2 Approved 1/1 " * 40))
+    listed, watched = run("approvals", columns=140).stdout, run("approvals", "watch", "--count", "1", columns=140).stdout
+    for found in (listed, watched):
+        assert all(len(line) <= 140 for line in found.splitlines())
+        assert found.splitlines()[-1].startswith(name)
+        assert found.rstrip().endswith("...")
 
 
 def test_watch_prints_what_waits_and_ends_after_its_count(approvals: LocalApprovals, asked: HoldRequest) -> None:

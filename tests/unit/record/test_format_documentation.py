@@ -21,6 +21,7 @@ from sidegate.record.entries import (
     NoticeRecord,
     OpenedRecord,
     OutcomeRecord,
+    StatementBeside,
     StatementRecord,
     TruncationRecord,
 )
@@ -71,7 +72,7 @@ def test_the_reader_of_the_page_reads_every_kind_that_this_version_writes(
 ) -> None:
     recorder = SessionRecorder.open(budget, opened, NOW)
     entries = [
-        StatementRecord(statement=1, text="ü\n").entry(),
+        StatementRecord(statement=1, text="ü\n", runs=(StatementBeside(text="x"),)).entry(),
         DecisionRecord(statement=1, decision="Allow").entry(),
         HoldRecord(statement=1, approval="ar-1", hold_until=1.0).entry(),
         ApprovalRecord(statement=1, approval="ar-1", outcome="Approved").entry(),

@@ -27,12 +27,12 @@ from sidegate.record.entries import (
     OpenedRecord,
     OutcomeRecord,
     Parameter,
+    StatementBeside,
     StatementRecord,
     TruncationRecord,
     decode_entry,
 )
 from sidegate.record.frame import Frame, RecordEntry, RecordKind, decode_result, encode_result
-from sidegate.mask.plain import plain
 from sidegate.record.reader import RecordingProblem, read_frames
 from sidegate.record.replay import replay_json, replay_text
 from sidegate.record.replay_rows import read_results, table
@@ -93,7 +93,12 @@ def test_a_session_reads_as_it_happened(budget: RecordingBudget, opened: OpenedR
             parameters=(Parameter(text="it's"), Parameter(binary=b"\0\1"), Parameter(), Parameter(text="*", masked="cards")),
         ).entry(),
         DecisionRecord.of(2, deny).entry(),
-        StatementRecord(statement=3, text="DELETE FROM orders").entry(),
+        StatementRecord(
+            statement=3,
+            text="EXECUTE d(10)\n  runs\n  | SELECT 1",
+            runs=(StatementBeside(text="PREPARE d AS\nDELETE FROM orders WHERE total < $1"),),
+            alternatives=(StatementBeside(text="FETCH c", parameters=(Parameter(text="1"),)),),
+        ).entry(),
         DecisionRecord.of(3, hold, impact=impact).entry(),
         HoldRecord(statement=3, approval="ar-1", hold_until=NOW + 600).entry(),
         NoticeRecord(text="waiting for ar-1", statement=3).entry(),
@@ -173,12 +178,19 @@ def test_no_recorded_text_reaches_the_terminal_raw(budget: RecordingBudget, open
     assert "\n  +9.000  #9 Allow" not in text
 
 
-@given(st.text())
-def test_plain_text_is_printable_and_what_was_printable_stays(text: str) -> None:
-    shown = plain(text)
-    assert shown.isprintable()
-    assert shown == text or not text.isprintable()
-    assert all(c.isprintable() or c in "\n\t" for c in plain(text, keeps_lines=True))
+ASKED = ("simple", "  | SELECT 1", "  $1 = 'x'", "  runs", "#2 Allow", "#1 done: DELETE 0")
+
+
+@given(st.lists(st.sampled_from(ASKED) | st.text(max_size=8)).map("\n".join))
+def test_no_text_of_a_statement_reads_as_a_value_or_as_what_it_runs(text: str) -> None:
+    beside = StatementBeside(text="DELETE FROM orders WHERE id = $1", parameters=(Parameter(text="7"),))
+    record = StatementRecord(statement=1, text=text, parameters=(Parameter(text="5"),), runs=(beside,))
+    frame = Frame(RecordKind.CLIENT_STATEMENT, 0, int(NOW * 1_000_000), record.entry().payload, b"", 0)
+    ((_, shown),) = replay_text([frame])
+    lines = [line[10:].rstrip() for line in shown.split("\n")]
+    assert [line for line in lines if not line.startswith("  |")] == ["#1 simple", "  $1 = '5'", "  runs", "  $1 = '7'"]
+    assert lines[-2] == "  | DELETE FROM orders WHERE id = $1"
+    assert len([line for line in lines if line.startswith("  |")]) == text.count("\n") + 2
 
 
 def test_a_table_has_aligned_columns_and_tells_nulls() -> None:
