@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 INT4: Final = 23
+NAME: Final = 19
 TEXT: Final = 25
 NAME_ARRAY: Final = 1003
 INT8: Final = 20
-SIZES: Final = {INT4: 4, TEXT: -1, NAME_ARRAY: -1, INT8: 8}
+SIZES: Final = {INT4: 4, NAME: 64, TEXT: -1, NAME_ARRAY: -1, INT8: 8}
 
 Cell = bytes | None
 Row = tuple[Cell, ...]
@@ -101,7 +102,7 @@ _LIMIT: Final = r"(?: where id <= (\d+|\$1::int))?"
 PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
     for kind, pattern in (
-        ("path", r"select pg_catalog\.current_schemas\(false\)"),
+        ("path", r"select pg_catalog\.current_schemas\(false\), current_user"),
         ("counters", r"select schemaname .*pg_stat_xact_user_tables.*"),
         ("select", rf"select ({_ITEM}(?:, {_ITEM})*)(?: from {_NAME})?{_LIMIT}"),
         ("insert", rf"insert into {_NAME} values ((?:\(\d+, '[^']*'\)(?:, )?)+)"),

@@ -14,6 +14,7 @@ from copy import deepcopy
 from tests.support.fake_target_sql import (
     INT4,
     INT8,
+    NAME,
     NAME_ARRAY,
     TEXT,
     Cell,
@@ -110,7 +111,7 @@ class FakeStore(ABC):
         elif plan.kind == "insert":
             self._table(plan.values[0])
         elif plan.kind == "path":
-            columns = (Column("current_schemas", NAME_ARRAY),)
+            columns = (Column("current_schemas", NAME_ARRAY), Column("current_user", NAME))
         elif plan.kind == "counters":
             columns = (Column("?column?", TEXT), Column("n_tup_ins", INT8), Column("n_tup_upd", INT8), Column("n_tup_del", INT8))
         elif plan.kind == "execute":
@@ -290,7 +291,7 @@ class FakeStore(ABC):
         return [], "SET"
 
     def _run_path(self, plan: Plan, parameters: tuple[Cell, ...]) -> tuple[list[Row], str]:
-        return [(b"{public}" if "public" in self._path else b"{}",)], "SELECT 1"
+        return [(b"{public}" if "public" in self._path else b"{}", b"rw")], "SELECT 1"
 
     def _run_counters(self, plan: Plan, parameters: tuple[Cell, ...]) -> tuple[list[Row], str]:
         rows: list[Row] = [

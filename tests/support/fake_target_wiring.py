@@ -170,7 +170,8 @@ class Wired:
     def _remember(self, kind: RecordKind, payload: bytes) -> None:
         if kind is RecordKind.CLIENT_STATEMENT:
             entry = msgspec.json.decode(payload)
-            self.texts[entry["statement"]] = entry["text"]
+            beside = [each["text"] for field in ("runs", "alternatives") for each in entry.get(field, ())]
+            self.texts[entry["statement"]] = "\n".join([entry["text"], *beside])
         elif kind is RecordKind.DECISION:
             self.decided.add(msgspec.json.decode(payload)["statement"])
 

@@ -15,33 +15,24 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
-from sidegate.approval.backend import HoldRequest, Phase, ShownParameter, ShownStatement
+from sidegate.approval.backend import HoldRequest, Phase, ShownStatement
 from sidegate.approval.hold import Choice, Hold, Vote
-from sidegate.mask.plain import hidden, plain
+from sidegate.approval.shown import MAX_NAME, ParameterFields, Shown, StatementFields, TooMuchError, parameters_of
+from sidegate.mask.plain import plain
 from sidegate.policy.decision import ApprovalTerms
 from sidegate.policy.statement import Impact, TableImpact
 
 API_VERSION: Final = "sidegate.dev/v1alpha1"
 KIND: Final = "ApprovalRequest"
-# The resource's limits of what a person can be shown, in characters and entries.
-MAX_STATEMENT: Final = 16_384
-MAX_VALUE: Final = 4096
-MAX_PARAMETERS: Final = 256
-MAX_BESIDE: Final = 16
-MAX_BESIDE_PARAMETERS: Final = 64
-MAX_SHOWN: Final = 65_536
-MAX_SCHEMAS: Final = 64
-MAX_HIDDEN: Final = 64
 MAX_COMMENT: Final = 1024
 _MAX_GROUPS: Final = 256
 _MAX_LABEL: Final = 256
 _MAX_TABLES: Final = 64
 _SUMMARY: Final = 80
-_MAX_NAME: Final = 512
 
 DECIDERS: Final = "sidegate.dev/deciders"
 HOLD_UNTIL: Final = "sidegate.dev/hold-until"
@@ -94,21 +85,6 @@ class ImpactFields(_Part, frozen=True, kw_only=True):
 class ApproversFields(_Part, frozen=True, kw_only=True):
     groups: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
-
-
-class ParameterFields(_Part, frozen=True, kw_only=True):
-    name: str
-    type: str | None = None
-    format: Literal["Text", "Binary"] = "Text"
-    text: str | None = None
-    hexadecimal: str | None = None
-    is_null: bool = False
-    is_masked: bool = False
-
-
-class StatementFields(_Part, frozen=True, kw_only=True):
-    statement: str
-    parameters: tuple[ParameterFields, ...] = ()
 
 
 class SpecFields(_Part, frozen=True, kw_only=True):
@@ -197,7 +173,10 @@ def new_document(name: str, request: HoldRequest) -> ApprovalDocument:
     Raises:
         DocumentError: the statement can't be shown whole, or its source isn't a rule.
     """
-    shown = _Shown(request)
+    try:
+        shown = Shown(request)
+    except TooMuchError as error:
+        raise DocumentError(f"{error} that approvers can be shown") from error
     namespace, _, rest = request.source.partition("/")
     policy, _, rule = rest.partition("#")
     if not (namespace and policy and rule):
@@ -222,9 +201,9 @@ def new_document(name: str, request: HoldRequest) -> ApprovalDocument:
         alternatives=shown.alternatives,
         hidden_characters=shown.hidden_characters,
         summary=plain(" ".join(request.statement.split()))[:_SUMMARY] or None,
-        database=plain(request.database)[:_MAX_NAME] or None,
-        role=plain(request.role)[:_MAX_NAME] or None,
-        current_role=None if request.current_role is None else plain(request.current_role)[:_MAX_NAME],
+        database=plain(request.database)[:MAX_NAME] or None,
+        role=plain(request.role)[:MAX_NAME] or None,
+        current_role=None if request.current_role is None else plain(request.current_role)[:MAX_NAME],
         search_path=shown.search_path,
         fingerprint=request.fingerprint,
         impact=None if request.impact is None else _impact_fields(request.impact),
@@ -307,9 +286,9 @@ def request_of(document: ApprovalDocument) -> HoldRequest:
         source=f"{spec.rule.namespace}/{spec.rule.policy}#{spec.rule.name}",
         detail=detail,
         statement=spec.statement,
-        parameters=_parameters(spec.parameters),
-        runs=tuple(ShownStatement(each.statement, _parameters(each.parameters)) for each in spec.runs),
-        alternatives=tuple(ShownStatement(each.statement, _parameters(each.parameters)) for each in spec.alternatives),
+        parameters=parameters_of(spec.parameters),
+        runs=tuple(ShownStatement(each.statement, parameters_of(each.parameters)) for each in spec.runs),
+        alternatives=tuple(ShownStatement(each.statement, parameters_of(each.parameters)) for each in spec.alternatives),
         search_path=spec.search_path or None,
         current_role=spec.current_role,
         fingerprint=spec.fingerprint,
@@ -380,69 +359,3 @@ def _impact_fields(impact: Impact) -> ImpactFields:
 def _impact(fields: ImpactFields) -> Impact:
     tables = tuple(TableImpact(t.relation, t.inserted, t.updated, t.deleted) for t in fields.tables)
     return Impact(fields.rows, tables, fields.is_truncation)
-
-
-class _Shown:
-    """All that a request shows of the client's statement, within the resource's limits.
-
-    Raises:
-        DocumentError: it can't be shown whole.
-    """
-
-    def __init__(self, request: HoldRequest) -> None:
-        self._characters = 0
-        self._hidden: set[str] = set()
-        self.statement = self._text(request.statement, "its", MAX_STATEMENT)
-        self.parameters = self._values(request.parameters, "its", MAX_PARAMETERS)
-        self.runs = self._beside(request.runs, "what it runs")
-        self.alternatives = self._beside(request.alternatives, "what may run instead")
-        path = request.search_path or ()
-        _at_most(len(path), MAX_SCHEMAS, "the search path's", "schemas")
-        self.search_path = tuple(self._text(name, "a schema's", _MAX_NAME) for name in path)
-        _at_most(self._characters, MAX_SHOWN, "all its texts'", "characters")
-        self.hidden_characters = tuple(sorted(self._hidden, key=lambda name: int(name[2:], 16))[:MAX_HIDDEN])
-
-    def _text(self, text: str, whose: str, limit: int) -> str:
-        self._hidden |= hidden(text, keeps_lines=True)
-        shown = plain(text, keeps_lines=True)
-        _at_most(len(shown), limit, whose, "characters")
-        self._characters += len(shown)
-        return shown
-
-    def _beside(self, statements: tuple[ShownStatement, ...], what: str) -> tuple[StatementFields, ...]:
-        _at_most(len(statements), MAX_BESIDE, what, "statements")
-        return tuple(
-            StatementFields(
-                statement=self._text(each.statement, f"{what}:", MAX_STATEMENT),
-                parameters=self._values(each.parameters, f"{what}:", MAX_BESIDE_PARAMETERS),
-            )
-            for each in statements
-        )
-
-    def _values(self, values: tuple[ShownParameter, ...], whose: str, limit: int) -> tuple[ParameterFields, ...]:
-        _at_most(len(values), limit, whose, "parameters")
-        return tuple(
-            ParameterFields(
-                name=f"${number}",
-                type=each.type or None,
-                format="Binary" if each.is_binary else "Text",
-                text=None if each.text is None else self._text(each.text, f"parameter ${number}:", MAX_VALUE),
-                hexadecimal=None
-                if each.hexadecimal is None
-                else self._text(each.hexadecimal, f"parameter ${number}:", MAX_VALUE),
-                is_null=each.text is None and each.hexadecimal is None,
-                is_masked=each.is_masked,
-            )
-            for number, each in enumerate(values, 1)
-        )
-
-
-def _at_most(count: int, limit: int, whose: str, what: str) -> None:
-    if count > limit:
-        raise DocumentError(f"{whose} {count} {what} are over the {limit} that approvers can be shown")
-
-
-def _parameters(values: tuple[ParameterFields, ...]) -> tuple[ShownParameter, ...]:
-    return tuple(
-        ShownParameter(each.type or "", each.format == "Binary", each.text, each.hexadecimal, each.is_masked) for each in values
-    )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LOCK_ATTEMPTS: Final = 100
 _LOCK_RETRY_S: Final = 0.02
 _LEAST_STATEMENT: Final = 20
+_LIST_WIDTH: Final = 180  # without a terminal, where nothing is broken
 _DIRECTORY = click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
@@ -118,7 +119,7 @@ def list_requests(directory: Path | None = None, shows_all: bool = False) -> Non
         heads = ("NAME", "PHASE", "REQUESTER", "TARGET", "IMPACT", "EXPIRES IN")
         before = [[plain(cell) for cell in row[:-1]] for row in rows]
         taken = sum(max(map(cells, column)) + 2 for column in zip(heads, *before, strict=True))
-        room = max(_LEAST_STATEMENT, width() - taken)  # a line that the terminal breaks could pass for the next
+        room = max(_LEAST_STATEMENT, width(_LIST_WIDTH) - taken)  # a line that the terminal breaks could pass for the next
         print_table((*heads, "STATEMENT"), ([*known, cut(row[-1], room)] for known, row in zip(before, rows, strict=True)))
     else:
         click.echo("nothing waits for approval", err=True)
@@ -178,7 +179,7 @@ def watch(directory: Path | None, interval: float, count: int | None) -> None:
             line = plain(f"{name}  {state}")
             if not isinstance(hold, str):
                 line += f"  {plain(hold.request.requester)}  "
-                line += cut(hold.request.statement, max(_LEAST_STATEMENT, width() - cells(line)))
+                line += cut(hold.request.statement, max(_LEAST_STATEMENT, width(_LIST_WIDTH) - cells(line)))
             click.echo(line)
             printed += 1
             if count is not None and printed >= count:

@@ -28,9 +28,9 @@ _LABEL: Final = 13
 _SIMPLE: Final = re.compile(r"[\w$@.:/+-]+")
 
 
-def width() -> int:
-    """Columns that lines may take."""
-    return max(_LEAST_WIDTH, shutil.get_terminal_size((100, 24)).columns)
+def width(otherwise: int = 100) -> int:
+    """Columns that lines may take; `otherwise` when there is no terminal."""
+    return max(_LEAST_WIDTH, shutil.get_terminal_size((otherwise, 24)).columns)
 
 
 def request_lines(hold: Hold, document: ApprovalDocument, now: float, columns: int, *, is_whole: bool) -> Iterator[str]:

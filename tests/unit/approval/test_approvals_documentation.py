@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from sidegate.approval import document
+from sidegate.approval import document, shown
 from sidegate.approval.files import KEPT_S
 from sidegate.approval.hold import TRANSITIONS
 from sidegate.approval.local import MAX_OPEN_PER_REQUESTER
@@ -33,8 +33,8 @@ def test_every_part_that_an_approver_sees_is_a_field_of_the_request() -> None:
 
 def test_limits_and_annotations_are_those_of_the_code() -> None:
     assert f"One person may have {MAX_OPEN_PER_REQUESTER} open requests" in PAGE
-    assert f"longer than {document.MAX_STATEMENT} characters" in PAGE
-    limits = (document.MAX_VALUE, document.MAX_PARAMETERS, document.MAX_SHOWN)
+    assert f"longer than {shown.MAX_STATEMENT} characters" in PAGE
+    limits = (shown.MAX_VALUE, shown.MAX_PARAMETERS, shown.MAX_SHOWN)
     assert "a value of more than {}, with more than {} values, or with more than {} characters in all".format(*limits) in PAGE
     assert f"the first {MAX_LINES} lines of each text" in PAGE
     assert f"removed {KEPT_S / 86400:.0f} days after" in PAGE

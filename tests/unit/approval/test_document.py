@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sidegate.api import approval_request as api
-from sidegate.approval import document
+from sidegate.approval import shown
 from sidegate.approval.backend import HoldRequest, ShownParameter, ShownStatement
 from sidegate.approval.document import DocumentError, digest, from_wire, new_document, request_of, to_wire
 from sidegate.approval.files import MAX_FILE_BYTES, _to_yaml
@@ -67,7 +67,7 @@ def test_the_digest_covers_each_field(whole: HoldRequest, request_of_ada: HoldRe
     ["STATEMENT", "VALUE", "PARAMETERS", "BESIDE", "BESIDE_PARAMETERS", "SHOWN", "SCHEMAS", "HIDDEN"],
 )
 def test_limits_are_those_of_the_resource(name: str) -> None:
-    assert getattr(document, f"MAX_{name}") == getattr(api, f"MAX_{name}")
+    assert getattr(shown, f"MAX_{name}") == getattr(api, f"MAX_{name}")
 
 
 Change = Callable[[int], dict[str, object]]
@@ -76,19 +76,19 @@ Change = Callable[[int], dict[str, object]]
 @pytest.mark.parametrize(
     ("change", "limit", "problem"),
     [
-        (lambda n: {"statement": "x" * n}, document.MAX_STATEMENT, "its 16385 characters"),
-        (lambda n: {"runs": (ShownStatement("x" * n),)}, document.MAX_STATEMENT, "what it runs: 16385 characters"),
-        (lambda n: {"runs": (ShownStatement("x"),) * n}, document.MAX_BESIDE, "what it runs 17 statements"),
-        (lambda n: {"alternatives": (ShownStatement("x"),) * n}, document.MAX_BESIDE, "what may run instead 17 statements"),
-        (lambda n: {"parameters": (ShownParameter(),) * n}, document.MAX_PARAMETERS, "its 257 parameters"),
-        (lambda n: {"parameters": (ShownParameter(text="x" * n),)}, document.MAX_VALUE, "parameter \\$1: 4097 characters"),
-        (lambda n: {"parameters": (ShownParameter(hexadecimal="ab" * ((n + 1) // 2)),)}, document.MAX_VALUE, "4098 characters"),
+        (lambda n: {"statement": "x" * n}, shown.MAX_STATEMENT, "its 16385 characters"),
+        (lambda n: {"runs": (ShownStatement("x" * n),)}, shown.MAX_STATEMENT, "what it runs: 16385 characters"),
+        (lambda n: {"runs": (ShownStatement("x"),) * n}, shown.MAX_BESIDE, "what it runs 17 statements"),
+        (lambda n: {"alternatives": (ShownStatement("x"),) * n}, shown.MAX_BESIDE, "what may run instead 17 statements"),
+        (lambda n: {"parameters": (ShownParameter(),) * n}, shown.MAX_PARAMETERS, "its 257 parameters"),
+        (lambda n: {"parameters": (ShownParameter(text="x" * n),)}, shown.MAX_VALUE, "parameter \\$1: 4097 characters"),
+        (lambda n: {"parameters": (ShownParameter(hexadecimal="ab" * ((n + 1) // 2)),)}, shown.MAX_VALUE, "4098 characters"),
         (
             lambda n: {"runs": (ShownStatement("x", (ShownParameter(),) * n),)},
-            document.MAX_BESIDE_PARAMETERS,
+            shown.MAX_BESIDE_PARAMETERS,
             "what it runs: 65 parameters",
         ),
-        (lambda n: {"search_path": ("s",) * n}, document.MAX_SCHEMAS, "65 schemas"),
+        (lambda n: {"search_path": ("s",) * n}, shown.MAX_SCHEMAS, "65 schemas"),
     ],
 )
 def test_what_cant_be_shown_whole_cant_be_approved(request_of_ada: HoldRequest, change: Change, limit: int, problem: str) -> None:
@@ -132,7 +132,7 @@ def test_hidden_characters_are_escaped_in_each_text_and_named(request_of_ada: Ho
 
 def test_of_many_hidden_characters_the_first_are_named(request_of_ada: HoldRequest) -> None:
     made = new_document("ar-1", replace(request_of_ada, statement="".join(map(chr, range(0xE000, 0xE0FF)))))
-    assert len(made.spec.hidden_characters) == document.MAX_HIDDEN
+    assert len(made.spec.hidden_characters) == shown.MAX_HIDDEN
     assert made.spec.hidden_characters[0] == "U+E000"
 
 
