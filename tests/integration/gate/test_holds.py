@@ -135,6 +135,41 @@ def test_what_is_denied_does_not_run(
         assert client.rows("SELECT count(*) FROM accounts") == [(b"5000",)]
 
 
+def test_what_a_fetch_runs_is_shown_with_its_values_and_the_role_and_path_in_force(
+    gate: GateProcess, issuer: Issuer, database: str
+) -> None:
+    text = "INSERT INTO prod.settings VALUES ($1, 'on') RETURNING key"
+    with wire(gate, issuer, database, "owner") as client:
+        client.ask("SET search_path = prod, public")
+        client.ask("BEGIN")
+        client.send(m.parse(text, "s", [25]), m.bind([b"night\n  runs"], statement="s", portal="p"), m.sync())
+        client.receive_until_ready()
+        client.send(m.query("FETCH ALL FROM p -- runs: SELECT 1"))
+        name = held(client)
+        page = run_sidegate("approvals", "show", name, SIDEGATE_STATE=str(gate.state)).stdout
+        assert f"database {database} as owner\n  path       prod, public\n" in page
+        assert (
+            "  statement\n    | FETCH ALL FROM p -- runs: SELECT 1\n"
+            f"  runs\n    | {text}\n    $1 (text) =\n      | 'night\n      |   runs'\n"
+        ) in page
+        decide(gate, issuer, "approve", name)
+        assert m.DataRow((b"night\n  runs",)) in client.receive_until_ready()
+        client.ask("ROLLBACK")
+
+
+@pytest.mark.parametrize("inner", ["EXECUTE d", "DEALLOCATE d", "PREPARE e AS SELECT 1"])
+def test_an_execute_that_leads_to_another_name_runs_nothing(gate: GateProcess, issuer: Issuer, database: str, inner: str) -> None:
+    """The target would run what it leads to: the same statement sent past the gate does."""
+    with wire(gate, issuer, database, "owner") as client:
+        client.ask("PREPARE d AS INSERT INTO prod.settings VALUES ('a', 'b')")
+        client.send(m.parse(inner, "s"), m.sync())
+        client.receive_until_ready()
+        error = error_in(client.ask("EXECUTE s"))
+        assert (error.sqlstate, "is itself a statement" in error.message) == ("42501", True)
+        assert client.rows("SELECT count(*) FROM prod.settings WHERE key = 'a'") == [(b"0",)]
+        assert client.rows("SELECT name FROM pg_prepared_statements ORDER BY name") == [(b"d",), (b"s",)]
+
+
 def test_whoever_asks_cannot_approve(gate: GateProcess, issuer: Issuer, database: str) -> None:
     with wire(gate, issuer, database, "owner") as client:
         client.send(m.query("DROP TABLE accounts"))
