@@ -108,7 +108,7 @@ class Impact(ApiModel):
             default=(),
             max_length=64,
             json_schema_extra=unique_by("relation"),
-            description="Rows per table, cascades and triggers counted.",
+            description="Rows per table, cascades and triggers counted. Of more than 64 tables, those with most rows.",
         ),
     ]
     is_truncation: Annotated[bool, Field(default=False, description="Whether a table is emptied as a whole.")]
