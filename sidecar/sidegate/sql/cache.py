@@ -16,7 +16,7 @@ from pglast.parser import ParseError, normalize
 
 from sidegate.sql.analyse import DEFAULT_LIMITS, Analysis, Judged, judge
 from sidegate.sql.names import Names
-from sidegate.sql.parse import Limits, ParseProblem
+from sidegate.sql.parse import SPACE, Limits, ParseProblem
 
 MAX_KEPT_TEXT: Final = 16 * 1024
 MAX_PATHS: Final = 64
@@ -107,13 +107,13 @@ class StatementCache:
 def _own_text(text: str) -> str | None:
     """The text of the one statement, as `parse` cuts it; None where that takes more than a look."""
     semicolons = text.count(";")
-    own = text.strip()
+    own = text.strip(SPACE)
     if own.startswith(("--", "/*")):  # PostgreSQL counts a statement from its first token
         return None
     if semicolons == 0:
         return own
     if semicolons == 1 and own.endswith(";"):
-        return own[:-1].rstrip()
+        return own[:-1].rstrip(SPACE)
     return None
 
 

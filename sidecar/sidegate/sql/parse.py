@@ -20,6 +20,9 @@ from pglast.parser import ParseError, parse_sql_json
 
 Node: TypeAlias = dict[str, Any]
 
+# All that PostgreSQL's lexer takes for blank (scan.l, `space`): any other blank of Unicode is part of a name, at a statement's end too.
+SPACE: Final = " \t\n\r\f\v"
+
 # Characters that end a token: one node of the tree needs at least one of them, whatever the statement says.
 _SEPARATORS: Final = b" \t\n\r\f\v,;()[]+-*/<>=~!@#%^&|`?.:"
 
@@ -96,7 +99,7 @@ def parse(text: str, limits: Limits) -> tuple[RawStatement, ...] | ParseProblem:
 def _slice(data: bytes, location: int, length: int) -> str:
     """A length of 0 is "to the end of the text" (RawStmt, nodes/parsenodes.h)."""
     part = data[location : location + length] if length else data[location:]
-    return part.decode("utf-8").strip().removesuffix(";").rstrip()
+    return part.decode("utf-8").strip(SPACE).removesuffix(";").rstrip(SPACE)
 
 
 def _problem(error: ParseError) -> ParseProblem:

@@ -26,6 +26,22 @@ def test_other_constants_are_answered_from_the_normal_form() -> None:
     )  # one object, so that what is decided for it can be kept by it
 
 
+@pytest.mark.parametrize("blank", ["\u2003", "\xa0", "\x85", "\u3000", "\x1c"])
+@pytest.mark.parametrize("form", ["{1}{0}", "{0}{1}", "{0}{1};", "{0} {1}"])
+def test_a_blank_of_unicode_is_part_of_a_name_as_the_target_has_it(form: str, blank: str) -> None:
+    cache = StatementCache(100)
+    plain = "SELECT a FROM t"
+    cache.analyse(plain, PATH)
+    text = form.format(plain, blank)
+    answer, alone = cache.analyse(text, PATH), analyse(text, PATH)
+    if isinstance(alone, ParseProblem):
+        assert answer == alone
+        return
+    assert isinstance(answer, Analysis)
+    assert (answer.statements[0].reads, answer.statements[0].text) == (alone.statements[0].reads, alone.statements[0].text)
+    assert blank in answer.statements[0].text
+
+
 def test_same_text_is_answered_as_it_was() -> None:
     cache = StatementCache(100)
     first = cache.analyse("SET search_path = app", PATH)
