@@ -31,12 +31,14 @@ HOT_MODULES: Final = (
         f"sidegate/postgres/{name}.py"
         for name in (
             *("effects", "frames", "from_client", "from_target", "journal", "journal_writer", "judge", "messages", "pipeline"),
-            *("refusal", "relay"),
+            *("masker", "refusal", "relay", "restrictions"),
             *("results", "rows", "runners", "session", "startup", "statements", "stories"),
         )
     ),
-    *("sidegate/audit/chain.py", "sidegate/audit/sinks.py", "sidegate/policy/view.py", "sidegate/sql/cache.py"),
-    *("sidegate/record/capture.py", "sidegate/record/frame.py", "sidegate/record/writer.py"),
+    *("sidegate/audit/chain.py", "sidegate/audit/sinks.py", "sidegate/sql/cache.py"),
+    *("sidegate/policy/decision.py", "sidegate/policy/statement.py", "sidegate/policy/view.py"),
+    *("sidegate/record/budget.py", "sidegate/record/capture.py", "sidegate/record/frame.py", "sidegate/record/writer.py"),
+    *("sidegate/runtime/counts.py", "sidegate/runtime/meter.py"),
 )
 # What is run again with them, patterns of paths: all that reaches them through the session core, and stock clients through whole gates.
 TESTS: Final = (

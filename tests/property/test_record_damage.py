@@ -30,7 +30,7 @@ def _record(entries: list[RecordEntry]) -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         recorder = SessionRecorder.open(RecordingBudget(Path(directory), RecordingConfig()), OPENED, 1.0)
         for number, entry in enumerate(entries):
-            recorder.append(*entry, 1.0 + number)
+            recorder.append(entry, 1.0 + number)
         return recorder.close("done", 99.0).path.read_bytes()
 
 
@@ -138,4 +138,4 @@ def test_whatever_is_recorded_comes_back_the_same(entries: list[RecordEntry]) ->
     data = _record(entries)
     items = list(read_frames(io.BytesIO(data)))
     assert all(isinstance(item, Frame) for item in items)
-    assert [(f.kind, f.payload) for f in items[1:-1] if isinstance(f, Frame)] == [tuple(entry) for entry in entries]
+    assert [(f.kind, f.payload) for f in items[1:-1] if isinstance(f, Frame)] == [(e.kind, e.payload) for e in entries]

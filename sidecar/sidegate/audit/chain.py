@@ -22,6 +22,7 @@ LINK_BYTES: Final = 32
 GENESIS: Final = bytes(LINK_BYTES)  # the link before the first piece, where nothing else gives one
 
 _LENGTH: Final = struct.Struct(">Q")
+LENGTH_BYTES: Final = _LENGTH.size
 
 
 def link(previous: bytes, data: bytes) -> bytes:

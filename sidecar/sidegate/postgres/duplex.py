@@ -111,6 +111,7 @@ class Duplex(asyncio.Protocol):
     def start(self, receiver: Callable[[bytes], None], on_lost: Callable[[], None], on_room: Callable[[], None]) -> None:
         """From now on every chunk goes to `receiver`; what was read ahead goes first."""
         self._receiver, self._on_lost, self._on_room = receiver, on_lost, on_room
+        self.resume()  # whatever made it pause while logging in is read now
         ahead, self._buffer = bytes(self._buffer), bytearray()
         if ahead:
             receiver(ahead)

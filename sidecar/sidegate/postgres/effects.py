@@ -7,7 +7,7 @@ target carries the permit it goes under.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from sidegate.approval.backend import HoldRequest
@@ -64,13 +64,23 @@ class CloseSession:
 Action: TypeAlias = Hold | WithdrawHold | ReportExecuted | RefreshCatalog | CatalogChanged | CancelTarget | CloseSession
 
 
-@dataclass(slots=True)
 class Effects:
     """`decided` is for the metrics: decision, first kind and reason of each statement decided on."""
 
-    records: list[RecordEntry] = field(default_factory=list)
-    audits: list[AuditEvent | bytes] = field(default_factory=list)
-    decided: list[tuple[str, str, str]] = field(default_factory=list)
-    to_target: list[tuple[Permit, bytes]] = field(default_factory=list)
-    to_client: list[bytes] = field(default_factory=list)
-    actions: list[Action] = field(default_factory=list)
+    __slots__ = ("actions", "audits", "decided", "records", "to_client", "to_target")
+
+    def __init__(
+        self,
+        records: list[RecordEntry],
+        audits: list[AuditEvent | bytes],
+        decided: list[tuple[str, str, str]],
+        to_target: list[tuple[Permit, bytes]],
+        to_client: list[bytes],
+        actions: list[Action],
+    ) -> None:
+        self.records = records
+        self.audits = audits
+        self.decided = decided
+        self.to_target = to_target
+        self.to_client = to_client
+        self.actions = actions

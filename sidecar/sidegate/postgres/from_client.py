@@ -328,7 +328,7 @@ class ClientSide:
     def _check_name(self, name: str) -> None:
         if name == self._session.gate_name:
             raise ClientProtocolError(f"the name `{name}` is the gate's own")
-        if len(name.encode()) > NAME_BYTES:
+        if len(name) * 4 > NAME_BYTES and len(name.encode()) > NAME_BYTES:
             # The target looks at the first 63 bytes only: to it, two such names are one
             raise ClientProtocolError(f"a name of more than {NAME_BYTES} bytes", "42622", "choose shorter names")
 
@@ -437,7 +437,7 @@ class ClientSide:
                 statements += [s for candidate in portal.candidates for s in session.judge.current(candidate)]
             statements += portal.statements
         statements += [statement for cursor in cursors for statement in cursor.statements]
-        work.own = work.statements = tuple(dict.fromkeys(statements))
+        work.own = work.statements = tuple(statements) if len(statements) == 1 else tuple(dict.fromkeys(statements))
         work.portal = portals[-1] if portals else None
         work.cursor = None if portals else cursors[-1]
         work.text = portals[-1].candidates[-1].text if portals else cursors[-1].text

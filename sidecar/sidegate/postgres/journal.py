@@ -59,9 +59,10 @@ class Journal:
         self._pending: list[tuple[Work, bytes, bool]] = []  # bytes of answers since the last `take`
         self._decided: list[tuple[str, str, str]] = []
         self._session_json = msgspec.json.encode(fields)
-        self._tails: dict[int, tuple[Decision, str, bytes, bytes]] = {}
+        self._tails: dict[int, tuple[Decision, str, bytes, bytes, tuple[str, str, str]]] = {}
         self._held_at = opened_at
         self.now = opened_at
+        self._timed, self._time_json = -1.0, b""
         self.statements = 0
         self.denied = 0
         self.rows = 0
@@ -80,6 +81,12 @@ class Journal:
     def asked(self, work: Work) -> None:
         self.statements += 1
         name = work.portal.name if work.portal is not None else None
+        if work.is_simple and not (work.parameters or work.referred or work.alternatives):
+            text = self._mask_text(work.text)
+            if text.isascii():
+                payload = b'{"statement":%d,"text":%s}' % (work.id, msgspec.json.encode(text))
+                self._records.append(RecordEntry(RecordKind.CLIENT_STATEMENT, payload))
+                return
         record = StatementRecord(
             statement=work.id,
             text=self._mask_text(work.text),
@@ -115,11 +122,10 @@ class Journal:
 
     def decided(self, work: Work, decision: Decision) -> None:
         kinds = work.kind_names()
-        kind = kinds[0] if kinds else ""
         if isinstance(decision, Allow) and work.impact is None and not work.fingerprint:
-            self._decided.append(("Allow", kind, decision.reason.value))
             self._decided_plainly(work, decision, kinds)
             return
+        kind = kinds[0] if kinds else ""
         if isinstance(decision, Measure):
             self._decided.append(("Measure", kind, ""))
         else:
@@ -145,9 +151,11 @@ class Journal:
                 self._tails.clear()
             record = DecisionRecord.of(0, decision, kinds=kinds)
             event = StatementDecided.of(at(0), self._fields, 0, decision, text=self._mask_text(normalised), kinds=kinds)
-            cached = (decision, normalised, tail_of(record), tail_of(event))
+            counted = ("Allow", kinds[0] if kinds else "", decision.reason.value)
+            cached = (decision, normalised, tail_of(record), tail_of(event), counted)
             self._tails[id(decision)] = cached
         number = b"%d" % work.id
+        self._decided.append(cached[4])
         self._records.append(RecordEntry(RecordKind.DECISION, b'{"statement":' + number + cached[2]))
         self._audits.append(
             b'{"event":"StatementDecided","time":%s,"session":%s,"statement":%s%s'
@@ -155,7 +163,10 @@ class Journal:
         )
 
     def _time(self) -> bytes:
-        return msgspec.json.encode(at(self.now))
+        """`now` in JSON, as msgspec writes it. Made once for each event that the session is told of."""
+        if self._timed != self.now:
+            self._timed, self._time_json = self.now, msgspec.json.encode(at(self.now))
+        return self._time_json
 
     def held(self, work: Work, decision: RequireApproval, request: HoldRequest, name: str, *, joined: bool) -> None:
         self._held_at = self.now

@@ -10,7 +10,7 @@ import enum
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from sidegate.policy.reason import Reason
 
@@ -148,32 +148,51 @@ class Reader:
             raise self._error(f"{len(self._body) - self._at} bytes left over after the message's fields")
 
 
-class Parse(NamedTuple):
-    name: str
-    text: str
-    parameter_oids: tuple[int, ...]
+class Parse:
+    __slots__ = ("name", "parameter_oids", "text")
+
+    def __init__(self, name: str, text: str, parameter_oids: tuple[int, ...]) -> None:
+        self.name = name
+        self.text = text
+        self.parameter_oids = parameter_oids
 
 
-class Bind(NamedTuple):
+class Bind:
     """`parameters` are raw values, None for NULL; `result_formats` as sent: none, one for all, or one a column."""
 
-    portal: str
-    statement: str
-    parameter_formats: tuple[int, ...]
-    parameters: tuple[bytes | None, ...]
-    result_formats: tuple[int, ...]
+    __slots__ = ("parameter_formats", "parameters", "portal", "result_formats", "statement")
+
+    def __init__(
+        self,
+        portal: str,
+        statement: str,
+        parameter_formats: tuple[int, ...],
+        parameters: tuple[bytes | None, ...],
+        result_formats: tuple[int, ...],
+    ) -> None:
+        self.portal = portal
+        self.statement = statement
+        self.parameter_formats = parameter_formats
+        self.parameters = parameters
+        self.result_formats = result_formats
 
 
-class Execute(NamedTuple):
-    portal: str
-    max_rows: int
+class Execute:
+    __slots__ = ("max_rows", "portal")
+
+    def __init__(self, portal: str, max_rows: int) -> None:
+        self.portal = portal
+        self.max_rows = max_rows
 
 
-class Named(NamedTuple):
+class Named:
     """Describe and Close: `kind` is "S" for a prepared statement, "P" for a portal."""
 
-    kind: str
-    name: str
+    __slots__ = ("kind", "name")
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
 
 
 def decode_query(body: bytes) -> str:

@@ -93,9 +93,11 @@ class Relay:
         self._writer = JournalWriter(recorder, services.audit, mode, services.meter)
         self._late: asyncio.TimerHandle | None = None
         self._services = services
+        self._meter = services.meter
         self._tasks: set[asyncio.Task[Any]] = set()
         self._hold: asyncio.Task[None] | None = None
         self._is_over = False
+        self._reads_client = self._reads_target = True
         self._why = ""
 
     def start(self) -> None:
@@ -107,12 +109,12 @@ class Relay:
 
     def _from_client(self, data: bytes) -> None:
         if not self._is_over:
-            self._services.meter.relayed_bytes("client", len(data))
+            self._meter.relayed_bytes("client", len(data))
             self.run(self.session.from_client(data, self._services.now()))
 
     def _from_target(self, data: bytes) -> None:
         if not self._is_over:
-            self._services.meter.relayed_bytes("target", len(data))
+            self._meter.relayed_bytes("target", len(data))
             self.run(self.session.from_target(data, self._services.now()))
 
     def _client_lost(self) -> None:
@@ -134,14 +136,20 @@ class Relay:
     def _pace(self) -> None:
         """Read from a side only while the other takes what is written, and while the core has room."""
         session = self.session
-        if self._target.is_full or not session.wants_client_bytes:
-            self._client.pause()
-        else:
-            self._client.resume()
-        if self._client.is_full or not session.wants_target_bytes:
-            self._target.pause()
-        else:
-            self._target.resume()
+        reads_client = not self._target.is_full and session.wants_client_bytes
+        if reads_client is not self._reads_client:
+            self._reads_client = reads_client
+            if reads_client:
+                self._client.resume()
+            else:
+                self._client.pause()
+        reads_target = not self._client.is_full and session.wants_target_bytes
+        if reads_target is not self._reads_target:
+            self._reads_target = reads_target
+            if reads_target:
+                self._target.resume()
+            else:
+                self._target.pause()
 
     # ---- effects ------------------------------------------------------------------------------------------------------------------
 
@@ -162,7 +170,9 @@ class Relay:
 
     def _journal(self, effects: Effects) -> bool:
         """False: something couldn't be written, and the session is over."""
-        problem = self._writer.write(effects, self._services.now())
+        if not effects.records and not effects.audits:
+            return True
+        problem = self._writer.write(effects, self.session.now)
         if problem:
             self._fail(Reason.RECORDING_UNAVAILABLE, problem)
             return False
@@ -179,7 +189,7 @@ class Relay:
             self._fail(Reason.RECORDING_UNAVAILABLE, problem)
 
     def _count(self, effects: Effects) -> None:
-        meter = self._services.meter
+        meter = self._meter
         for decision, kind, reason in effects.decided:
             meter.statement_decided(decision, kind, reason)
         for event in effects.audits:

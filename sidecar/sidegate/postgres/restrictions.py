@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from sidegate.policy.statement import SqlStatement
 
@@ -28,9 +28,12 @@ _TIME: Final = re.compile(r"\s*([0-9]+)\s*(us|ms|s|min|h|d)?\s*\Z")
 _MILLISECONDS: Final = {"us": 0.001, None: 1.0, "ms": 1.0, "s": 1000.0, "min": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
 
 
-class Loosened(NamedTuple):
-    setting: str
-    limit: str
+class Loosened:
+    __slots__ = ("limit", "setting")
+
+    def __init__(self, setting: str, limit: str) -> None:
+        self.setting = setting
+        self.limit = limit
 
 
 class Restrictions:

@@ -124,35 +124,64 @@ def _kind_names(kinds: frozenset[StatementKind]) -> tuple[str, ...]:
     return tuple(sorted(kind.value for kind in kinds))
 
 
-@dataclass(slots=True)
 class Prepared:
     """One prepared statement, as read under `search_path`. `parameter_oids` are the types that the client gave its parameters.
-    `is_void`: the target refused it.
+    `is_void`: the target refused it. `sql_name` is of a PREPARE, whose text is the whole string.
     """
 
-    text: str
-    statements: tuple[SqlStatement, ...]
-    parameter_oids: tuple[int, ...] = ()
-    search_path: tuple[str, ...] | None = None
-    is_void: bool = False
-    sql_name: str | None = None  # of a PREPARE, whose text is the whole string
+    __slots__ = ("is_void", "parameter_oids", "search_path", "sql_name", "statements", "text")
+
+    def __init__(
+        self,
+        text: str,
+        statements: tuple[SqlStatement, ...],
+        parameter_oids: tuple[int, ...] = (),
+        search_path: tuple[str, ...] | None = None,
+        sql_name: str | None = None,
+    ) -> None:
+        self.text = text
+        self.statements = statements
+        self.parameter_oids = parameter_oids
+        self.search_path = search_path
+        self.is_void = False
+        self.sql_name = sql_name
 
 
-@dataclass(slots=True)
 class Portal:
     """One bound portal. `frame` is its Bind as the client sent it, for when the portal has to be made again after a
     rollback. `statements` are those of its candidates as the target reads them at Bind, under `search_path`.
     """
 
-    name: str
-    candidates: tuple[Prepared, ...]
-    bind: Bind
-    frame: bytes
-    statements: tuple[SqlStatement, ...] = ()
-    search_path: tuple[str, ...] | None = None
-    is_void: bool = False
-    row_description: bytes | None = None
-    is_suspended: bool = False
+    __slots__ = (
+        "bind",
+        "candidates",
+        "frame",
+        "is_suspended",
+        "is_void",
+        "name",
+        "row_description",
+        "search_path",
+        "statements",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        candidates: tuple[Prepared, ...],
+        bind: Bind,
+        frame: bytes,
+        statements: tuple[SqlStatement, ...],
+        search_path: tuple[str, ...] | None,
+    ) -> None:
+        self.name = name
+        self.candidates = candidates
+        self.bind = bind
+        self.frame = frame
+        self.statements = statements
+        self.search_path = search_path
+        self.is_void = False
+        self.row_description: bytes | None = None
+        self.is_suspended = False
 
     def bound(self) -> list[BoundText]:
         """The texts that it may run, the newest last."""

@@ -18,11 +18,12 @@ Left out: compression (flags are kept for it), signatures. Pure: bytes in, bytes
 from __future__ import annotations
 
 import enum
+import hashlib
 import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from sidegate.audit.chain import GENESIS, LINK_BYTES, link
+from sidegate.audit.chain import GENESIS, LENGTH_BYTES, LINK_BYTES, link
 
 MAGIC: Final = b"\x89SGREC\r\n"  # as PNG's: the first byte isn't text, and a transfer that mends line ends breaks it
 VERSION: Final = 1
@@ -31,6 +32,7 @@ HEADER: Final = _HEADER.pack(MAGIC, VERSION, 0)
 HEADER_LINK: Final = link(GENESIS, HEADER)
 
 _HEAD: Final = struct.Struct(">BBIQQ")
+_LINKED_HEAD: Final = struct.Struct(">QBBIQQ")  # behind the length that the link covers as well
 HEAD_BYTES: Final = _HEAD.size
 MAX_PAYLOAD_BYTES: Final = 128 * 1024**2  # a 64 MiB statement, the most a gate takes, and the JSON escapes of ordinary text
 
@@ -61,11 +63,17 @@ class RecordKind(enum.IntEnum):
 KINDS: Final = {int(kind): kind for kind in RecordKind}
 
 
-class RecordEntry(NamedTuple):
+class RecordEntry:
     """One thing to be recorded, encoded. A pure core makes it, the shell appends it."""
 
-    kind: RecordKind
-    payload: bytes
+    __slots__ = ("kind", "payload")
+
+    def __init__(self, kind: RecordKind, payload: bytes) -> None:
+        self.kind = kind
+        self.payload = payload
+
+    def __repr__(self) -> str:
+        return f"RecordEntry({self.kind!r}, {self.payload!r})"
 
 
 class Frame(NamedTuple):
@@ -102,12 +110,15 @@ def encode_frames(entries: Iterable[RecordEntry], sequence: int, time_us: int, p
         ValueError: a payload is over `MAX_PAYLOAD_BYTES`.
     """
     parts: list[bytes] = []
-    for kind, payload in entries:
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise ValueError(f"a payload of {len(payload)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
-        data = _HEAD.pack(kind, 0, len(payload), sequence, time_us) + payload
-        previous = link(previous, data)
-        parts.append(data)
+    for entry in entries:
+        payload = entry.payload
+        size = len(payload)
+        if size > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a payload of {size} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
+        head = _LINKED_HEAD.pack(HEAD_BYTES + size, entry.kind, 0, size, sequence, time_us)
+        previous = hashlib.sha256(b"%b%b%b" % (previous, head, payload)).digest()  # `link` of head and payload, joined once
+        parts.append(head[LENGTH_BYTES:])
+        parts.append(payload)
         parts.append(previous)
         sequence += 1
     return b"".join(parts), previous

@@ -145,13 +145,13 @@ class SessionRecorder:
     def size(self) -> int:
         return self._size
 
-    def append(self, kind: RecordKind, payload: bytes, now: float) -> None:
+    def append(self, entry: RecordEntry, now: float) -> None:
         """Write one frame.
 
         Raises:
             RecordError: it isn't written, and nothing will be from now on.
         """
-        self.append_all((RecordEntry(kind, payload),), now)
+        self.append_all((entry,), now)
 
     def append_all(self, entries: Sequence[RecordEntry], now: float) -> None:
         """Write frames in order, by one `write`.
@@ -172,7 +172,7 @@ class SessionRecorder:
         self._link = link
         self._frames += len(entries)
         for entry in entries:
-            if entry[0] == RecordKind.CLIENT_STATEMENT:
+            if entry.kind is RecordKind.CLIENT_STATEMENT:
                 self._statements += 1
         if self._sync_interval_s is not None and now - self._synced_at >= self._sync_interval_s:
             self._sync()

@@ -78,7 +78,7 @@ def test_one_endless_session_stops_at_the_limit_with_whole_frames(tmp_path: Path
     done = 0
     with pytest.raises(RecordError, match="would go over 4000 bytes"):  # noqa: PT012
         for number in range(100):
-            recorder.append(*StatementRecord(statement=number, text="x" * 100).entry(), NOW)
+            recorder.append(StatementRecord(statement=number, text="x" * 100).entry(), NOW)
             done += 1
     recorder.abandon()
     assert done > 5

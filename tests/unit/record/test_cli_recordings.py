@@ -35,9 +35,9 @@ def _open(state: Path, opened: OpenedRecord, session: str, now: float = NOW) -> 
     named = msgspec.structs.replace(opened, session=msgspec.structs.replace(opened.session, id=session))
     directory = target_directory(state / "recordings", "shop", "shop-db")
     recorder = SessionRecorder.open(RecordingBudget(directory, RecordingConfig()), named, now)
-    recorder.append(*StatementRecord(statement=1, text="SELECT 1").entry(), now + 0.5)
-    recorder.append(*encode_result(1, b"C\0\0\0\x0dSELECT 1\0"), now + 0.5)
-    recorder.append(*OutcomeRecord(statement=1, tag="SELECT 1").entry(), now + 0.5)
+    recorder.append(StatementRecord(statement=1, text="SELECT 1").entry(), now + 0.5)
+    recorder.append(encode_result(1, b"C\0\0\0\x0dSELECT 1\0"), now + 0.5)
+    recorder.append(OutcomeRecord(statement=1, tag="SELECT 1").entry(), now + 0.5)
     return recorder
 
 
@@ -101,7 +101,7 @@ def test_verify_finds_a_chain_that_was_made_anew_by_the_audit_log(state: Path, o
     assert (found.exit_code, "as in the audit log" in found.stdout) == (0, True)
     done.path.unlink()
     forged = _open(state, opened, "s-1")
-    forged.append(*NoticeRecord(text="nothing happened").entry(), NOW + 1)
+    forged.append(NoticeRecord(text="nothing happened").entry(), NOW + 1)
     forged.close("client left", NOW + 1)
     assert run("recordings", "verify").exit_code == 0
     found = run("recordings", "verify", "--audit", state / "audit.jsonl")

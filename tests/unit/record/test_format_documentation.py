@@ -60,7 +60,7 @@ def test_the_recording_of_the_page_is_what_this_version_writes(budget: Recording
     session = SessionFields(id="s-1", target="shop/shop-db", source_address="unix", database="shop", role="readonly")
     opened = OpenedRecord(session=session, environment="test", revision="r1", gate_version="0.1.0")
     recorder = SessionRecorder.open(budget, opened, NOW)
-    recorder.append(*StatementRecord(statement=1, text="SELECT 1").entry(), NOW + 0.75)
+    recorder.append(StatementRecord(statement=1, text="SELECT 1").entry(), NOW + 0.75)
     done = recorder.close("client left", NOW + 1.75)
     assert done.path.read_bytes() == example
     assert done.link in PAGE

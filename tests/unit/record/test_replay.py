@@ -68,7 +68,7 @@ CUSTOMERS = (
 def _items(budget: RecordingBudget, opened: OpenedRecord, entries: Iterable[RecordEntry]) -> list[Frame | RecordingProblem]:
     recorder = SessionRecorder.open(budget, opened, NOW)
     for number, entry in enumerate(entries, 1):
-        recorder.append(*entry, NOW + number)
+        recorder.append(entry, NOW + number)
     done = recorder.close("client left", NOW + 99)
     return list(read_frames(io.BytesIO(done.path.read_bytes())))
 

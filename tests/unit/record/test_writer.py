@@ -15,7 +15,7 @@ import pytest
 from sidegate.policy.config import RecordingConfig
 from sidegate.record.budget import RecordError, RecordingBudget
 from sidegate.record.entries import ClosedRecord, NoticeRecord, OpenedRecord, StatementRecord, decode_entry
-from sidegate.record.frame import MAX_PAYLOAD_BYTES, Frame, RecordKind, encode_result
+from sidegate.record.frame import MAX_PAYLOAD_BYTES, Frame, RecordEntry, RecordKind, encode_result
 from sidegate.record.reader import RecordingState, find_recordings, read_ends, read_frames, verify_recording
 from sidegate.record.writer import SessionRecorder, recording_name, target_directory
 
@@ -34,7 +34,7 @@ def _frames(path: Path) -> list[Frame]:
 def test_a_closed_recording_reads_back_whole(budget: RecordingBudget, opened: OpenedRecord) -> None:
     recorder = SessionRecorder.open(budget, opened, NOW)
     recorder.append_all((_statement(1).entry(), encode_result(1, b"C\0\0\0\x0dSELECT 1\0")), NOW + 1)
-    recorder.append(*_statement(2, "SELECT 2").entry(), NOW + 2)
+    recorder.append(_statement(2, "SELECT 2").entry(), NOW + 2)
     done = recorder.close("client left", NOW + 3)
     frames = _frames(done.path)
     assert [frame.sequence for frame in frames] == [0, 1, 2, 3, 4]
@@ -84,7 +84,7 @@ def test_a_file_that_is_there_already_is_never_appended_to(budget: RecordingBudg
 
 def test_what_was_appended_is_in_the_file_before_append_returns(budget: RecordingBudget, opened: OpenedRecord) -> None:
     recorder = SessionRecorder.open(budget, opened, NOW)
-    recorder.append(*_statement(1, "DROP TABLE x").entry(), NOW)
+    recorder.append(_statement(1, "DROP TABLE x").entry(), NOW)
     assert b"DROP TABLE x" in recorder.path.read_bytes()
     recorder.abandon()
 
@@ -116,7 +116,7 @@ def test_nothing_is_written_after_the_close(budget: RecordingBudget, opened: Ope
     recorder.close("done", NOW)
     size = recorder.path.stat().st_size
     with pytest.raises(RecordError, match="it is closed"):
-        recorder.append(*_statement(1).entry(), NOW)
+        recorder.append(_statement(1).entry(), NOW)
     with pytest.raises(RecordError, match="it is closed"):
         recorder.close("again", NOW)
     assert size == recorder.path.stat().st_size
@@ -125,16 +125,16 @@ def test_nothing_is_written_after_the_close(budget: RecordingBudget, opened: Ope
 def test_a_payload_over_the_limit_ends_the_recording(budget: RecordingBudget, opened: OpenedRecord) -> None:
     recorder = SessionRecorder.open(budget, opened, NOW)
     with pytest.raises(RecordError, match="over the limit"):
-        recorder.append(RecordKind.RESULT_BYTES, bytes(MAX_PAYLOAD_BYTES + 1), NOW)
+        recorder.append(RecordEntry(RecordKind.RESULT_BYTES, bytes(MAX_PAYLOAD_BYTES + 1)), NOW)
     assert recorder.failure is not None
     with pytest.raises(RecordError, match="has failed before"):
-        recorder.append(*_statement(1).entry(), NOW)
+        recorder.append(_statement(1).entry(), NOW)
     recorder.abandon()
 
 
 def test_text_that_is_not_unicode_is_kept_as_its_escape(budget: RecordingBudget, opened: OpenedRecord) -> None:
     recorder = SessionRecorder.open(budget, opened, NOW)
-    recorder.append(*_statement(1, "SELECT '\udce4'").entry(), NOW)
+    recorder.append(_statement(1, "SELECT '\udce4'").entry(), NOW)
     done = recorder.close("done", NOW)
     assert _statement(1, "SELECT '\\udce4'") == decode_entry(RecordKind.CLIENT_STATEMENT, _frames(done.path)[1].payload)
 
@@ -156,14 +156,14 @@ FILL = textwrap.dedent("""
     done = 0
     try:
         while True:
-            recorder.append(*StatementRecord(statement=done + 1, text="SELECT " + "x" * 100).entry(), 1.0)
+            recorder.append(StatementRecord(statement=done + 1, text="SELECT " + "x" * 100).entry(), 1.0)
             done += 1
     except RecordError as error:
         print(done, recorder.path, sep="\\n")
         print(error, file=sys.stderr)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     size = recorder.path.stat().st_size
-    for attempt in (lambda: recorder.append(*StatementRecord(statement=0, text="late").entry(), 2.0), lambda: recorder.close("x", 2.0)):
+    for attempt in (lambda: recorder.append(StatementRecord(statement=0, text="late").entry(), 2.0), lambda: recorder.close("x", 2.0)):
         try:
             attempt()
         except RecordError as error:
@@ -224,7 +224,7 @@ def test_a_device_that_takes_nothing_is_a_clear_error(budget: RecordingBudget, o
     os.dup2(full, recorder._descriptor)
     os.close(full)
     with pytest.raises(RecordError, match="No space left on device") as caught:
-        recorder.append(*_statement(1).entry(), NOW)
+        recorder.append(_statement(1).entry(), NOW)
     assert "recording volume" in caught.value.way_forward
     recorder.abandon()
 
@@ -244,7 +244,7 @@ KILLED = textwrap.dedent("""
     number = 0
     while True:
         number += 1
-        recorder.append(*StatementRecord(statement=number, text="x" * 50_000).entry(), 1.0)
+        recorder.append(StatementRecord(statement=number, text="x" * 50_000).entry(), 1.0)
         if number % 10 == 0:
             print(number, flush=True)
     """)
@@ -277,7 +277,7 @@ def test_sessions_side_by_side_keep_apart(budget: RecordingBudget, opened: Opene
     ]
     for number in range(1, 6):
         for n, recorder in enumerate(recorders):
-            recorder.append(*_statement(number, f"SELECT {n}").entry(), NOW)
+            recorder.append(_statement(number, f"SELECT {n}").entry(), NOW)
     for n, recorder in enumerate(recorders):
         done = recorder.close("done", NOW)
         report = verify_recording(done.path)
@@ -288,7 +288,7 @@ def test_sessions_side_by_side_keep_apart(budget: RecordingBudget, opened: Opene
 
 def test_first_and_last_frame_are_found_without_reading_what_is_between(budget: RecordingBudget, opened: OpenedRecord) -> None:
     recorder = SessionRecorder.open(budget, opened, NOW)
-    recorder.append(*_statement(1).entry(), NOW)
+    recorder.append(_statement(1).entry(), NOW)
     ends = read_ends(recorder.path)
     assert (opened, None) == (ends.opened, ends.closed)  # type: ignore[union-attr]
     recorder.close("done", NOW + 60)
@@ -299,5 +299,5 @@ def test_first_and_last_frame_are_found_without_reading_what_is_between(budget: 
 def test_syncs_by_its_interval_do_not_disturb(budget: RecordingBudget, opened: OpenedRecord) -> None:
     recorder = SessionRecorder.open(budget, opened, NOW, sync_interval_s=1.0)
     for second in range(4):
-        recorder.append(*_statement(second + 1).entry(), NOW + second)
+        recorder.append(_statement(second + 1).entry(), NOW + second)
     assert verify_recording(recorder.close("done", NOW + 5).path).is_ok

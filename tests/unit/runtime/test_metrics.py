@@ -5,7 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidegate.policy.decision import MaskStrategy
 from sidegate.policy.reason import Reason
-from sidegate.runtime.metrics import MAX_LABEL_SETS, Counts, Metrics
+from sidegate.runtime.counts import MAX_LABEL_SETS, Counts
+from sidegate.runtime.metrics import Metrics
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
