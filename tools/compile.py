@@ -42,7 +42,14 @@ HOT_MODULES: Final = (
 )
 # What is run again with them, patterns of paths: all that reaches them through the session core, and stock clients through whole gates.
 TESTS: Final = (
-    *("tests/unit/postgres", "tests/unit/record", "tests/unit/audit"),
+    *(
+        "tests/unit/postgres",
+        "tests/unit/record",
+        "tests/unit/audit",
+        "tests/unit/policy",
+        "tests/unit/runtime",
+        "tests/conformance",
+    ),
     *("tests/property/test_rows*", "tests/property/test_session*", "tests/property/test_codec*", "tests/property/test_record*"),
     "tests/integration/clients/test_psql.py",
 )
