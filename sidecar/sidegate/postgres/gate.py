@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import Final, Protocol, TypeAlias
+from typing import Final
 
 from sidegate.approval.backend import ApprovalBackend
 from sidegate.audit.events import CancelReceived, LoginRefused, PrincipalFields, SessionFields, SessionOpened, at
@@ -29,6 +29,7 @@ from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.postgres.authn import AuthenticationProblem, authenticate
+from sidegate.postgres.cancels import CancelKey, CancelPost, Cancels
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.catalog_reader import CatalogReader
 from sidegate.postgres.duplex import ConnectionLostError, Duplex
@@ -63,7 +64,6 @@ log = logging.getLogger("sidegate.postgres")
 STARTUP_TIMEOUT_S: Final = 15.0  # PostgreSQL's authentication_timeout is a minute; a gate faces more strangers
 MAX_SESSIONS: Final = 1000
 CACHED_STATEMENTS: Final = 4096
-WORKER_SHIFT: Final = 24
 
 
 class RefusedError(Exception):
@@ -74,18 +74,6 @@ class RefusedError(Exception):
         self.deny = deny
         self.username = username
         self.sqlstate = sqlstate
-
-
-ReceiveCancel: TypeAlias = Callable[[int, bytes, str], None]  # process id, key, source address
-
-
-class CancelPost(Protocol):
-    """How workers that share a port tell each other of cancels. A session's process id has its worker in bits 24 to 29."""
-
-    worker: int
-
-    def send(self, worker: int, process_id: int, key: bytes, source_address: str) -> None: ...
-    def send_to_others(self, process_id: int, key: bytes, source_address: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -121,19 +109,18 @@ class PostgresGate:
 
     def __init__(self, services: GateServices) -> None:
         self.config: GateConfig | None = None
-        self.relays: dict[tuple[int, bytes], Relay] = {}
-        self.passing: dict[tuple[int, bytes], Passthrough] = {}
+        self.cancels = Cancels(
+            services.post, lambda: self._target_address(self.config) if self.config else None, self._cancel_matched_nothing
+        )
         self._passthroughs: set[Passthrough] = set()
         self._logins: set[asyncio.Task[object]] = set()
         self._is_draining = False
-        self._cancels: set[asyncio.Task[None]] = set()
         self._services = services
         self._engine: Engine | None = None
         self._statements = StatementCache(CACHED_STATEMENTS)
         self._scram_keys = ScramKeyCache()
         self._catalogs = CatalogReader(services.now)
         self._connections = 0
-        self._next_process_id = secrets.randbelow(1 << WORKER_SHIFT)
 
     # ---- configuration ------------------------------------------------------------------------------------------------------------
 
@@ -142,7 +129,7 @@ class PostgresGate:
         self.config = config
         self._engine = Engine(config)
         now = self._services.now()
-        for relay in list(self.relays.values()):
+        for relay in list(self.cancels.relays.values()):
             facts = relay.session.facts
             grant: SessionGrant | Deny = decide_session(config, facts.principal, facts.database, now, facts.role)
             if all(issuer.url != facts.principal.issuer for issuer in config.target.identity.issuers):
@@ -157,8 +144,8 @@ class PostgresGate:
         self._is_draining = True
         for login in self._logins:
             login.cancel()
-        ending = [relay.done for relay in self.relays.values()] + [passing.done for passing in self._passthroughs]
-        for relay in list(self.relays.values()):
+        ending = [relay.done for relay in self.cancels.relays.values()] + [passing.done for passing in self._passthroughs]
+        for relay in list(self.cancels.relays.values()):
             relay.end(Reason.SESSION_ENDED, detail)
         for passing in list(self._passthroughs):
             passing.end(f"{Reason.SESSION_ENDED}: {detail}")
@@ -167,7 +154,7 @@ class PostgresGate:
 
     def _definitions_changed(self, database: str) -> None:
         self._catalogs.forget(database)
-        for relay in self.relays.values():
+        for relay in self.cancels.relays.values():
             if relay.session.facts.database == database:
                 relay.session.judge.catalog_is_stale = True
 
@@ -187,7 +174,7 @@ class PostgresGate:
                     return
                 startup = await read_startup(side, is_encrypted=is_encrypted)
             if isinstance(startup, CancelRequest):
-                self._post_cancel(startup.process_id, startup.key, source_address)
+                self.cancels.take(startup.process_id, startup.key, source_address)
                 side.close()
                 return
             await self._serve_login(Login(side, startup, source_address, is_encrypted))
@@ -216,35 +203,7 @@ class PostgresGate:
                 connection.close()
             self._connections -= 1
 
-    def _post_cancel(self, process_id: int, key: bytes, source_address: str) -> None:
-        post = self._services.post
-        worker = process_id >> WORKER_SHIFT
-        if post is None or (process_id, key) in self.relays or (process_id, key) in self.passing:
-            self.cancel(process_id, key, source_address)
-        elif worker not in (post.worker, 0):
-            post.send(worker, process_id, key, source_address)
-        else:  # of worker 0, or of a passthrough session, whose key is the target's and doesn't say where it is
-            post.send_to_others(process_id, key, source_address)
-            if worker == post.worker:
-                self.cancel(process_id, key, source_address)
-
-    def receive_cancel(self, process_id: int, key: bytes, source_address: str) -> None:
-        """One that another worker was sent. Whose process id it is writes it down, whatever the key."""
-        post = self._services.post
-        is_mine = post is not None and process_id >> WORKER_SHIFT == post.worker
-        if is_mine or (process_id, key) in self.relays or (process_id, key) in self.passing:
-            self.cancel(process_id, key, source_address)
-
-    def cancel(self, process_id: int, key: bytes, source_address: str) -> None:
-        """A CancelRequest: only the right key does anything, and nothing is ever answered."""
-        relay = self.relays.get((process_id, key))
-        if relay is not None:
-            relay.cancel(source_address)
-            return
-        if (process_id, key) in self.passing and self.config is not None:
-            address = self._target_address(self.config)
-            self._cancels.add(task := asyncio.get_running_loop().create_task(cancel_at_target(address, process_id, key)))
-            task.add_done_callback(self._cancels.discard)
+    def _cancel_matched_nothing(self, source_address: str) -> None:
         target = f"{self.config.target.namespace}/{self.config.target.name}" if self.config is not None else ""
         self._audit(CancelReceived(time=at(self._services.now()), source_address=source_address, target=target))
 
@@ -322,10 +281,10 @@ class PostgresGate:
         try:
             if self.config is not None and not passing.is_granted_by(self.config):  # the rules changed while it connected
                 passing.end(f"revision {self.config.revision} lets it pass no longer")
-            await passing.run(startup, self.passing)
+            await passing.run(startup, self.cancels.passing)
         finally:
             self._passthroughs.discard(passing)
-            self.passing.pop(passing.key, None)
+            self.cancels.passing.pop(passing.key, None)
 
     def _enter(self) -> None:
         """From here on it is a session: `drain` ends it, and no longer a login."""
@@ -408,8 +367,8 @@ class PostgresGate:
         application = login.parameters.get("application_name", "")
         self._audit_opened(fields, grant.revision, recorder, application, is_encrypted=login.is_encrypted)
         self._enter()
-        key = self._mint_key(startup.minor)
-        self.relays[key] = relay
+        key = self.cancels.mint_key(startup.minor)
+        self.cancels.relays[key] = relay
         timer = None
         if principal.expires_at is not None:
             identity = config.target.identity
@@ -422,7 +381,7 @@ class PostgresGate:
                 self.adopt(self.config)
             await relay.done.wait()
         finally:
-            self.relays.pop(key, None)
+            self.cancels.relays.pop(key, None)
             if timer is not None:
                 timer.cancel()
 
@@ -487,18 +446,12 @@ class PostgresGate:
         except RecordError as error:
             log.error("recording couldn't be closed: %s", error)
 
-    def _hello(self, target: TargetLogin, key: tuple[int, bytes]) -> bytes:
+    def _hello(self, target: TargetLogin, key: CancelKey) -> bytes:
         parts = [AUTHENTICATION_OK]
         parts += [encode_parameter_status(name, value) for name, value in target.parameters.items()]
         parts.append(frame(b"K", key[0].to_bytes(4, "big") + key[1]))
         parts.append(encode_ready("I"))
         return b"".join(parts)
-
-    def _mint_key(self, minor: int) -> tuple[int, bytes]:
-        """A key of the gate's own: 4 bytes for protocol 3.0, 32 from 3.2 on. The target's is never shown."""
-        self._next_process_id = (self._next_process_id + 1) % (1 << WORKER_SHIFT)
-        worker = self._services.post.worker if self._services.post is not None else 0
-        return (worker << WORKER_SHIFT) | self._next_process_id, secrets.token_bytes(32 if minor >= 2 else 4)
 
     # ---- refusing -----------------------------------------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ class GateProcess:
             await health.start(address.host, address.port)
         self._listen()
         if self._post is not None:
-            self._post.start(self.gate.receive_cancel)
+            self._post.start(self.gate.cancels.receive)
         gc.freeze()  # what start-up made lives as long as the process
         background = [loop.create_task(watch.run()), loop.create_task(watch_loop_lag(self.metrics))]
         log.info("ready, listening at %s", ", ".join(str(listener.address) for listener in self._listeners))

@@ -22,7 +22,7 @@ from sidegate.policy.config import ConfigError, decode_config
 from sidegate.runtime.listener import bind_unix_sockets
 
 if TYPE_CHECKING:
-    from sidegate.postgres.gate import ReceiveCancel
+    from sidegate.postgres.cancels import ReceiveCancel
     from sidegate.runtime.main import GateOptions
 
 MAX_CANCEL_BYTES: Final = 512
@@ -30,7 +30,7 @@ PR_SET_PDEATHSIG: Final = 1
 
 
 class WorkerPost:
-    """Implements `postgres.gate.CancelPost` between the workers of one state directory."""
+    """Implements `postgres.cancels.CancelPost` between the workers of one state directory."""
 
     def __init__(self, state: Path, worker: int) -> None:
         self.worker = worker
