@@ -45,6 +45,8 @@ NONCE: Final = "0123456789abcdef"
 EVERY_KIND: Final = tuple(kind.value for kind in StatementKind if kind is not StatementKind.UNKNOWN)
 ADA: Final = Principal(issuer="https://id.example", subject="u1", username="ada@example.com", groups=frozenset({"ai"}))
 
+EMPTY_CATALOG: Final = Catalog.decode([], [], [], 0)
+
 Message = tuple[str, bytes]
 
 
@@ -78,7 +80,7 @@ class Bench:
         self.records: list[RecordEntry] = []
         self.audits: list[AuditEvent] = []
         self.actions: list[Action] = []
-        self._catalog = catalog
+        self._catalog = catalog if catalog is not None else EMPTY_CATALOG
         self._chunk = chunk
         self._to_target = b""
         self._to_client = b""
@@ -105,7 +107,7 @@ class Bench:
             self._to_target += data
         self._to_client += b"".join(effects.to_client)
         for action in effects.actions:
-            if isinstance(action, RefreshCatalog) and self._catalog is not None:
+            if isinstance(action, RefreshCatalog):
                 self.take(self.session.catalog_refreshed(self._catalog, self.now))
             else:
                 self.actions.append(action)

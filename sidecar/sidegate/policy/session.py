@@ -21,6 +21,7 @@ from sidegate.policy.prepared import Grant, prepare
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
+from sidegate.policy.statement import StatementKind
 from sidegate.policy.trace import Trace
 from sidegate.policy.walk import DEFAULT_DENY
 
@@ -31,13 +32,16 @@ _TOKEN_LIFE: Final = Builtin("token-life")
 
 @dataclass(frozen=True, slots=True)
 class SessionGrant:
-    """The right to log in to the target. `masks` hold for what belongs to no statement: errors, notices, parameter status."""
+    """The right to log in to the target. `masks` hold for what belongs to no statement: errors, notices, parameter status.
+    `limits_deletions`: a rule limits how many rows may be deleted, by whatever deletes them.
+    """
 
     permit: Permit
     role: str
     credential: CredentialConfig
     revision: str
     masks: Masks
+    limits_deletions: bool
 
 
 def decide_session(
@@ -90,8 +94,9 @@ def decide_session(
     if trace is not None:
         trace.add("session", f"opens as role `{role}`", source)
     return SessionGrant(
-        Permit(ENGINE_SEAL, f"session as {role} on {database}", source, revision), role, credential, revision, facts.masks
-    )
+        Permit(ENGINE_SEAL, f"session as {role} on {database}", source, revision), role, credential, revision, facts.masks,
+        limits_deletions=any(StatementKind.DELETE in rule.kinds for rule in facts.enforced.limit_rows),
+    )  # fmt: skip
 
 
 def _narrowest_role(grants: list[Grant]) -> str:

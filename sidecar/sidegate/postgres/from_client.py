@@ -205,7 +205,7 @@ class ClientSide:
         if session.owns_transaction and code in (QUERY, SYNC_CODE, FUNCTION_CALL):
             session.start_story(end_own_transaction(session))
             return False
-        if code in (QUERY, PARSE, BIND, EXECUTE) and session.judge.needs_catalog(session.grant.masks, session.now):
+        if code in (QUERY, PARSE, BIND, EXECUTE) and session.judge.needs_catalog(session.grant, session.now):
             session.refresh_catalog(is_forced=session.judge.catalog_is_stale)
             return False
         if (

@@ -10,8 +10,8 @@ import operator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidegate.policy.decision import Allow, ColumnUse, Decision, Deny, Masks, Measure, RequireApproval
-from sidegate.policy.engine import Engine, PrincipalView
+from sidegate.policy.decision import Allow, ColumnUse, Decision, Deny, Measure, RequireApproval
+from sidegate.policy.engine import Engine, PrincipalView, SessionGrant
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
@@ -242,9 +242,11 @@ class Judge:
     def copies_out(work: Work) -> bool:
         return any(StatementKind.COPY_OUT in statement.kinds for statement in work.statements)
 
-    def needs_catalog(self, masks: Masks, now: float) -> bool:
-        """Column masks are in force, and what is known of the target's definitions is missing, outdated, or old."""
-        if not masks.columns:
+    def needs_catalog(self, grant: SessionGrant, now: float) -> bool:
+        """Column masks or a limit on deleted rows are in force, and what is known of the target's definitions is missing, outdated,
+        or old.
+        """
+        if not (grant.masks.columns or grant.limits_deletions):
             return False
         return self.catalog is None or self.catalog_is_stale or not 0 <= now - self._catalog_learned_at < CATALOG_FRESH_S
 

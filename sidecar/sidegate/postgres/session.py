@@ -207,9 +207,10 @@ class Session:
         return self._flush()
 
     def catalog_refreshed(self, catalog: Catalog | None, now: float) -> Effects:
-        """A fresh catalog; None: it can't be read, and the session can't be masked any longer."""
+        """A fresh catalog; None: it can't be read, and the session's masks and limits can't be kept any longer."""
         if catalog is None:
-            return self.end(Reason.MASK_NOT_PROVABLE, "the target's catalog can't be read", now)
+            reason = Reason.MASK_NOT_PROVABLE if self.grant.masks.columns else Reason.IMPACT_NOT_MEASURABLE
+            return self.end(reason, "the target's catalog can't be read", now)
         self.judge.learn_catalog(catalog, now)
         self.waits_for_catalog = False
         if isinstance(self._step, WaitForCatalog) and not self.is_closed:

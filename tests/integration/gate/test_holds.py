@@ -399,3 +399,23 @@ def test_the_recording_of_a_hold_can_be_replayed(gate: GateProcess, issuer: Issu
     for part in ("DELETE FROM accounts WHERE id <= 13", name, "not these"):
         assert part in shown
     assert any(found.path == path and found.is_ok for found in recordings(gate))
+
+
+@pytest.mark.parametrize("extended", [False, True], ids=["simple", "extended"])
+def test_rows_that_a_trigger_deletes_count_against_the_limit(
+    gate: GateProcess, postgres: PostgresServer, issuer: Issuer, database: str, extended: bool
+) -> None:
+    with postgres.admin(database) as admin:
+        admin.execute(
+            "CREATE FUNCTION purge() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN DELETE FROM accounts WHERE id <= 400; RETURN NULL; END $$;"
+            " CREATE TRIGGER purge AFTER INSERT ON audit_trail EXECUTE FUNCTION purge()"
+        )
+    with wire(gate, issuer, database, "owner") as client:
+        send(client, "INSERT INTO audit_trail (what) VALUES ('x')", extended=extended)
+        name = held(client)
+        assert "400" in run_sidegate("approvals", "show", name, SIDEGATE_STATE=str(gate.state)).stdout
+        assert_nothing_is_open(postgres, database)
+        decide(gate, issuer, "deny", name)
+        assert error_in(client.receive_until_ready()).sqlstate == "42501"
+        assert client.rows("SELECT count(*) FROM accounts") == [(b"5000",)]

@@ -6,11 +6,24 @@ import pytest
 
 from sidegate.policy.config import ApprovalConfig, ColumnMatch, RuleAction, RuleConfig, StatementMatch
 from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy
+from sidegate.policy.engine import Engine, decide_session
 from sidegate.policy.source import PolicyRule
 from sidegate.policy.statement import ColumnRef, RelationRef
 from sidegate.postgres.catalog import Catalog, MaskedView
 from sidegate.postgres.effects import Hold
-from tests.support.session import Bench, asked, complete, error_of, policy, query, ready, target_error
+from tests.support.session import (
+    ADA,
+    NOW,
+    Bench,
+    asked,
+    complete,
+    config_of,
+    error_of,
+    policy,
+    query,
+    ready,
+    target_error,
+)
 
 USERS, CONTACT, BOX, PLAIN, COMPUTED, FILTERED, OVER, JOINED, STARS, UNION, ORDERS = range(20000, 20011)
 MASKS = Masks(
@@ -181,3 +194,41 @@ class TestDeletionsThatFollow:
         bench = Bench(policy([MASKED, BIG_DELETES]), catalog=catalog)
         bench.client(query("copy orders from stdin"))
         assert "ImpactNotMeasurable" in error_of(bench.target(target_error(), ready()))["D"]
+
+    def test_a_limit_on_deleted_rows_needs_no_mask_to_count_what_triggers_delete(self, catalog: Catalog) -> None:
+        bench = Bench(policy([BIG_DELETES]), catalog=catalog)
+        self.run(bench, "insert into orders values (1)", "INSERT 0 1")
+        rows = ((b"public.orders", b"1", b"0", b"0"), (b"public.bulk", b"0", b"0", b"400"))
+        assert asked(bench.answer_ask(*rows, status="T")) == "ROLLBACK"
+
+    @pytest.mark.parametrize(
+        ("rules", "is_needed"),
+        [
+            ([], False),
+            ([RuleConfig("many", RuleAction.DENY, StatementMatch(kinds=("Update",), rows_more_than=1))], False),
+            ([RuleConfig("no-deletes", RuleAction.DENY, StatementMatch(kinds=("Delete",)))], False),
+            ([RuleConfig("cards", RuleAction.MASK, detectors=("payment-card",))], False),
+            ([BIG_DELETES], True),
+            ([RuleConfig("many", RuleAction.DENY, StatementMatch(kinds=("Delete",), rows_more_than=1))], True),
+            ([MASKED], True),
+        ],
+    )
+    def test_only_column_masks_and_limits_on_deleted_rows_need_the_definitions(
+        self, rules: list[RuleConfig], is_needed: bool
+    ) -> None:
+        bench = Bench(policy(rules))
+        bench.client(query("select 1"))
+        assert (bench.session.judge.catalog is not None) is is_needed
+
+    def test_a_limit_that_comes_with_a_new_revision_needs_the_definitions(self, catalog: Catalog) -> None:
+        bench = Bench(policy(), catalog=catalog)
+        bench.client(query("select 1"))
+        fresh = config_of(policy([BIG_DELETES]))
+        bench.take(bench.session.config_changed(fresh, Engine(fresh), decide_session(fresh, ADA, "shop", NOW), NOW))
+        bench.target(complete("SELECT 1"), ready())
+        assert asked(bench.client(query("insert into orders values (1)"))) == "BEGIN"
+
+    def test_without_the_definitions_a_limit_on_deleted_rows_ends_the_session(self) -> None:
+        bench = Bench(policy([BIG_DELETES]))
+        bench.take(bench.session.catalog_refreshed(None, NOW))
+        assert "ImpactNotMeasurable" in error_of(bench.seen())["D"]
