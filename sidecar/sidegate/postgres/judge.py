@@ -140,7 +140,8 @@ class Judge:
             if statement.prepares:
                 changes.append(prepared.offer(statement.prepares, self._prepared(work, statement)))
             if statement.deallocates:
-                changes.append(prepared.removal(statement.deallocates))
+                is_all = statement.deallocates == "*"
+                changes.append(prepared.removal_of_all() if is_all else prepared.removal(statement.deallocates))
             if statement.declares:
                 changes.append(cursors.offer(statement.declares, work))
         if not changes:

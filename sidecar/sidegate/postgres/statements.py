@@ -230,10 +230,12 @@ class Names(Generic[T]):
         return _Offer(self, name, value)
 
     def removal(self, name: str) -> Binding:
-        """A Close or DEALLOCATE on its way: the name goes when the target confirms it. "*" is every name but the unnamed."""
-        return _Removal(
-            self, name, {key: tuple(values) for key, values in self._candidates.items() if name == key or (name == "*" and key)}
-        )
+        """A Close or DEALLOCATE on its way: the name goes when the target confirms it."""
+        return _Removal(self, {name: tuple(self._candidates.get(name, ()))})
+
+    def removal_of_all(self) -> Binding:
+        """DEALLOCATE ALL: every name but the unnamed."""
+        return _Removal(self, {name: tuple(values) for name, values in self._candidates.items() if name})
 
     def keep_from(self, name: str, value: T) -> None:
         """`value` is in place: what was there before isn't any more. What was offered after it may be in place by now as well."""
@@ -286,7 +288,7 @@ class _Offer(Generic[T]):
 class _Removal(Generic[T]):
     __slots__ = ("_names", "_seen")
 
-    def __init__(self, names: Names[T], name: str, seen: dict[str, tuple[T, ...]]) -> None:
+    def __init__(self, names: Names[T], seen: dict[str, tuple[T, ...]]) -> None:
         self._names, self._seen = names, seen
 
     def confirm(self) -> None:

@@ -103,7 +103,13 @@ class Statements(Definitions):
         self.expression(fields.get("params"), Scope())
 
     def _run_deallocate(self, fields: Node) -> None:
-        self.facts.deallocates = "*" if fields.get("isall") else fields.get("name", "*")
+        self.facts.deallocates = "*" if fields.get("isall") else self._own_name(fields["name"])
+
+    def _own_name(self, name: str) -> str:
+        """The name of one prepared statement or cursor. One that reads like ALL of them is refused."""
+        if name == "*":
+            self.facts.not_known('the name "*"')
+        return name
 
     def _run_declare_cursor(self, fields: Node) -> None:
         self.facts.declares = fields["portalname"]

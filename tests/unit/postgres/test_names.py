@@ -70,7 +70,7 @@ def test_a_removal_of_everything_spares_what_came_after_it() -> None:
     names: Names[str] = Names()
     names.offer("x", "a").confirm()
     names.offer("y", "b").confirm()
-    removal = names.removal("*")
+    removal = names.removal_of_all()
     names.offer("z", "c")
     removal.confirm()
     assert (names.find("x"), names.find("y"), names.find("z")) == ((), (), ("c",))

@@ -134,6 +134,20 @@ class TestNames:
         bench.target(target_error("42P05"), ready())
         assert holds(bench)
 
+    @pytest.mark.parametrize("gone", [[frame(b"C", b"S*\0"), SYNC], [query('deallocate "*"')]])
+    def test_a_statement_named_star_is_not_every_statement(self, gone: list[bytes]) -> None:
+        """What the target keeps must stay known: another statement of the name could hide it."""
+        bench = Bench(policy([HOLD_DELETES]))
+        bench.client(parse("delete from orders", "d"), SYNC)
+        bench.target(PARSE_COMPLETE, ready())
+        if bench.client(*gone)[0][0] == "C":
+            bench.target(CLOSE_COMPLETE, ready())
+        else:
+            assert Reason.STATEMENT_UNKNOWN in error_of(bench.target(target_error(), ready()))["D"]
+        bench.client(parse("select 1", "d"), SYNC, bind("", "d"), execute(), SYNC)
+        bench.target(target_error("42P05"), ready())
+        assert holds(bench)[0].request.statement.startswith("delete from orders")
+
     def test_deallocating_all_leaves_the_unnamed_statement(self) -> None:
         bench = Bench()
         bench.client(parse("select 1"), parse("deallocate all", "d"), bind("", "d"), execute(), SYNC)
