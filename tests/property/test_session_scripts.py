@@ -102,6 +102,9 @@ def run(wired: Wired, parts: list[bytes]) -> list[tuple[str, bytes]]:
     assert wired.bench.session.status == wired.target.status == "I"
     assert len(wired.bench.session.expected) == 0
     assert not wired.holds
+    for name, prepared in wired.target._statements.items():
+        text = prepared.plan.text if prepared.plan is not None else ""
+        assert any(text in known.text for known in wired.bench.session.prepared.find(name)), name
     event(f"{len(wired.approved)} approved of {wired.holds_made}")
     return seen
 
@@ -120,9 +123,9 @@ def without_words(seen: list[tuple[str, bytes]]) -> list[object]:
 
 
 def refers(part: bytes) -> bool:
-    """EXECUTE, FETCH or CLOSE in a Parse or among other statements: the gate refuses an unknown name earlier than the target finds it missing."""
+    """EXECUTE or FETCH in a Parse or among other statements: the gate refuses an unknown name earlier than the target finds it missing."""
     is_alone = part.startswith(b"Q") and b";" not in part
-    return not is_alone and re.search(rb"execute|fetch|close", part) is not None
+    return not is_alone and re.search(rb"execute|fetch", part) is not None
 
 
 @usual_settings
@@ -224,6 +227,23 @@ def test_cancels_and_other_configs_at_any_moment_leave_the_session_in_step(
         events=(cancel, other_config, other_config),
     )
     run(wired, parts)
+
+
+@usual_settings
+@given(parts=any_script, seed=seeds, policies=st.sampled_from([[], [HOLD_DDL, FEW_ROWS]]))
+def test_a_session_with_little_room_for_names_comes_to_rest(parts: list[bytes], seed: int, policies: list[RuleConfig]) -> None:
+    """It is paced while much is in flight, and ended when names take more than the limit."""
+    limits = replace(SessionLimits(), max_name_bytes=10_000)
+    wired = Wired(Bench(policy(policies), limits=limits), FakeTarget(tables()), seed, Verdicts(seed))
+    wired.client(finish(parts))
+    wired.settle()
+    seen = messages(wired.seen)
+    if wired.is_closed:
+        assert decode_fields(seen[-1][1])["C"] == "54000"
+        event("ended")
+    else:
+        assert not wired._from_client
+        assert seen[-1] == ("Z", b"I")
 
 
 @usual_settings

@@ -13,12 +13,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from sidegate.approval.backend import HoldRequest, Phase, Verdict
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.effects import CancelTarget, CloseSession, Effects, Hold, RefreshCatalog, WithdrawHold
+from sidegate.postgres.statements import Kept, Names
 from sidegate.record.frame import RecordKind
 from tests.support.fake_target import FakeTarget
 from tests.support.session import EMPTY_CATALOG, NOW, Bench
@@ -177,10 +179,32 @@ class Wired:
     def _check_memory(self) -> None:
         session = self.bench.session
         limits = session.limits
+        kept, in_flight = room_taken(session.prepared, session.portals, session.cursors)
+        assert (session.room.kept, session.room.in_flight) == (kept, in_flight)
         entry = session.expected.head
         if entry is not None and entry.capture is not None:
             errors = sum(len(part) for part in entry.capture if part.startswith(b"E"))
             assert sum(map(len, entry.capture)) - errors <= limits.max_captured_bytes + 65536
+
+
+def room_taken(*families: Names[Any]) -> tuple[int, int]:
+    """What names keep, and what is in flight, counted anew."""
+    kept: dict[int, int] = {}
+    in_flight = 0
+
+    def weigh(value: Kept) -> None:
+        kept[id(value)] = value.weight
+        for held in value.holds:
+            weigh(held)
+
+    for names in families:
+        seen = {id(value): value for values in names._candidates.values() for value in values}
+        in_flight += sum(seen[key].weight for key in names._unsettled)
+        for name, values in names._candidates.items():
+            for value in values:
+                if name:
+                    weigh(value)
+    return sum(kept.values()), in_flight
 
 
 def messages(data: bytes) -> list[tuple[str, bytes]]:

@@ -73,7 +73,8 @@ class SqlStatement:
     measured. `controls_transaction`: it can't run inside a savepoint of the gate's. `unknown` says, for a person, what couldn't
     be classified (then UNKNOWN is among the kinds). `normalised` is the text with its constants replaced (for fingerprints and
     records). `settings`: names of settings it changes, lower case, with the new value where it is a plain constant.
-    `prepares`, `executes`, `deallocates`, `declares`, `fetches`: names of SQL-level prepared statements and cursors.
+    `prepares`, `executes`, `deallocates`, `declares`, `fetches`, `closes`: names of SQL-level prepared statements and cursors.
+    `outlives_transaction`: the cursor that it declares does (WITH HOLD).
     `stores_code`: code that it stores to run later, for a message (`a function`, `a trigger`, `a rule`).
     `columns_changed`: columns that it renames, retypes or moves to another name ("*" for a whole table that is renamed or moved), so
     that a mask by name would no longer find them.
@@ -100,6 +101,8 @@ class SqlStatement:
     deallocates: str | None = None  # "*" for ALL
     declares: str | None = None
     fetches: str | None = None
+    closes: str | None = None  # "*" for ALL
+    outlives_transaction: bool = False
     stores_code: str | None = None
     columns_changed: frozenset[ColumnRef] = frozenset()
     changes_schemas: bool = (

@@ -61,6 +61,8 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.deallocates,
         statement.declares,
         statement.fetches,
+        statement.closes,
+        statement.outlives_transaction,
         statement.stores_code,
         statement.columns_changed,
         statement.changes_schemas,

@@ -138,6 +138,8 @@ class ClientSide:
             if not self._on_frame(code, frame):
                 break  # a story runs first; the same message is read again afterwards
             at += length
+        if session.room.in_flight > session.room.crowd and at and not (self.withheld or self.is_copying):
+            session.send(session.grant.permit, FLUSH)  # or the target would keep its answers until they fill a packet
         self._keep(buffer, at, end)
 
     def _keep(self, buffer: bytes, at: int, end: int) -> None:
@@ -441,7 +443,7 @@ class ClientSide:
         work.portal = portals[-1] if portals else None
         work.cursor = None if portals else cursors[-1]
         work.text = portals[-1].candidates[-1].text if portals else cursors[-1].text
-        work.parameters = portals[-1].bind.parameters if portals else cursors[-1].parameters
+        work.parameters = portals[-1].bind.parameters if portals else cursors[-1].bound().parameters
         is_certain = len(portals) + len(cursors) == 1 and (not portals or len(portals[0].candidates) == 1)
         work.alternatives = () if is_certain else work.other_texts(portals, cursors)
         return None

@@ -386,10 +386,10 @@ class TargetSide:
             raise TargetProtocolError(f"unknown transaction status `{status}`")
         session.expected.pop()
         session.copy_ended(entry.work)
-        session.set_status(status)
         work = entry.work
         if entry.binding is not None:
             entry.binding.confirm()
+        session.set_status(status)
         if entry.answer is not None:
             entry.answer.status = status
             session.resume_answer(entry.answer)

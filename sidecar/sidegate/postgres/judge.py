@@ -19,7 +19,7 @@ from sidegate.policy.statement import Impact, SqlStatement, StatementContext, St
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
-from sidegate.postgres.statements import Binding, BoundText, Names, Portal, Prepared, Work
+from sidegate.postgres.statements import Binding, BoundText, Cursor, Names, Portal, Prepared, Shared, Work
 from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical_tokens, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
@@ -90,7 +90,7 @@ class Judge:
         reason = Reason.STATEMENT_TOO_LARGE if problem.is_limit else Reason.STATEMENT_UNPARSABLE
         return Problem(Deny(reason, Builtin("parser"), self.revision, problem.message), problem.cursor_position)
 
-    def resolve_names(self, work: Work, prepared: Names[Prepared], cursors: Names[Work], portals: Names[Portal]) -> Deny | None:
+    def resolve_names(self, work: Work, prepared: Names[Prepared], cursors: Names[Cursor], portals: Names[Portal]) -> Deny | None:
         """Put what EXECUTE and FETCH refer to beside the statement itself, so that both are decided. A name nobody set is refused, and
         so is one that leads to a statement which uses or sets names itself: what that does is known only when it runs.
         """
@@ -133,23 +133,31 @@ class Judge:
         work.statements, work.referred = tuple(found), tuple(dict.fromkeys(texts))
         return None
 
-    def bindings(self, work: Work, prepared: Names[Prepared], cursors: Names[Work]) -> Binding | None:
+    def bindings(self, work: Work, prepared: Names[Prepared], cursors: Names[Cursor]) -> Binding | None:
         """The names that `work` sets or frees at the target, to be settled with its answer."""
         changes: list[Binding] = []
+        text: Shared | None = None
+        source: Shared | None = None
         for statement in work.own:
             if statement.prepares:
-                changes.append(prepared.offer(statement.prepares, self._prepared(work, statement)))
+                text = text or Shared(BoundText(work.text))
+                changes.append(prepared.offer(statement.prepares, self._prepared(text, statement)))
             if statement.deallocates:
                 is_all = statement.deallocates == "*"
                 changes.append(prepared.removal_of_all() if is_all else prepared.removal(statement.deallocates))
             if statement.declares:
-                changes.append(cursors.offer(statement.declares, work))
+                source = source or Shared(work.bound(), work.statements)
+                changes.append(cursors.offer(statement.declares, Cursor(source, statement.outlives_transaction)))
+            if statement.closes:
+                changes.append(cursors.removal_of_all() if statement.closes == "*" else cursors.removal(statement.closes))
         if not changes:
             return None
         return _Bindings(changes, may_confirm=len(work.own) == 1)
 
-    def _prepared(self, work: Work, statement: SqlStatement) -> Prepared:
-        return Prepared(work.text, (executed(statement),), (), self.search_path, sql_name=statement.prepares)
+    def _prepared(self, text: Shared, statement: SqlStatement) -> Prepared:
+        prepared = Prepared(text.bound.text, (executed(statement),), (), self.search_path, sql_name=statement.prepares)
+        prepared.holds = (text,)
+        return prepared
 
     # ---- deciding -----------------------------------------------------------------------------------------------------------------
 
@@ -335,7 +343,9 @@ def deletions_of(impact: Impact) -> Impact:
 
 
 class _Bindings:
-    """Several changes of one message. Of a string with several statements it can't be told which succeeded: nothing is ever confirmed."""
+    """Several changes of one message. Of a string with several statements it can't be told which succeeded: nothing is ever confirmed
+    or taken back.
+    """
 
     __slots__ = ("_changes", "_may_confirm")
 
@@ -344,11 +354,19 @@ class _Bindings:
         self._may_confirm = may_confirm
 
     def confirm(self) -> None:
-        if self._may_confirm:
-            for change in self._changes:
+        for change in self._changes:
+            if self._may_confirm:
                 change.confirm()
+            else:
+                change.leave_open()
 
     def take_back(self) -> None:
-        if self._may_confirm:
-            for change in self._changes:
+        for change in self._changes:
+            if self._may_confirm:
                 change.take_back()
+            else:
+                change.leave_open()
+
+    def leave_open(self) -> None:
+        for change in self._changes:
+            change.leave_open()

@@ -49,7 +49,7 @@ from sidegate.postgres.messages import (
 from sidegate.postgres.pipeline import Answer, Expectations, Expected, Kind
 from sidegate.postgres.refusal import notice_message, refusal_message
 from sidegate.postgres.shown import shown_statement
-from sidegate.postgres.statements import Names, Portal, Prepared, Work
+from sidegate.postgres.statements import Cursor, Names, Portal, Prepared, Room, Work
 from sidegate.postgres.stories import (
     Ask,
     Captured,
@@ -78,6 +78,7 @@ class SessionLimits:
     max_row_bytes: int = 128 * 1024 * 1024  # one row that has to be rewritten; rows that needn't stream
     max_captured_bytes: int = 8 * 1024 * 1024  # the answer of a measured statement
     max_waiting_bytes: int = 1024 * 1024  # client bytes that queue behind a hold before reading stops
+    max_name_bytes: int = 64 * 1024 * 1024  # what prepared statements, portals and cursors keep; a quarter of it may be in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,10 @@ class Session:
         self.limits = limits
         self.status = "I"
         self.now = 0.0
-        self.prepared: Names[Prepared] = Names()
-        self.portals: Names[Portal] = Names()
-        self.cursors: Names[Work] = Names()
+        self.room = Room(limits.max_name_bytes)
+        self.prepared: Names[Prepared] = Names(self.room)
+        self.portals: Names[Portal] = Names(self.room)
+        self.cursors: Names[Cursor] = Names(self.room)
         self.expected = Expectations()
         self.owns_transaction = False  # the gate opened it for a measured statement; it ends at the client's Sync
         self.is_skipping = False  # client messages up to its Sync are void, as after an error
@@ -280,6 +282,8 @@ class Session:
     def wants_client_bytes(self) -> bool:
         """A message that isn't whole yet has limits of its own; what queues behind a wait has this one."""
         is_waiting = self.is_blocked or self._client.waits_for_copy
+        if self.room.in_flight > self.room.crowd and not self._client.withheld:
+            return False  # the target has much to answer before the client may set more names
         return not is_waiting or self._client.waiting_bytes <= self.limits.max_waiting_bytes
 
     @property
@@ -410,12 +414,12 @@ class Session:
         self._client.is_copying = False
 
     def set_status(self, status: str) -> None:
-        """Outside of a transaction no portal lives, and no cursor but those WITH HOLD: they keep their name until it is
-        set again.
-        """
+        """Outside of a transaction no portal lives, and no cursor but those WITH HOLD."""
         self.status = status
         if status == "I":
             self.portals.clear()
+            if self.cursors.has_new:
+                self.cursors.clear(lambda cursor: cursor.outlives_transaction)
 
     def statement_ended(self, work: Work, *, changes_definitions: bool) -> None:
         if work.approval:

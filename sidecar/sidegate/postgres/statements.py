@@ -5,22 +5,31 @@ A name may have several candidates: a Parse whose answer is still to come may fa
 is the one that runs. Every candidate is decided, so that a name can't be made to mean something harmless to the gate and
 something else to the target. What was offered since the last Sync or Query is sure, though: should it fail, the target skips
 whatever comes up to that Sync.
+
+What names keep is weighed (`Room`): a client may set as many as it likes, and none may fill the gate's memory.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from sidegate.policy.decision import Decision, Masks
 from sidegate.policy.statement import Impact, SqlStatement, StatementKind
 from sidegate.postgres.copy_out import CopyOutRewriter
-from sidegate.postgres.messages import Bind
+from sidegate.postgres.messages import Bind, ClientProtocolError
 from sidegate.postgres.results import ResultPlan
 
 MAX_NAMES: Final = 10_000  # statements, portals and cursors of one session
+# What things weigh in memory, measured with tracemalloc: a name with all that belongs to it, an analysis without its texts, and each
+# relation, column or function in it.
+NAME_WEIGHT: Final = 512
+ANALYSIS_WEIGHT: Final = 2048
+PART_WEIGHT: Final = 200
+PARAMETER_WEIGHT: Final = 48
 NO_MASKS: Final = Masks()
 
 
@@ -61,7 +70,7 @@ class Work:
         self.is_simple = is_simple
         self.referred: tuple[BoundText, ...] = ()
         self.alternatives: tuple[BoundText, ...] = ()
-        self.cursor: Work | None = None
+        self.cursor: Cursor | None = None
         self.parameters: tuple[bytes | None, ...] = ()
         self.portal: Portal | None = None
         self.decision: Decision | None = None
@@ -109,10 +118,11 @@ class Work:
 
     def value_formats(self) -> tuple[int, ...]:
         """The formats of `parameters`, as Bind has them."""
-        portal = self.portal if self.cursor is None else self.cursor.portal
-        return portal.bind.parameter_formats if portal is not None else ()
+        if self.cursor is not None:
+            return self.cursor.bound().formats
+        return self.portal.bind.parameter_formats if self.portal is not None else ()
 
-    def other_texts(self, portals: Sequence[Portal], cursors: Sequence[Work]) -> tuple[BoundText, ...]:
+    def other_texts(self, portals: Sequence[Portal], cursors: Sequence[Cursor]) -> tuple[BoundText, ...]:
         """What else these may be than what it was taken for."""
         texts = [bound for portal in portals for bound in portal.bound()] + [cursor.bound() for cursor in cursors]
         own = self.bound()
@@ -124,7 +134,68 @@ def _kind_names(kinds: frozenset[StatementKind]) -> tuple[str, ...]:
     return tuple(sorted(kind.value for kind in kinds))
 
 
-class Prepared:
+def weight_of(statements: Iterable[SqlStatement]) -> int:
+    """The memory that analyses keep, in bytes, their texts included."""
+    weight = 0
+    for statement in statements:
+        parts = len(statement.reads) + len(statement.writes) + len(statement.creates) + len(statement.settings)
+        parts += len(statement.columns_output) + len(statement.columns_steering) + len(statement.columns_written)
+        parts += len(statement.columns_changed) + len(statement.functions)
+        weight += ANALYSIS_WEIGHT + PART_WEIGHT * parts + sys.getsizeof(statement.text) + sys.getsizeof(statement.normalised)
+    return weight
+
+
+class Kept:
+    """What names keep in memory. `weight` is its own, in bytes; `holds` is what it keeps beside, perhaps with others; `pins` counts the
+    names that keep it.
+    """
+
+    __slots__ = ("holds", "pins", "weight")
+
+    def __init__(self, weight: int, holds: tuple[Kept, ...] = ()) -> None:
+        self.weight = weight
+        self.pins = 0
+        self.holds = holds
+
+
+class Room:
+    """The memory that the names of one session keep, in bytes. `kept` is what stays until a name is closed. `in_flight` is what waits
+    for the target's answer, the unnamed statement and portal too: of those nothing else stays. Over `crowd` the client has to wait.
+    """
+
+    __slots__ = ("crowd", "in_flight", "kept", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.crowd = limit // 4
+        self.kept = 0
+        self.in_flight = 0
+
+    def keep(self, value: Kept) -> None:
+        """Raises ClientProtocolError when what is kept already is over the limit: the last may be as large as a message."""
+        if self.kept > self.limit:
+            raise ClientProtocolError(
+                f"prepared statements, portals and cursors of one session keep more than {self.limit} bytes", "54000",
+                "close or DEALLOCATE those that aren't needed any more, or connect again",
+            )  # fmt: skip
+        self._pin(value)
+
+    def _pin(self, value: Kept) -> None:
+        if value.pins == 0:
+            self.kept += value.weight
+            for held in value.holds:
+                self._pin(held)
+        value.pins += 1
+
+    def free(self, value: Kept) -> None:
+        value.pins -= 1
+        if value.pins == 0:
+            self.kept -= value.weight
+            for held in value.holds:
+                self.free(held)
+
+
+class Prepared(Kept):
     """One prepared statement, as read under `search_path`. `parameter_oids` are the types that the client gave its parameters.
     `is_void`: the target refused it. `sql_name` is of a PREPARE, whose text is the whole string.
     """
@@ -139,6 +210,7 @@ class Prepared:
         search_path: tuple[str, ...] | None = None,
         sql_name: str | None = None,
     ) -> None:
+        super().__init__(NAME_WEIGHT + weight_of(statements) + (sys.getsizeof(text) if sql_name is None else 0))
         self.text = text
         self.statements = statements
         self.parameter_oids = parameter_oids
@@ -147,22 +219,46 @@ class Prepared:
         self.sql_name = sql_name
 
 
-class Portal:
+class Shared(Kept):
+    """What several names of one string keep together: its text with its values, and what was made of it."""
+
+    __slots__ = ("bound", "statements")
+
+    def __init__(self, bound: BoundText, statements: tuple[SqlStatement, ...] = ()) -> None:
+        values = sum(PARAMETER_WEIGHT + len(value or b"") for value in bound.parameters)
+        super().__init__(sys.getsizeof(bound.text) + values + weight_of(statements))
+        self.bound = bound
+        self.statements = statements
+
+
+class Cursor(Kept):
+    """One cursor by DECLARE. `source` is what runs with it, with all that its string said."""
+
+    __slots__ = ("outlives_transaction", "source")
+
+    def __init__(self, source: Shared, outlives_transaction: bool) -> None:
+        super().__init__(NAME_WEIGHT, (source,))
+        self.source = source
+        self.outlives_transaction = outlives_transaction
+
+    @property
+    def text(self) -> str:
+        return self.source.bound.text
+
+    @property
+    def statements(self) -> tuple[SqlStatement, ...]:
+        return self.source.statements
+
+    def bound(self) -> BoundText:
+        return self.source.bound
+
+
+class Portal(Kept):
     """One bound portal. `frame` is its Bind as the client sent it, for when the portal has to be made again after a
     rollback. `statements` are those of its candidates as the target reads them at Bind, under `search_path`.
     """
 
-    __slots__ = (
-        "bind",
-        "candidates",
-        "frame",
-        "is_suspended",
-        "is_void",
-        "name",
-        "row_description",
-        "search_path",
-        "statements",
-    )
+    __slots__ = ("bind", "candidates", "frame", "is_suspended", "is_void", "name", "search_path", "statements")
 
     def __init__(
         self,
@@ -170,9 +266,15 @@ class Portal:
         candidates: tuple[Prepared, ...],
         bind: Bind,
         frame: bytes,
-        statements: tuple[SqlStatement, ...],
-        search_path: tuple[str, ...] | None,
+        statements: tuple[SqlStatement, ...] = (),
+        search_path: tuple[str, ...] | None = None,
     ) -> None:
+        weight = NAME_WEIGHT + 2 * len(frame) + PARAMETER_WEIGHT * len(bind.parameters)
+        for candidate in candidates:
+            if candidate.search_path != search_path:
+                weight += weight_of(statements)  # read again, for itself
+                break
+        super().__init__(weight, candidates)
         self.name = name
         self.candidates = candidates
         self.bind = bind
@@ -180,7 +282,6 @@ class Portal:
         self.statements = statements
         self.search_path = search_path
         self.is_void = False
-        self.row_description: bytes | None = None
         self.is_suspended = False
 
     def bound(self) -> list[BoundText]:
@@ -189,7 +290,7 @@ class Portal:
         return [BoundText(each.text, values, formats, each.parameter_oids) for each in self.candidates]
 
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Kept)
 
 
 class Binding(Protocol):
@@ -197,17 +298,21 @@ class Binding(Protocol):
 
     def confirm(self) -> None: ...
     def take_back(self) -> None: ...
+    def leave_open(self) -> None:
+        """The answer came, and doesn't tell whether it happened."""
 
 
 class Names(Generic[T]):
     """Names to candidates."""
 
-    __slots__ = ("_candidates", "_sure", "_unsettled")
+    __slots__ = ("_candidates", "_room", "_sure", "_unsettled", "has_new")
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room) -> None:
+        self._room = room
         self._candidates: dict[str, list[T]] = {}
         self._sure: dict[str, T] = {}  # offered since the last Sync or Query: what comes behind runs with it, or not at all
         self._unsettled: set[int] = set()
+        self.has_new = False  # since they were last cleared
 
     def __len__(self) -> int:
         return len(self._candidates)
@@ -224,9 +329,14 @@ class Names(Generic[T]):
 
     def offer(self, name: str, value: T) -> Binding:
         """Add a candidate; the binding settles whether it is the only one or none."""
+        if name:
+            self._room.keep(value)
         self._candidates.setdefault(name, []).append(value)
         self._sure[name] = value
-        self._unsettled.add(id(value))
+        self.has_new = True
+        if id(value) not in self._unsettled:
+            self._unsettled.add(id(value))
+            self._room.in_flight += value.weight
         return _Offer(self, name, value)
 
     def removal(self, name: str) -> Binding:
@@ -239,27 +349,47 @@ class Names(Generic[T]):
 
     def keep_from(self, name: str, value: T) -> None:
         """`value` is in place: what was there before isn't any more. What was offered after it may be in place by now as well."""
-        self._unsettled.discard(id(value))
-        if name in self._candidates:
-            self._candidates[name] = _since(self._candidates[name], value)
+        self.settle(value)
+        candidates = self._candidates.get(name)
+        if candidates is not None and candidates[0] is not value:
+            kept = self._candidates[name] = _since(candidates, value)
+            self._free(name, candidates[: len(candidates) - len(kept)])
+
+    def settle(self, value: T) -> None:
+        """The target answered it."""
+        if id(value) in self._unsettled:
+            self._unsettled.remove(id(value))
+            self._room.in_flight -= value.weight
 
     def discard(self, name: str, value: T) -> None:
-        self._unsettled.discard(id(value))
-        kept = [candidate for candidate in self._candidates.get(name, ()) if candidate is not value]
+        self.settle(value)
+        candidates = self._candidates.get(name, [])
+        kept = [candidate for candidate in candidates if candidate is not value]
+        self._free(name, [value] * (len(candidates) - len(kept)))
         if kept:
             self._candidates[name] = kept
         else:
             self._candidates.pop(name, None)
 
-    def clear(self) -> None:
-        """All that were confirmed are gone. Those whose answer is still to come belong to what follows."""
-        if not self._unsettled:
+    def clear(self, stays: Callable[[T], bool] | None = None) -> None:
+        """All that were answered are gone, but for those that stay. Those whose answer is still to come belong to what follows."""
+        self.has_new = bool(self._unsettled)
+        if not self._unsettled and stays is None:
+            for name, values in self._candidates.items():
+                if name:
+                    self._free(name, values)
             self._candidates.clear()
             return
         for name, values in list(self._candidates.items()):
             for value in values:
-                if id(value) not in self._unsettled:
+                if id(value) not in self._unsettled and not (stays is not None and stays(value)):
                     self.discard(name, value)
+
+    def _free(self, name: str, values: Sequence[T]) -> None:
+        for value in values:
+            self.settle(value)
+            if name:
+                self._room.free(value)
 
 
 def _since(candidates: Sequence[T], value: T) -> list[T]:
@@ -284,6 +414,9 @@ class _Offer(Generic[T]):
             self._value.is_void = True
         self._names.discard(self._name, self._value)
 
+    def leave_open(self) -> None:
+        self._names.settle(self._value)
+
 
 class _Removal(Generic[T]):
     __slots__ = ("_names", "_seen")
@@ -297,4 +430,7 @@ class _Removal(Generic[T]):
                 self._names.discard(name, value)
 
     def take_back(self) -> None:
+        """The names stay."""
+
+    def leave_open(self) -> None:
         """The names stay."""

@@ -37,6 +37,8 @@ class Facts:
     deallocates: str | None = None
     declares: str | None = None
     fetches: str | None = None
+    closes: str | None = None
+    outlives_transaction: bool = False
     stores_code: str | None = None
     changed: set[ColumnRef] = field(default_factory=set)
     changes_schemas: bool = False
@@ -116,6 +118,8 @@ class Facts:
             deallocates=self.deallocates,
             declares=self.declares,
             fetches=self.fetches,
+            closes=self.closes,
+            outlives_transaction=self.outlives_transaction,
             stores_code=self.stores_code,
             columns_changed=frozenset(self.changed),
             changes_schemas=self.changes_schemas,

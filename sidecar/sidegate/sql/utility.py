@@ -21,6 +21,7 @@ from sidegate.sql.scope import STAR, Output, Scope
 
 K = StatementKind
 _FALSE: Final = frozenset({"false", "off", "0"})
+CURSOR_OPT_HOLD: Final = 0x0020  # nodes/parsenodes.h
 _TWO_PHASE: Final = frozenset({"TRANS_STMT_PREPARE", "TRANS_STMT_COMMIT_PREPARED", "TRANS_STMT_ROLLBACK_PREPARED"})
 
 
@@ -113,14 +114,14 @@ class Statements(Definitions):
 
     def _run_declare_cursor(self, fields: Node) -> None:
         self.facts.declares = fields["portalname"]
+        self.facts.outlives_transaction = bool(fields.get("options", 0) & CURSOR_OPT_HOLD)
         self._output(self.outputs_of(fields["query"], Scope()))
 
     def _run_fetch(self, fields: Node) -> None:
         self.fetch(fields["portalname"])
 
     def _run_close_portal(self, fields: Node) -> None:
-        if "portalname" in fields:
-            self.fetch(fields["portalname"])
+        self.facts.closes = self._own_name(fields["portalname"]) if "portalname" in fields else "*"
 
     def _run_create_table_as(self, fields: Node) -> None:
         self.select_into(fields["into"], self._inner(fields["query"]))
@@ -196,7 +197,7 @@ class Statements(Definitions):
     def _run_discard(self, fields: Node) -> None:
         if fields.get("target") == "DISCARD_ALL":
             self.facts.controls_transaction = True
-            self.facts.deallocates = "*"
+            self.facts.deallocates = self.facts.closes = "*"
             self.facts.set([(settings.ALL, None)])
 
     def _run_listen(self, fields: Node) -> None:

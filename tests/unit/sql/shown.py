@@ -28,7 +28,9 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         "unknown": list(statement.unknown),
         "dangers": list(statement.dangers),
     }
-    for name in ("prepares", "executes", "deallocates", "declares", "fetches", "stores_code"):
+    for name in (
+        *("prepares", "executes", "deallocates", "declares", "outlives_transaction", "fetches", "closes", "stores_code"),
+    ):
         found[name] = getattr(statement, name)
     return {
         key: [str(item) if not isinstance(item, list) else item for item in value] if isinstance(value, list) else value
