@@ -113,8 +113,9 @@ class QueryRunner:
         entry = Expected(Kind.QUERY, self.work, refusal=refusal)
         self._session.send(self._session.grant.permit, encode_query(POISON), entry)
 
-    def has_been_rolled_back(self) -> None:
+    def has_been_rolled_back(self) -> Deny | None:
         """A Query can simply be sent again."""
+        return None
 
     def settle(self) -> Deny | None:
         session = self._session
@@ -192,8 +193,17 @@ class ExecuteRunner:
         frame = encode_execute(f"{session.gate_name}:none")
         session.send(session.grant.permit, frame, Expected(Kind.EXECUTE, self.work, refusal=refusal))
 
-    def has_been_rolled_back(self) -> None:
+    def has_been_rolled_back(self) -> Deny | None:
+        """Its portal went with it, and is made again from the statement: if that is another by now, from nothing."""
         self._needs_rebind = True
+        portal = self.work.portal
+        if portal is None:
+            return None
+        candidates = self._session.prepared.find(portal.bind.statement)
+        if candidates and all(any(known is candidate for known in portal.candidates) for candidate in candidates):
+            return None
+        detail = "the prepared statement that its portal was made of is another by now"
+        return deny_builtin(Reason.IMPACT_NOT_MEASURABLE, self._session.config.revision, detail, "names")
 
     def settle(self) -> Deny | None:
         session = self._session

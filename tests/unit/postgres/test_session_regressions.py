@@ -217,6 +217,22 @@ class TestMeasured:
         assert asked(bench.sent()) == COUNTERS
         assert asked(bench.answer_ask((b"public.orders", b"0", b"0", b"5000"), status="T")).startswith("ROLLBACK TO")
 
+    @pytest.mark.parametrize("between", [parse("drop table users"), parse("select 1"), frame(b"C", b"S\0")])
+    def test_what_is_measured_again_is_what_was_bound(self, between: bytes) -> None:
+        """After the rollback its portal is made again, and the name may be another statement's by then."""
+        bench = Bench(policy([BIG_CHANGES, HOLD_DDL]))
+        bench.client(parse("delete from orders"), bind("p"), between, execute("p"), SYNC)
+        bench.answer_ask(tag="BEGIN", status="T")
+        assert codes(bench.answer_ask(tag="SELECT 0", status="T"))[:2] == "PB"
+        answer = CLOSE_COMPLETE if between.startswith(b"C") else PARSE_COMPLETE
+        bench.target(PARSE_COMPLETE, BIND_COMPLETE, answer, complete("DELETE 5000"), ready("T"))
+        bench.sent()
+        assert asked(bench.answer_ask((b"public.orders", b"0", b"0", b"5000"), status="T")) == "ROLLBACK"
+        sent = bench.answer_ask(tag="ROLLBACK")
+        assert not holds(bench)
+        assert b"sidegate:" in sent[0][1]
+        assert Reason.IMPACT_NOT_MEASURABLE in error_of(bench.target(target_error("34000"), ready()))["D"]
+
     def test_a_measured_statement_is_decided_on_in_the_records_before_and_after_it_runs(self) -> None:
         bench = Bench(policy([BIG_CHANGES]))
         bench.client(query("delete from orders"))
