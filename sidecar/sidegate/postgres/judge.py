@@ -285,7 +285,14 @@ class Judge:
 
 
 def _uses_names(statement: SqlStatement) -> bool:
-    names = (statement.executes, statement.fetches, statement.prepares, statement.deallocates, statement.declares)
+    names = (
+        statement.executes,
+        statement.fetches,
+        statement.prepares,
+        statement.deallocates,
+        statement.declares,
+        statement.closes,
+    )
     return any(name is not None for name in names)
 
 

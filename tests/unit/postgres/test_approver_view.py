@@ -121,6 +121,7 @@ def test_the_formats_of_a_fetched_portal_are_covered() -> None:
         "deallocate d",
         "discard all",
         "declare c cursor for select 1",
+        "close p",
     ],
 )
 def test_execute_of_a_statement_that_uses_names_itself_is_refused(inner: str) -> None:
