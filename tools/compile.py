@@ -31,7 +31,7 @@ HOT_MODULES: Final = (
         f"sidegate/postgres/{name}.py"
         for name in (
             *("effects", "frames", "from_client", "from_target", "journal", "journal_writer", "judge", "messages", "pipeline"),
-            *("masker", "refusal", "relay", "restrictions"),
+            *("holds", "masker", "refusal", "relay", "restrictions"),
             *("results", "rows", "runners", "session", "startup", "statements", "stories"),
         )
     ),

@@ -33,6 +33,7 @@ from sidegate.postgres.effects import (
 )
 from sidegate.postgres.from_client import ClientSide
 from sidegate.postgres.from_target import TargetSide
+from sidegate.postgres.holds import hold_notice
 from sidegate.postgres.journal import Journal
 from sidegate.postgres.judge import Judge
 from sidegate.postgres.masker import Masker
@@ -47,8 +48,7 @@ from sidegate.postgres.messages import (
     encode_parse,
 )
 from sidegate.postgres.pipeline import Answer, Expectations, Expected, Kind
-from sidegate.postgres.refusal import notice_message, refusal_message
-from sidegate.postgres.shown import shown_statement
+from sidegate.postgres.refusal import refusal_message
 from sidegate.postgres.statements import Cursor, Names, Portal, Prepared, Room, Work
 from sidegate.postgres.stories import (
     Ask,
@@ -455,40 +455,6 @@ class Session:
         for data, kind in frames:
             self.send(permit, data, Expected(kind, is_visible=False, answer=answer))
 
-    def hold_request(self, work: Work, decision: RequireApproval) -> HoldRequest:
-        holds = self.config.target.holds
-        timeout_s = holds.in_transaction_timeout_s if self.status == "T" else holds.timeout_s
-        work.fingerprint = self.judge.fingerprint(work, decision)
-        shown, path = shown_statement(work.bound(), self.masker.text), self.judge.search_path
-        return HoldRequest(
-            target=self.facts.target,
-            namespace=self.facts.namespace,
-            session_id=self.facts.session_id,
-            requester_key=self.facts.principal.key,
-            requester=self.facts.principal.username,
-            agent=self.facts.principal.agent,
-            reason=str(decision.reason),
-            source=str(decision.source),
-            detail=decision.detail,
-            statement=shown.statement,
-            fingerprint=work.fingerprint,
-            impact=work.impact,
-            terms=decision.terms,
-            requested_at=self.now,
-            hold_until=self.now + timeout_s,
-            groups=tuple(sorted(self.facts.principal.groups)),
-            environment=self.facts.principal.environment,
-            source_address=self.facts.principal.source_address,
-            database=self.facts.database,
-            role=self.facts.role,
-            revision=self.config.revision,
-            parameters=shown.parameters,
-            runs=tuple(shown_statement(each, self.masker.text) for each in work.referred),
-            alternatives=tuple(shown_statement(each, self.masker.text) for each in work.alternatives),
-            search_path=path or ("pg_catalog",) if path is not None else None,  # which is searched anyway
-            current_role=self.judge.current_role,
-        )
-
     # ---- stories ------------------------------------------------------------------------------------------------------------------
 
     def _resume(self, value: object) -> None:
@@ -530,19 +496,10 @@ class Session:
 
     def _tell_hold(self, *, is_first: bool = True) -> None:
         runner = self._runner
-        if runner is None or not isinstance(runner.work.decision, RequireApproval) or self._target.is_mid_message:
-            return
-        decision = runner.work.decision
-        impact = _impact_text(runner.work.impact)
-        who = ", ".join(sorted(decision.terms.approver_groups | decision.terms.approver_users))
-        self.deliver(
-            notice_message(
-                f"{'held' if is_first else 'still held'} by sidegate: approval request {self._hold_name} must be approved"
-                f" by {decision.terms.required} of {who}{impact}",
-                f"reason {decision.reason}, by {decision.source}, at revision {decision.revision}",
-                "wait, or cancel to withdraw it; after a disconnect, send the same statement again once it is approved",
-            )
-        )
+        if runner is not None and self._hold_name is not None and not self._target.is_mid_message:
+            notice = hold_notice(runner.work, self._hold_name, is_first=is_first)
+            if notice is not None:
+                self.deliver(notice)
 
     def _reconsider_held(self) -> None:
         assert self._runner is not None
@@ -589,12 +546,6 @@ class Session:
         effects = Effects(records, audits, decided, self._to_target, self._to_client, self._actions)
         self._to_target, self._to_client, self._actions = [], [], []
         return effects
-
-
-def _impact_text(impact: Impact | None) -> str:
-    if impact is None:
-        return ""
-    return ", it would remove every row" if impact.is_truncation else f", it would change {impact.rows_affected} rows"
 
 
 def _terms(decision: Decision | None) -> object:

@@ -18,6 +18,7 @@ from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, Req
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, StatementKind, TableImpact
+from sidegate.postgres.holds import hold_request
 from sidegate.postgres.pipeline import Answer
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def tell(session: Session, runner: Runner, decision: Decision) -> Story:
 
 
 def _hold(session: Session, work: Work, decision: RequireApproval) -> Generator[Step, Any, Verdict]:
-    verdict: Verdict = yield WaitForVerdict(session.hold_request(work, decision))
+    verdict: Verdict = yield WaitForVerdict(hold_request(session, work, decision))
     return verdict
 
 
