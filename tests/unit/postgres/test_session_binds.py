@@ -193,6 +193,12 @@ class TestTogether:
 
 
 class TestUnknown:
+    def test_the_unnamed_statement_has_the_targets_own_words(self) -> None:
+        bench = Bench()
+        bench.client(bind(), SYNC)
+        error = error_of(bench.target(target_error("26000"), ready()))
+        assert (error["C"], error["M"]) == ("26000", "unnamed prepared statement does not exist")
+
     def test_a_bind_of_a_statement_nobody_prepared_is_refused_as_the_target_would(self) -> None:
         """A function may have prepared it there."""
         bench = Bench()
