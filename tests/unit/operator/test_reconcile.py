@@ -109,6 +109,7 @@ def break_target(world: World) -> None:
 
 def make_unreadable(world: World) -> None:
     world.unreadable = (UnreadablePolicy("odd", "spec.mode is `Off`"),)
+    world.policies.append(policy("good"))
 
 
 def make_too_large(world: World) -> None:
@@ -120,6 +121,7 @@ def make_too_large(world: World) -> None:
 def break_beside(world: World) -> None:
     problem = error("ProtectedTarget/shop/shop-db", "metadata.name", "no Service can be called so", "call it otherwise")
     world.beside = lambda target: Beside((), (problem,))
+    world.policies.append(policy("good"))
 
 
 BREAKS: list[tuple[Change, str, str]] = [
@@ -216,7 +218,7 @@ def test_after_a_restart_only_a_config_that_holds_together_counts_as_good(tamper
     break_policy(world)
     world.last_good = None
     plan = world.run(NOW + 1)
-    assert plan.apply == ()
+    assert (plan.apply, plan.remove) == ((), ())
     assert plan.last_good is None
     assert world.conditions()["Synced"] == ("Unknown", "NotPublished")
     assert "gates refuse everything" in world.message("Compiled")
