@@ -34,11 +34,12 @@ Object: TypeAlias = "dict[str, object]"
 
 @dataclass(frozen=True, slots=True)
 class PlannedConfig:
-    """INVARIANT: `config_map` is None exactly when a finding is an Error."""
+    """INVARIANT: `config_map` is None exactly when a finding is an Error. `is_too_large`: that is the error, and the only one."""
 
     config_map: Object | None
     revision: str | None
     findings: tuple[Finding, ...]
+    is_too_large: bool = False
 
 
 def plan_gate_config(target: ProtectedTarget, policies: Sequence[AccessPolicy]) -> PlannedConfig:
@@ -54,8 +55,8 @@ def plan_gate_config(target: ProtectedTarget, policies: Sequence[AccessPolicy]) 
             f"the gate config has {len(data)} bytes, and a ConfigMap holds {MAX_CONFIG_BYTES}",
             "bind fewer policies to the target, or use patterns instead of long lists",
         )
-        return PlannedConfig(None, None, (problem, *compiled.findings))
-    return PlannedConfig(_config_map(target, data, compiled.config.revision), compiled.config.revision, compiled.findings)
+        return PlannedConfig(None, None, (problem, *compiled.findings), is_too_large=True)
+    return PlannedConfig(config_map_of(target, data, compiled.config.revision), compiled.config.revision, compiled.findings)
 
 
 def config_map_name(target: ProtectedTarget) -> str:
@@ -66,7 +67,8 @@ def has_errors(planned: PlannedConfig) -> bool:
     return any(finding.severity is FindingSeverity.ERROR for finding in planned.findings)
 
 
-def _config_map(target: ProtectedTarget, data: bytes, revision: str) -> Object:
+def config_map_of(target: ProtectedTarget, data: bytes, revision: str) -> Object:
+    """The ConfigMap for an encoded gate config of the target."""
     metadata: Object = {
         "name": config_map_name(target),
         "namespace": str(target.metadata.namespace),
