@@ -38,3 +38,11 @@ def injected(pod: dict[str, Any], target: ProtectedTarget, settings: GateSetting
     planned = plan_sidecar(pod, target, settings)
     assert isinstance(planned, PodPatch), planned
     return patched(pod, planned.operations)
+
+
+def outside_target(change: object = None) -> ProtectedTarget:
+    """The sample target, gated from outside its pods instead."""
+    endpoint = {"host": "db.example.com", "port": 5433}
+    tls = {"target": {"mode": "VerifyFull", "caRef": {"name": "shop-db-ca", "key": "ca.crt"}}}
+    outside = merged(sample("target"), {"spec": {"selector": None, "endpoint": endpoint, "tls": tls}})
+    return ProtectedTarget.from_wire(merged(outside, change or {}))

@@ -109,8 +109,8 @@ def gate_parts(target: ProtectedTarget, settings: GateSettings, extra: Mapping[s
         "resources": {"limits": resources, "requests": dict(resources)},
         # `/live` answers as soon as the gate listens. `/started` waits for a config too, and until a sidecar has started, the
         # database beside it doesn't: a missing config must not be what keeps it down.
-        "startupProbe": {**_http_get("/live", settings), "periodSeconds": 1, "failureThreshold": 30, "timeoutSeconds": 1},
-        "livenessProbe": {**_http_get("/live", settings), "periodSeconds": 10, "failureThreshold": 3, "timeoutSeconds": 5},
+        "startupProbe": {**http_get("/live", settings), "periodSeconds": 1, "failureThreshold": 30, "timeoutSeconds": 1},
+        "livenessProbe": {**http_get("/live", settings), "periodSeconds": 10, "failureThreshold": 3, "timeoutSeconds": 5},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -142,7 +142,7 @@ def canonical_quantity(text: str) -> str:
     return f"{number}{units[index]}"
 
 
-def _http_get(path: str, settings: GateSettings) -> Object:
+def http_get(path: str, settings: GateSettings) -> Object:
     """No `host`: another than the pod's own breaks Pod Security `baseline` since 1.34."""
     return {"httpGet": {"path": path, "port": settings.health_port, "scheme": "HTTP"}, "successThreshold": 1}
 

@@ -10,8 +10,15 @@ It leaves out how that is found out (`sidecar`).
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+
+from sidegate.api.protected_target import ProtectedTarget
+from sidegate_operator.plan.gate_container import GateParts, GateSettings
+
+INJECTED_ANNOTATION: Final = "sidegate.dev/injected"  # written with the gate: which one it is
+DEFAULT_CONTAINER_ANNOTATION: Final = "kubectl.kubernetes.io/default-container"
 
 Operation: TypeAlias = "dict[str, Any]"
 
@@ -91,3 +98,9 @@ class NotOurs:
 
 
 Injection: TypeAlias = "PodPatch | InjectionRefused | NotOurs"
+
+
+def injected_note(target: ProtectedTarget, settings: GateSettings, parts: GateParts) -> str:
+    """The value of `sidegate.dev/injected`: which gate was put in, and by what template."""
+    note = {"gate": settings.version, "target": str(target.metadata.name), "template": parts.template}
+    return json.dumps(note, separators=(",", ":"))

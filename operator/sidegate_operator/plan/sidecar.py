@@ -12,7 +12,6 @@ The pod is what an AdmissionReview has: the API server has decoded it, so its sh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -25,6 +24,8 @@ from sidegate_operator.plan.gate_container import (
     gate_parts,
 )
 from sidegate_operator.plan.injection import (
+    DEFAULT_CONTAINER_ANNOTATION,
+    INJECTED_ANNOTATION,
     Injection,
     InjectionReason,
     InjectionRefused,
@@ -32,13 +33,12 @@ from sidegate_operator.plan.injection import (
     Operation,
     PodPatch,
     Untouched,
+    injected_note,
 )
 from sidegate_operator.plan.owned import TARGET_LABEL
 from sidegate_operator.plan.pod_checks import Arrival, Pod, entries, pod_problem
 
 INJECT_LABEL: Final = "sidegate.dev/inject"
-INJECTED_ANNOTATION: Final = "sidegate.dev/injected"
-DEFAULT_CONTAINER_ANNOTATION: Final = "kubectl.kubernetes.io/default-container"
 
 
 def named_target(pod: Pod) -> str | None:
@@ -64,12 +64,6 @@ def plan_sidecar(pod: Pod, target: ProtectedTarget | None, settings: GateSetting
     if refused is not None:
         return refused
     return PodPatch(name, tuple(_operations(pod, parts, injected_note(target, settings, parts))))
-
-
-def injected_note(target: ProtectedTarget, settings: GateSettings, parts: GateParts) -> str:
-    """The value of `sidegate.dev/injected`: which gate was put in, and by what template."""
-    note = {"gate": settings.version, "target": str(target.metadata.name), "template": parts.template}
-    return json.dumps(note, separators=(",", ":"))
 
 
 def _operations(pod: Pod, parts: GateParts, note: str) -> Iterator[Operation]:
