@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.support.operator_samples import SAMPLES, SETTINGS, injected, sample, 
 from tests.support.pod_security import container_problems
 from tests.unit.api.crd_rules import merged
 
+ROOT = SAMPLES.parents[3]
 GOLDEN = sorted(file.name.removesuffix(".in.yaml") for file in SAMPLES.glob("*.in.yaml"))
 REFUSALS = [
     pytest.param(reason, each["refused"], each["passes"], id=f"{reason}-{number}")
@@ -291,3 +293,9 @@ def test_takes_no_image_that_is_not_pinned(image: str) -> None:
 def test_writes_quantities_as_the_api_server_does(text: str, canonical: str) -> None:
     """tests/cluster compares what the API server makes of them."""
     assert canonical_quantity(text) == canonical
+
+
+def test_every_reason_is_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "injection.md").read_text()
+    listed = re.findall(r"^\| `([A-Za-z]+)` \|", page, re.MULTILINE)
+    assert sorted(listed) == sorted(reason.value for reason in InjectionReason)
