@@ -14,9 +14,9 @@ Left out: gathering the snapshot, writing, and what other objects a target has (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
 from sidegate.api.access_policy import AccessPolicy, AccessPolicyStatus, FindingSeverity
 from sidegate.api.meta import MAX_BOUND, Condition, ConditionStatus
@@ -24,8 +24,10 @@ from sidegate.api.protected_target import ProtectedTarget, ProtectedTargetStatus
 from sidegate.policy.compile import binds
 from sidegate.policy.config import ConfigError, decode_config
 from sidegate.policy.finding import Finding, error, name_of
+from sidegate_operator.plan.beside import Beside, Builder, nothing_beside
 from sidegate_operator.plan.conditions import ConditionType, transitions
-from sidegate_operator.plan.gate_config import CONFIG_KEY, Object, PlannedConfig, config_map_name, config_map_of, plan_gate_config
+from sidegate_operator.plan.config_map import plan_config_map
+from sidegate_operator.plan.gate_config import CONFIG_KEY, Object, PlannedConfig, config_map_name, plan_gate_config
 from sidegate_operator.plan.pods import SeenPod, Told
 from sidegate_operator.plan.status import (
     GateState,
@@ -76,7 +78,8 @@ class UnreadablePolicy:
 class Snapshot:
     """Everything about one target. `policies`, `neighbours` (other targets) and `pods` are those of its namespace. `enforced`: pod uid ->
     the revision that its gate says it enforces, by its own proven identity. `live` are objects as the API server has them; `last_good` is
-    what the plan before gave back, None after a restart. `elsewhere`: policy name -> reports of other targets.
+    what the plan before gave back, None after a restart. `elsewhere`: policy name -> reports of other targets. `authority`: the PEM
+    certificates by which gates know the operator's gateway.
     """
 
     target: ProtectedTarget
@@ -90,6 +93,7 @@ class Snapshot:
     probe: Probe | None = None
     is_namespace_protected: bool = False
     elsewhere: Mapping[str, tuple[PolicyReport, ...]] = field(default_factory=dict)
+    authority: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +146,6 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """The target's other objects: Service, Deployment, NetworkPolicy. An Error among the findings: nothing of them is touched."""
-
-    objects: tuple[Object, ...] = ()
-    findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Pace:
     """How long a gate gets before it is told again: doubled each time, up to the longest. After the first it is late."""
 
@@ -160,23 +156,16 @@ class Pace:
         return min(self.longest_s, self.first_s * 2.0 ** min(times - 1, 30))
 
 
-Builder: TypeAlias = "Callable[[ProtectedTarget], Beside]"
-
-
-def nothing_beside(target: ProtectedTarget) -> Beside:
-    return Beside()
-
-
 def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, pace: Pace = Pace()) -> Plan:
     """What to do about the target."""
     target = snapshot.target
     if target.metadata.deletion_timestamp is not None:
         return Plan(last_good=snapshot.last_good)  # what belongs to it goes with it, by its ownerReferences
     bound = tuple(each for each in snapshot.policies if binds(each, target))
-    planned = plan_gate_config(target, snapshot.policies)
+    planned = plan_gate_config(target, snapshot.policies, snapshot.authority)
     others = beside(target)
-    findings = (*(_unreadable(target, each) for each in snapshot.unreadable), *others.findings, *planned.findings)
-    errors = tuple(each for each in findings if each.severity is FindingSeverity.ERROR)
+    findings = (*(_unreadable(target, each) for each in snapshot.unreadable), *planned.findings)
+    errors = _errors(findings)
     good = _good(snapshot, planned, errors)
     apply, remove = _objects(snapshot, good, others)
     mine = tuple(sorted((each for each in snapshot.pods if each.is_of(target)), key=lambda each: each.name))
@@ -186,6 +175,7 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         policies=tuple(str(each.metadata.name) for each in bound),
         errors=errors,
         is_too_large=planned.is_too_large and len(errors) == 1,
+        object_errors=_errors(others.findings),
         revision=good.revision if good is not None else None,
         gates=gates,
         pods_without_gate=tuple(each.name for each in without),
@@ -216,6 +206,10 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
     )
 
 
+def _errors(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(each for each in findings if each.severity is FindingSeverity.ERROR)
+
+
 def _unreadable(target: ProtectedTarget, policy: UnreadablePolicy) -> Finding:
     return error(
         f"AccessPolicy/{target.metadata.namespace}/{policy.name}",
@@ -230,12 +224,14 @@ def _good(snapshot: Snapshot, planned: PlannedConfig, errors: Sequence[Finding])
     if planned.config_map is not None and planned.revision is not None and not errors:
         return LastGood(planned.revision, planned.config_map)
     if snapshot.last_good is not None:
-        return snapshot.last_good
+        return _made_again(snapshot, str(snapshot.last_good.config_map["data"][CONFIG_KEY])) or snapshot.last_good
     live = snapshot.live.get(ObjectKey("ConfigMap", config_map_name(snapshot.target)))
-    data = live.get("data") if live is not None else None
-    text = data.get(CONFIG_KEY) if isinstance(data, dict) else None
-    if not isinstance(text, str):
-        return None
+    text = (live.get("data") or {}).get(CONFIG_KEY) if live is not None else None
+    return _made_again(snapshot, text) if isinstance(text, str) else None
+
+
+def _made_again(snapshot: Snapshot, text: str) -> LastGood | None:
+    """The ConfigMap as it would be made now for an encoded config; None: it isn't whole, isn't this target's, or doesn't fit."""
     try:
         config = decode_config(text.encode())
     except ConfigError:
@@ -243,15 +239,15 @@ def _good(snapshot: Snapshot, planned: PlannedConfig, errors: Sequence[Finding])
     metadata = snapshot.target.metadata
     if (config.target.namespace, config.target.name) != (metadata.namespace, metadata.name):
         return None
-    return LastGood(config.revision, config_map_of(snapshot.target, text.encode(), config.revision))
+    planned = plan_config_map(snapshot.target, config, snapshot.authority)
+    return LastGood(config.revision, planned.wanted) if planned.wanted is not None else None
 
 
 def _objects(snapshot: Snapshot, good: LastGood | None, beside: Beside) -> tuple[tuple[Object, ...], tuple[ObjectKey, ...]]:
     """What differs from what is there, and what is ours and no longer wanted."""
-    is_sure = not any(each.severity is FindingSeverity.ERROR for each in beside.findings)
-    wanted = [*([good.config_map] if good is not None else []), *(beside.objects if is_sure else ())]
+    wanted = [*([good.config_map] if good is not None else []), *beside.objects]
     apply = tuple(each for each in wanted if not _covers(snapshot.live.get(ObjectKey.of(each)), each))
-    if not is_sure:
+    if _errors(beside.findings):
         return apply, ()
     kept = {ObjectKey("ConfigMap", config_map_name(snapshot.target)), *map(ObjectKey.of, wanted)}
     return apply, tuple(sorted(key for key, live in snapshot.live.items() if key not in kept and _is_ours(live, snapshot.target)))
