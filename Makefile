@@ -8,10 +8,10 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup demo test test-pure test-compiled lint format fuzz bench compile crds docs clean
-.PHONY: cluster cluster-down cluster-programs kind kind-down
+.PHONY: image cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install the locked dependencies into .venv (every target below does it first; nothing to do takes no time)
 	@$(PYTHON) tools/bootstrap.py
@@ -56,6 +56,9 @@ crds: setup ## write the custom resource definitions and their reference pages f
 docs: setup ## write the documents that are made from code
 	$(PY) tools/write_docs.py
 	$(PY) tools/write_crds.py
+
+image: setup ## make the images of gate and operator without Docker, as root on Debian; FRESH=1 with new updates, COMPILED=1, NAMES="..."
+	@$(PY) -m tools.image $(if $(FRESH),--fresh) $(if $(COMPILED),--compiled) $(NAMES)
 
 cluster-programs: ## build the test cluster's Kubernetes from Go modules, once: some 6 minutes, then no time
 	@bash tests/cluster/build.sh node >/dev/null
