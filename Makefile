@@ -8,7 +8,7 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup demo test test-pure test-compiled lint format fuzz bench compile crds docs clean
-.PHONY: image cluster cluster-down cluster-programs kind kind-down
+.PHONY: image test-e2e cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test-pure: setup ## run every test with the plain Python modules; ARGS="..." goe
 
 test-compiled: setup ## compile the hot modules and run the gate's tests again with them
 	$(PY) tools/compile.py --test $(PYTEST_OPTIONS) --junitxml=build/tests-compiled.xml $(ARGS)
+
+test-e2e: setup ## run the tests that need a cluster with a node: KUBECONFIG's, or one brought up for it, as root on Debian; ARGS="..."
+	$(PY) -m pytest tests/e2e -o timeout_func_only=true --junitxml=build/tests-e2e.xml $(ARGS)
 
 lint: setup ## check style, types, layers, file names and that generated files are current
 	$(PY) -m ruff check
