@@ -88,6 +88,7 @@ class World:
     elsewhere: dict[str, tuple[PolicyReport, ...]] = field(default_factory=dict)
     is_namespace_protected: bool = False
     beside: Builder = nothing_beside
+    authority: str = ""
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
@@ -102,6 +103,7 @@ class World:
             probe=self.probe,
             is_namespace_protected=self.is_namespace_protected,
             elsewhere=dict(self.elsewhere),
+            authority=self.authority,
         )
 
     def run(self, now: float = NOW) -> Plan:

@@ -340,7 +340,7 @@ NOT_MINE: list[tuple[dict[str, Any], bool]] = [
     (pod(has_gate=False, deletionTimestamp="2026-11-25T09:46:40Z"), False),
     (pod(has_gate=False) | {"status": {"phase": "Succeeded"}}, False),
     (pod(has_gate=False) | {"status": {"phase": "Failed"}}, False),
-    (pod(has_gate=False, ownerReferences=[{"kind": "Job", "controller": True}]), False),
+    (pod(has_gate=False, ownerReferences=[{"apiVersion": "batch/v1", "kind": "Job", "controller": True}]), False),
     (pod(has_gate=False, ownerReferences=[{"kind": "StatefulSet", "controller": True}]), True),
     (pod(has_gate=False, app="web", asks_for="other-db"), False),
     (pod(has_gate=False, labels={"sidegate.dev/inject": "false"}), True),
