@@ -11,7 +11,7 @@ import pytest
 from sidegate.api.access_policy import AccessPolicy
 from sidegate.api.meta import API_VERSION
 from sidegate.api.protected_target import ProtectedTarget
-from sidegate_operator.plan.beside import beside
+from sidegate_operator.plan.beside import objects_beside
 from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import LastGood, ObjectKey, Plan, Snapshot, reconcile
 from tests.support.api_server import ApiServer
@@ -73,7 +73,7 @@ class Cluster:
             last_good=self.last_good,
             authority=AUTHORITY,
         )
-        return reconcile(snapshot, self.now, beside(SETTINGS))
+        return reconcile(snapshot, self.now, objects_beside(SETTINGS))
 
     def run(self) -> Plan:
         plan, admin = self.plan(), self.api.admin

@@ -1,29 +1,50 @@
-"""What a target has beside its ConfigMap: what clients dial, what stands before a target outside, what the network lets through.
+"""What a target has besides its gate config: Service, NetworkPolicy, and for a gate outside its pods Deployment and PodDisruptionBudget.
 
-All of it or nothing: with an Error about one of them none is changed, so that clients aren't led to a gate that isn't there.
+Rules it keeps: an object that can't be made is a finding and stands in nobody's way, the rules' least of all. Left out: how each is made
+(`service`, `deployment`, `network_policy`), and applying them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
 from sidegate.api.protected_target import ProtectedTarget
+from sidegate.policy.finding import Finding
 from sidegate_operator.plan.deployment import plan_deployment, plan_disruption_budget
 from sidegate_operator.plan.gate_container import GateSettings
 from sidegate_operator.plan.network_policy import plan_network_policy
-from sidegate_operator.plan.reconcile import Beside, Builder
+from sidegate_operator.plan.owned import Object
 from sidegate_operator.plan.service import plan_service
 
 
-def beside(settings: GateSettings) -> Builder:
-    """What `reconcile` asks for the other objects of a target."""
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """With an Error among the findings, what is there already stays."""
+
+    objects: tuple[Object, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+Builder: TypeAlias = "Callable[[ProtectedTarget], Beside]"
+
+
+def nothing_beside(target: ProtectedTarget) -> Beside:
+    return Beside()
+
+
+def objects_beside(settings: GateSettings) -> Builder:
+    """Plans them with the operator's settings."""
 
     def plan(target: ProtectedTarget) -> Beside:
         planned = (
-            plan_network_policy(target, settings),
+            plan_service(target, settings),
             plan_deployment(target, settings),
             plan_disruption_budget(target),
-            plan_service(target, settings),
+            plan_network_policy(target, settings),
         )
-        wanted = tuple(each.wanted for each in planned if each.wanted is not None)
-        return Beside(wanted, tuple(dict.fromkeys(finding for each in planned for finding in each.findings)))
+        objects = tuple(each.wanted for each in planned if each.wanted is not None)
+        return Beside(objects, tuple(finding for each in planned for finding in each.findings))
 
     return plan

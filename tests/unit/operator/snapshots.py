@@ -9,9 +9,9 @@ from typing import Any
 
 from sidegate.api.access_policy import AccessPolicy
 from sidegate.api.protected_target import ProtectedTarget
+from sidegate_operator.plan.beside import Builder, nothing_beside
 from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import (
-    Builder,
     LastGood,
     ObjectKey,
     Plan,
@@ -19,7 +19,6 @@ from sidegate_operator.plan.reconcile import (
     Probe,
     Snapshot,
     UnreadablePolicy,
-    nothing_beside,
     reconcile,
 )
 from tests.unit.api.crd_rules import merged

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidegate.policy.config import decode_config
-from sidegate_operator.plan.beside import beside
+from sidegate_operator.plan.beside import objects_beside
 from sidegate_operator.plan.owned import metadata
 from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import ObjectKey
@@ -36,33 +36,36 @@ def there(key: ObjectKey, **described: Any) -> dict[str, Any]:
 
 
 def test_a_target_inside_has_what_clients_dial_and_what_the_network_lets_through() -> None:
-    world = World(beside=beside(SETTINGS))
+    world = World(beside=objects_beside(SETTINGS))
     world.settle()
     assert world.live.keys() == INSIDE
     assert world.run(NOW + 1).is_empty
-    assert {each.kind for each in map(ObjectKey.of, beside(SETTINGS)(sample_target()).objects)} == {"NetworkPolicy", "Service"}
+    assert {each.kind for each in map(ObjectKey.of, objects_beside(SETTINGS)(sample_target()).objects)} == {
+        "NetworkPolicy",
+        "Service",
+    }
 
 
 def test_a_target_outside_has_its_gate_too() -> None:
-    kinds = [each.kind for each in map(ObjectKey.of, beside(SETTINGS)(outside_target()).objects)]
-    assert kinds == ["NetworkPolicy", "Deployment", "PodDisruptionBudget", "Service"]
+    kinds = [each.kind for each in map(ObjectKey.of, objects_beside(SETTINGS)(outside_target()).objects)]
+    assert kinds == ["Service", "Deployment", "PodDisruptionBudget", "NetworkPolicy"]
 
 
 def test_a_network_policy_that_is_no_longer_managed_goes() -> None:
-    world = World(beside=beside(SETTINGS))
+    world = World(beside=objects_beside(SETTINGS))
     world.settle()
     world.target["spec"]["enforcement"] = {"networkPolicy": "None"}
     assert world.run(NOW + 1).remove == (ObjectKey("NetworkPolicy", "sidegate-shop-db"),)
 
 
-def test_what_can_not_be_made_is_said_once_and_leaves_the_rest_as_it_is() -> None:
-    world = World(beside=beside(SETTINGS))
+def test_what_can_not_be_made_is_said_once_and_the_one_there_is_stays() -> None:
+    world = World(beside=objects_beside(SETTINGS))
     world.settle()
-    before = copy.deepcopy(world.live)
-    some = {"matchExpressions": [{"key": "app", "operator": "In", "values": ["shop-db", "shop"]}]}
-    world.target["spec"]["selector"] = some
+    before = copy.deepcopy(world.live[SERVICE])
+    world.target["spec"]["selector"] = {"matchExpressions": [{"key": "app", "operator": "In", "values": ["shop-db", "shop"]}]}
     plan = world.run(NOW + 1)
-    assert (plan.apply, plan.remove, world.live) == ((), (), before)
+    assert plan.remove == ()
+    assert world.live[SERVICE] == before
     assert world.conditions()["Accepted"] == ("False", "Invalid")
     assert world.message("Accepted").count("a Service can't select pods by these") == 1
 
@@ -89,7 +92,7 @@ OURS = [
 @pytest.mark.parametrize("key", sorted(INSIDE), ids=str)
 @pytest.mark.parametrize("described", FOREIGN)
 def test_an_object_of_somebody_else_is_left_alone_and_the_status_says_so(key: ObjectKey, described: dict[str, Any]) -> None:
-    world = World(beside=beside(SETTINGS), live={key: there(key, **described)})
+    world = World(beside=objects_beside(SETTINGS), live={key: there(key, **described)})
     plan = world.run()
     assert key not in set(map(ObjectKey.of, plan.apply))
     assert plan.remove == ()
@@ -104,7 +107,7 @@ def test_an_object_of_somebody_else_is_left_alone_and_the_status_says_so(key: Ob
 
 @pytest.mark.parametrize("described", OURS)
 def test_an_object_of_the_target_is_put_right(described: dict[str, Any]) -> None:
-    world = World(beside=beside(SETTINGS), live={CONFIG_MAP: there(CONFIG_MAP, **described)})
+    world = World(beside=objects_beside(SETTINGS), live={CONFIG_MAP: there(CONFIG_MAP, **described)})
     world.settle()
     assert world.live[CONFIG_MAP]["metadata"]["ownerReferences"][0]["uid"] == "uid-shop-db"
     assert world.conditions()["Accepted"] == ("True", "Accepted")
