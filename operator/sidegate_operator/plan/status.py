@@ -154,7 +154,8 @@ def _accepted(target: ProtectedTarget, facts: TargetFacts) -> Observed:
         pairs = [f"`{pod}` is of `{other}` too" for pod, other in sorted(facts.shared_pods.items())]
         return Observed(TargetReason.SELECTORS_OVERLAP, f"{_listed(pairs)}; fix: make spec.selector of the two targets disjoint")
     if facts.silent_pods:
-        way_forward = f"annotate their template `sidegate.dev/target: {target.metadata.name}`, which makes them again, or narrow spec.selector"
+        asking = f"`sidegate.dev/target: {target.metadata.name}`"
+        way_forward = f"annotate their template {asking}, which makes them again, or narrow spec.selector"
         return Observed(TargetReason.PODS_DONT_ASK, f"{_quoted(facts.silent_pods)}; fix: {way_forward}")
     return Observed(TargetReason.ACCEPTED)
 
