@@ -203,7 +203,7 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         statuses=tuple(each for each in statuses if each is not None),
         events=tuple(events),
         reports=reports,
-        last_good=good,
+        last_good=good or snapshot.last_good,
         look_again_at=wake,
     )
 

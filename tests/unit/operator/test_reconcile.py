@@ -199,6 +199,19 @@ def test_a_new_authority_reaches_gates_even_while_nothing_can_be_compiled() -> N
     assert world.conditions()["Synced"] == ("True", "Synced")
 
 
+def test_the_last_good_config_outlives_a_config_map_of_somebody_elses() -> None:
+    world = World()
+    world.settle()
+    ours = world.live[CONFIG_MAP]
+    world.live[CONFIG_MAP] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sidegate-shop-db"}, "data": {}}
+    break_policy(world)
+    assert world.run(NOW + 1).apply == ()
+    assert world.conditions()["Accepted"] == ("False", "Invalid")
+    del world.live[CONFIG_MAP]
+    world.run(NOW + 2)
+    assert world.live[CONFIG_MAP] == ours
+
+
 def test_a_tampered_config_is_written_over() -> None:
     world = World()
     world.settle()
