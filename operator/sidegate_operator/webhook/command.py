@@ -1,0 +1,213 @@
+"""`sidegate-operator webhook`: the process that answers the API server's admission reviews. Several run beside each other.
+
+It holds nothing that another replica needs: certificates are in a Secret, decisions follow from the review and the API server.
+Left out: everything that watches; the operator does that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import click
+
+from sidegate_operator.webhook.api_access import ACCOUNT_DIR, ApiAccess, ApiAccessError, ApiServer, load_chain
+from sidegate_operator.webhook.authority import Held, Lifetimes
+from sidegate_operator.webhook.certificates import CertificateKeeper, Places
+from sidegate_operator.webhook.deciders import deciders
+from sidegate_operator.webhook.server import Admission, Limits, serve, tls_context
+
+LOG: Final = logging.getLogger(__name__)
+_now: Final = time.time  # noqa: TID251 - the process's one clock; everything below takes `now`
+_FIRST_RETRY_S: Final = 1.0
+_READINESS_KEPT_S: Final = 1.0
+
+_HELP: Final = """Answer the API server's admission reviews: inject gates, check policies, stamp decisions.
+
+Makes its own certificates, keeps them in a Secret that all replicas share, and writes the authority into the webhook configurations.
+Ready as soon as these trust it. Ends on SIGTERM, when the reviews in flight are answered.
+
+\b
+EXAMPLES
+  In a pod, as the chart does it:
+    sidegate-operator webhook
+  Beside a cluster, called by URL:
+    sidegate-operator webhook --kubeconfig admin.kubeconfig \\
+        --namespace sidegate-system --listen 127.0.0.1:9443 --name 127.0.0.1
+
+\b
+EXIT STATUS
+  0  ended as told
+  2  it can't start
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    places: Places
+    host: str
+    port: int
+    client_authority: str | None = None
+    interval_s: float = 15.0
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(slots=True)
+class Serving:
+    """The certificate that handshakes get, and whether the API server trusts it."""
+
+    keeper: CertificateKeeper
+    tls_of: Held | None = None
+    is_trusted: bool = False
+    _asked_at: float = float("-inf")
+
+    async def readiness(self) -> str | None:
+        """Asks the API server, at most once a second. When it can't be asked, what it said last counts: it can't call us either."""
+        at = asyncio.get_running_loop().time()
+        if at - self._asked_at >= _READINESS_KEPT_S:
+            self._asked_at = at
+            try:
+                self.is_trusted = await self.keeper.is_mine(self.tls_of)
+            except ApiAccessError as error:
+                LOG.warning("readiness: %s", error)
+        return None if self.is_trusted else "not every webhook configuration trusts my authority yet"
+
+
+async def run(api: ApiServer, settings: Settings, stop: asyncio.Event) -> None:
+    """Until `stop` is set."""
+    serving = Serving(CertificateKeeper(api, settings.places, settings.lifetimes))
+    tls = tls_context(settings.client_authority)
+
+    async def refresh() -> None:
+        held = await serving.keeper.keep(_now())
+        if held.serving != (serving.tls_of.serving if serving.tls_of else None):
+            load_chain(tls, held.serving.certificate, held.serving.key)
+        serving.tls_of = held
+
+    async def refresh_again_and_again() -> None:
+        while True:
+            await asyncio.sleep(settings.interval_s)
+            try:
+                await refresh()
+            except ApiAccessError as error:
+                LOG.warning("certificates: %s; fix: %s", error, error.way_forward)
+
+    while serving.tls_of is None:
+        try:
+            await refresh()
+        except ApiAccessError as error:
+            LOG.warning("no certificate yet: %s; fix: %s", error, error.way_forward)
+            if await _is_set_within(stop, _FIRST_RETRY_S):
+                return
+    admission = Admission(
+        deciders(api, settings.places.namespace, _now),
+        serving.readiness,
+        settings.limits,
+        needs_client_certificate=settings.client_authority is not None,
+    )
+    refreshing = asyncio.create_task(refresh_again_and_again())
+    try:
+        await serve(
+            admission, tls, settings.host, settings.port, stop, on_listening=lambda port: LOG.info("listening on %s", port)
+        )
+    finally:
+        refreshing.cancel()
+        await asyncio.gather(refreshing, return_exceptions=True)
+
+
+async def _is_set_within(stop: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+@click.command("webhook", help=_HELP, short_help="answer the API server's admission reviews")
+@click.option("--listen", default=":8443", show_default=True, metavar="[HOST]:PORT", help="where to listen")
+@click.option("--namespace", metavar="NAME", help="the namespace that Sidegate lives in; default: the pod's own")
+@click.option("--service", default="sidegate-webhook", show_default=True, metavar="NAME", help="the Service that leads here")
+@click.option("--name", "names", multiple=True, metavar="NAME", help="another DNS name or address that leads here; repeatable")
+@click.option(
+    "--secret", default="sidegate-webhook-certificates", show_default=True, metavar="NAME", help="where certificates are kept"
+)
+@click.option(
+    "--client-authority",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="decide reviews only for clients with a certificate of this authority; default: for everyone",
+)
+@click.option(
+    "--kubeconfig", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE", help="default: as a pod"
+)
+@click.option("--interval", default=15.0, show_default=True, metavar="SECONDS", help="how often certificates are looked after")
+@click.option(
+    "--settle", default=60.0, show_default=True, metavar="SECONDS", help="how long a new authority is trusted before it is used"
+)
+@click.option("--overlap", default=600.0, show_default=True, metavar="SECONDS", help="how long an old authority stays trusted")
+@click.option("--leave", default=5.0, show_default=True, metavar="SECONDS", help="how long to go on listening when told to end")
+def webhook(
+    *,
+    listen: str,
+    namespace: str | None,
+    service: str,
+    names: tuple[str, ...],
+    secret: str,
+    client_authority: Path | None,
+    kubeconfig: Path | None,
+    interval: float,
+    settle: float,
+    overlap: float,
+    leave: float,
+) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit():
+        raise click.BadParameter(f"`{listen}` is not [HOST]:PORT", param_hint="--listen")
+    own = namespace or _own_namespace()
+    if own is None:
+        raise click.UsageError("give --namespace: this is no pod that has one")
+    settings = Settings(
+        Places(own, secret, (f"{service}.{own}.svc", *names)),
+        host.strip("[]") or "0.0.0.0",  # noqa: S104 - a pod's listener is for the pod's network
+        int(port),
+        client_authority.read_text("ascii") if client_authority else None,
+        interval,
+        Lifetimes(settle_s=settle, overlap_s=overlap),
+        Limits(leaving_s=leave),
+    )
+    try:
+        api = ApiAccess.from_kubeconfig(kubeconfig) if kubeconfig else ApiAccess.in_cluster(_environment())
+    except ApiAccessError as error:
+        raise click.UsageError(f"{error}; fix: {error.way_forward}") from error
+    asyncio.run(_main(api, settings))
+
+
+async def _main(api: ApiAccess, settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with api:
+        await run(api, settings, stop)
+
+
+def _environment() -> Mapping[str, str]:
+    return os.environ
+
+
+def _own_namespace() -> str | None:
+    file = ACCOUNT_DIR / "namespace"
+    return file.read_text("utf-8").strip() if file.exists() else None
+
+
+if __name__ == "__main__":
+    webhook()

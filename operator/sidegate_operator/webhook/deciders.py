@@ -1,0 +1,38 @@
+"""Which path of the webhook is decided by what: each gathers what a pure function needs, and hands it over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from sidegate_operator.webhook import validate
+from sidegate_operator.webhook.api_access import ApiAccessError, ApiServer
+from sidegate_operator.webhook.neighbours import read_neighbours
+from sidegate_operator.webhook.review import Answer, Reason, Review, refuse
+from sidegate_operator.webhook.server import Decider
+
+LOG: Final = logging.getLogger(__name__)
+
+
+def deciders(api: ApiServer, namespace: str, clock: Callable[[], float]) -> Mapping[str, Decider]:
+    """By path. `namespace` is Sidegate's own."""
+
+    async def judge_ours(review: Review) -> Answer:
+        neighbours = validate.Neighbours()
+        if validate.needs_neighbours(review):
+            try:
+                neighbours = await read_neighbours(api, review.namespace)
+            except ApiAccessError as error:
+                LOG.warning("the objects beside a review can't be read: %s", error)
+                return refuse(
+                    Reason.NEIGHBOURS_UNKNOWN,
+                    "the targets and policies of the namespace can't be read, so this one can't be checked against them; "
+                    "fix: try again, and see the log of the sidegate-webhook pods",
+                    code=503,
+                )
+        # In a thread: many policies take a while to compile, and other reviews don't wait for that.
+        return await asyncio.to_thread(validate.judge, review, neighbours, clock())
+
+    return {"/validate": judge_ours}
