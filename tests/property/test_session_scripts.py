@@ -159,6 +159,10 @@ class Verdicts:
         return (APPROVE, DENY, EXPIRE)[(self._seed + sum(request.fingerprint.encode())) % 3]
 
 
+def shown_texts(request: HoldRequest) -> list[str]:
+    return [request.statement, *(each.statement for each in request.runs)]
+
+
 @usual_settings
 @given(parts=any_script, seed=seeds)
 def test_what_is_held_runs_once_for_each_approval(parts: list[bytes], seed: int) -> None:
@@ -166,11 +170,12 @@ def test_what_is_held_runs_once_for_each_approval(parts: list[bytes], seed: int)
     run(wired, parts)
     ran = [text for text in wired.target.ran if text.startswith(("create", "drop", "select")) and "/*t" in text]
     for text in set(ran):
-        allowed = sum(
-            any(text in shown for shown in (request.statement, *(each.statement for each in request.runs)))
-            for request in wired.approved
-        )
+        allowed = sum(any(text in shown for shown in shown_texts(request)) for request in wired.approved)
         assert ran.count(text) <= allowed, text
+    for text in wired.target.planned:
+        if text.startswith(("create", "drop", "select")) and "/*t" in text:
+            approved = [shown for request in wired.approved for shown in shown_texts(request)]
+            assert any(text in shown for shown in approved), text
 
 
 @usual_settings

@@ -8,7 +8,8 @@ skip to Sync, portals, prepared statements by either name, cursors, COPY both wa
 pg_stat_xact_user_tables. `feed` returns what PostgreSQL would have flushed by then: at ReadyForQuery, Flush, CopyInResponse, an error or notice.
 
 tests/unit/support/test_fake_target.py compares it with the real server over random scripts. SQL is matched by patterns on its text, in lower
-case; a comment `/* ... */` may stand anywhere. What matches none is a syntax error. `ran` keeps the text of each statement that ran, as sent.
+case; a comment `/* ... */` may stand anywhere. What matches none is a syntax error. `ran` keeps the text of each statement that ran, as sent, `planned`
+that of each Bind.
 Left out: binary parameters, parallel sessions, deferred constraints, replication, FunctionCall, and a Query behind an Execute without a Sync
 between them, which PostgreSQL 18 itself mixes up.
 """
@@ -295,6 +296,7 @@ class FakeTarget(FakeStore):
                 if value is not None and plan.kind in ("select", "delete") and "::int" in plan.text and not value.isdigit():
                     raise TargetError("22P02", "invalid input syntax for type integer")
             self._check_folding(plan)
+            self.planned.append(plan.text)
             if plan.columns is not None and len(results) > 1 and len(results) != len(plan.columns):
                 raise TargetError("08P01", "bind message has the wrong number of result formats")
         self._portals[portal] = Portal(plan, values, results, len(self._savepoints))

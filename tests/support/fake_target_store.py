@@ -35,6 +35,7 @@ class FakeStore(ABC):
     def __init__(self, tables: dict[str, Table]) -> None:
         self.tables = tables
         self.ran: list[str] = []
+        self.planned: list[str] = []
         self.status = "I"
         self._statements: dict[str, Prepared] = {}
         self._portals: dict[str, Portal] = {}

@@ -28,7 +28,7 @@ from sidegate.postgres.messages import (
     encode_describe,
 )
 from sidegate.postgres.pipeline import Answer, Expected, Kind
-from sidegate.postgres.refusal import unknown_name_message
+from sidegate.postgres.refusal import refusal_message, unknown_name_message
 from sidegate.postgres.runners import ExecuteRunner, QueryRunner, poison_bind, poison_parse
 from sidegate.postgres.startup import NAME_BYTES
 from sidegate.postgres.statements import MAX_NAMES, Portal, Prepared, Work
@@ -53,7 +53,29 @@ FUNCTION_CALL: Final = ord("F")
 
 MAX_FRAME_BYTES: Final = 0x40000000  # PostgreSQL closes the connection at 1 GiB
 
-EXTENDED: Final = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, FLUSH_CODE})
+# Messages behind which an Execute may still come for what was withheld.
+BEFORE_EXECUTE: Final = frozenset({PARSE, BIND, DESCRIBE, CLOSE, EXECUTE})
+MAX_WITHHELD: Final = 1000
+
+TOGETHER: Final = (
+    "send its Execute right behind its Bind, with no Sync, Flush or other statement between them, or send it as a Query"
+)
+
+
+class Withheld:
+    """A message that the target hasn't got yet. `work` is of a Bind that must be approved or measured before anything of it runs."""
+
+    __slots__ = ("expected", "frame", "permit", "work")
+
+    def __init__(self, permit: Permit, frame: bytes, expected: Expected, work: Work | None) -> None:
+        self.permit = permit
+        self.frame = frame
+        self.expected = expected
+        self.work = work
+
+    def drop(self) -> None:
+        if self.expected.binding is not None:
+            self.expected.binding.take_back()
 
 
 class ClientSide:
@@ -83,7 +105,7 @@ class ClientSide:
         self.copies_to_come = 0  # of `copy_work`
         self.copy_work: Work | None = None  # the statement that asks for COPY data, from when it is sent to its end
         # Parse, Bind and Describe of a statement that may be held: the target takes no lock for it meanwhile
-        self.withheld: list[tuple[Permit, bytes, Expected]] = []
+        self.withheld: list[Withheld] = []
 
     @property
     def waiting_bytes(self) -> int:
@@ -180,6 +202,8 @@ class ClientSide:
         self._discard = length
         if session.is_skipping:
             return
+        if not self.release():
+            return
         limit = self._limit(code)
         deny = deny_builtin(
             Reason.STATEMENT_TOO_LARGE, session.config.revision, f"{length} bytes, the limit is {limit}", "limits"
@@ -188,7 +212,6 @@ class ClientSide:
         if code == QUERY:
             session.refuse(QueryRunner(session, self, work, b""), deny)
         else:
-            self.release()
             session.journal.decided(work, deny)
             poison_parse(session, "", deny, work)
 
@@ -204,6 +227,8 @@ class ClientSide:
             return True
         if code in (COPY_DONE_CODE, COPY_FAIL):
             return True  # late: PostgreSQL ignores them outside of a COPY
+        if self.withheld and code not in BEFORE_EXECUTE and not self.release() and code != SYNC_CODE:
+            return True
         if session.owns_transaction and code in (QUERY, SYNC_CODE, FUNCTION_CALL):
             session.start_story(end_own_transaction(session))
             return False
@@ -241,7 +266,6 @@ class ClientSide:
 
     def _on_query(self, frame: bytes) -> None:
         session = self._session
-        self.release()
         session.fence_names()
         text = decode_query(frame[HEADER_BYTES:])
         statements, deny = session.judge.read(text)
@@ -281,7 +305,6 @@ class ClientSide:
 
     def _refuse_function_call(self) -> None:
         session = self._session
-        self.release()
         work = session.new_work("(FunctionCall)", (), is_simple=True)
         deny = deny_builtin(Reason.PROTOCOL_REFUSED, session.config.revision, "FunctionCall would pass the parser by", "protocol")
         session.journal.asked(work)
@@ -291,7 +314,6 @@ class ClientSide:
 
     def _on_sync(self) -> None:
         session = self._session
-        self.release()
         session.fence_names()
         session.is_skipping = False
         session.send(session.grant.permit, SYNC, Expected(Kind.SYNC))
@@ -309,23 +331,60 @@ class ClientSide:
         elif code == CLOSE:
             self._on_close(frame, body)
         else:
-            self.release()
             self._session.send(self._session.grant.permit, FLUSH)
 
-    def _forward(self, frame: bytes, expected: Expected, *, may_withhold: bool = False) -> None:
+    def _forward(self, frame: bytes, expected: Expected, *, may_withhold: bool = False, work: Work | None = None) -> None:
         session = self._session
-        if self.withheld or (
-            may_withhold and session.status == "I" and not len(session.expected) and not session.owns_transaction
-        ):
-            self.withheld.append((session.grant.permit, frame, expected))
-        else:
+        if not (self.withheld or may_withhold):
             session.send(session.grant.permit, frame, expected)
+            return
+        entry = Withheld(session.grant.permit, frame, expected, work)
+        is_much = len(self.withheld) >= MAX_WITHHELD or (may_withhold and session.room.in_flight > session.room.limit)
+        if is_much and not self.release():
+            entry.drop()
+        else:
+            self.withheld.append(entry)
 
-    def release(self) -> None:
-        """Send what was withheld: the statement it belongs to runs now, or something else needs the target to have it."""
+    def release(self, executed: Portal | None = None) -> bool:
+        """Send what was withheld: the portal it belongs to is executed now, or something else needs the target to have it.
+        INVARIANT: a Bind that must be approved or measured goes out for its own Execute alone, since the target plans it then, which
+        may run its functions. Any other is refused in its place: then this is False, and what follows up to the Sync is void.
+        """
         withheld, self.withheld = self.withheld, []
-        for permit, frame, expected in withheld:
-            self._session.send(permit, frame, expected)
+        for index, entry in enumerate(withheld):
+            work = entry.work
+            if work is None or (executed is not None and work.portal is executed):
+                self._session.send(entry.permit, entry.frame, entry.expected)
+                continue
+            work.decision = deny = _alone(work)
+            self._session.journal.asked(work)
+            self._session.journal.decided(work, deny)
+            self._poison(withheld[index:], work, refusal_message(deny))
+            return False
+        return True
+
+    def refuse_withheld(self, work: Work, refusal: bytes) -> bool:
+        """Refuse the portal of `work` at its Bind, when the target hasn't got that yet. False: it has, or never will."""
+        for index, entry in enumerate(self.withheld):
+            if entry.work is not None and entry.work.portal is work.portal:
+                behind, self.withheld = self.withheld[index:], self.withheld[:index]
+                self.release()
+                self._poison(behind, work, refusal)
+                return True
+        return False
+
+    def _poison(self, withheld: list[Withheld], work: Work, refusal: bytes) -> None:
+        """The target refuses the first of these, and skips what follows up to the Sync."""
+        poison_bind(self._session, work, refusal)
+        self._session.is_skipping = True
+        for entry in withheld:
+            entry.drop()
+
+    def drop_withheld(self) -> None:
+        """An earlier message of the pipeline failed: the target would skip these."""
+        withheld, self.withheld = self.withheld, []
+        for entry in withheld:
+            entry.drop()
 
     def _check_name(self, name: str) -> None:
         if name == self._session.gate_name:
@@ -348,7 +407,8 @@ class ClientSide:
         work.own_error = None
         decision: Decision = problem.deny if problem else session.decide(work)
         if isinstance(decision, Deny):
-            self.release()
+            if not self.release():
+                return
             work.position = problem.position if problem else None
             session.journal.asked(work)
             session.journal.decided(work, decision)
@@ -370,16 +430,29 @@ class ClientSide:
         statements = tuple(statement for candidate in candidates for statement in session.judge.current(candidate))
         portal = Portal(bind.portal, candidates, bind, frame, statements, session.judge.search_path)
         work = session.new_work(candidates[-1].text if candidates else "", statements, is_simple=False)
-        decision: Decision | None = session.decide(work) if candidates else None
+        decision = session.decide(work) if candidates else self._unknown_statement(work, bind.statement)
         if isinstance(decision, Deny):
-            self.release()
+            if not self.release():
+                return
             session.journal.asked(work)
             session.journal.decided(work, decision)
-            poison_bind(session, decision, work)
+            work.decision = decision
+            poison_bind(session, work, work.own_error or refusal_message(decision))
             return
-        is_plain = isinstance(decision, Allow) and not (decision.masks and session.judge.copies_out(work))
         binding = session.portals.offer(bind.portal, portal)
-        self._forward(frame, Expected(Kind.BIND, binding=binding), may_withhold=not is_plain and bool(candidates))
+        expected = Expected(Kind.BIND, binding=binding)
+        if isinstance(decision, Allow):
+            self._forward(frame, expected, may_withhold=bool(decision.masks) and session.judge.copies_out(work))
+            return
+        work.decision, work.portal, work.parameters = decision, portal, bind.parameters
+        self._forward(frame, expected, may_withhold=True, work=work)
+
+    def _unknown_statement(self, work: Work, name: str) -> Deny:
+        """The target has no such statement either, or one made by a function: it must not be planned undecided."""
+        work.text = f"(Bind of unknown prepared statement `{name}`)"
+        work.own_error = unknown_name_message("prepared statement", name)
+        detail = f"no prepared statement `{name}` is known"
+        return deny_builtin(Reason.STATEMENT_UNKNOWN, self._session.config.revision, detail, "names")
 
     def _on_describe(self, frame: bytes, body: bytes) -> None:
         session = self._session
@@ -403,6 +476,9 @@ class ClientSide:
         self._check_name(execute.portal)
         work = session.new_work("", (), is_simple=False)
         unresolved = self.settle_portal(work, execute.portal)
+        if self.withheld and any(entry.work is not None and entry.work.portal is not work.portal for entry in self.withheld):
+            self.release()  # all of it: of two such portals neither is bound for the other's Execute
+            return
         if unresolved is None:
             unresolved = session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
         session.journal.asked(work)
@@ -460,6 +536,16 @@ def _check(code: int, length: int) -> None:
         raise ClientProtocolError(f"invalid frontend message type {code}")
     if not HEADER_BYTES <= length <= MAX_FRAME_BYTES:
         raise ClientProtocolError("invalid message length")
+
+
+def _alone(work: Work) -> Deny:
+    """Why a Bind is refused whose Execute doesn't come with it."""
+    decision = work.decision
+    assert isinstance(decision, (Measure, RequireApproval))
+    reason = Reason.IMPACT_NOT_MEASURABLE if isinstance(decision, Measure) else Reason.APPROVAL_REQUIRED
+    return Deny(
+        reason, decision.source, decision.revision, "its Bind came without its Execute, and planning may run it", TOGETHER
+    )
 
 
 def _describing(session: Session, name: str) -> Work | None:

@@ -62,7 +62,8 @@ def unknown_name_message(noun: str, name: str) -> bytes:
     Said for names that this session never saw set: the target may know them all the same (a function can set them), so they never run.
     """
     sqlstate = "26000" if noun == "prepared statement" else "34000"
-    fields = {"S": "ERROR", "V": "ERROR", "C": sqlstate, "M": f'{noun} "{name}" does not exist'}
+    what = f'{noun} "{name}"' if name or noun == "portal" else f"unnamed {noun}"
+    fields = {"S": "ERROR", "V": "ERROR", "C": sqlstate, "M": f"{what} does not exist"}
     return encode_fields(b"E", fields)
 
 

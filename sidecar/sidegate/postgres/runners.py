@@ -40,10 +40,10 @@ def poison_parse(session: Session, name: str, deny: Deny, work: Work, binding: B
     session.send(session.grant.permit, encode_parse(name, POISON), Expected(Kind.PARSE, work, refusal=refusal, binding=binding))
 
 
-def poison_bind(session: Session, deny: Deny, work: Work) -> None:
+def poison_bind(session: Session, work: Work, refusal: bytes) -> None:
     """A Bind of a statement that can't exist."""
     frame = encode_bind("", f"{session.gate_name}:none")
-    session.send(session.grant.permit, frame, Expected(Kind.BIND, work, refusal=refusal_message(deny)))
+    session.send(session.grant.permit, frame, Expected(Kind.BIND, work, refusal=refusal))
 
 
 def copies_in(work: Work) -> int:
@@ -177,8 +177,8 @@ class ExecuteRunner:
 
     def _send_portal(self, permit: Permit) -> None:
         session = self._session
-        self._client.release()
         portal = self.work.portal
+        self._client.release(portal)
         if portal is not None and self._needs_rebind:
             session.send(permit, encode_close("P", portal.name), Expected(Kind.CLOSE, is_visible=False))
             binding = session.portals.offer(portal.name, portal)
@@ -187,9 +187,11 @@ class ExecuteRunner:
             self._client.describe_portal(permit, self._name, self.work)
 
     def refuse(self, deny: Deny) -> None:
-        self._client.release()
         session = self._session
         refusal = self.work.own_error or refusal_message(deny, request=self.work.approval)
+        if self._client.refuse_withheld(self.work, refusal):
+            return
+        self._client.release()
         frame = encode_execute(f"{session.gate_name}:none")
         session.send(session.grant.permit, frame, Expected(Kind.EXECUTE, self.work, refusal=refusal))
 

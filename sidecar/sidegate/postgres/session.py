@@ -394,6 +394,7 @@ class Session:
 
     def skip_to_sync(self) -> None:
         self.is_skipping = True
+        self._client.drop_withheld()
         if self._hold is not None:
             self._withdraw_hold("an earlier statement of its pipeline failed")
 

@@ -136,14 +136,16 @@ def test_what_is_denied_does_not_run(
 
 
 def test_what_a_fetch_runs_is_shown_with_its_values_and_the_role_and_path_in_force(
-    gate: GateProcess, issuer: Issuer, database: str
+    postgres: PostgresServer, issuer: Issuer, database: str
 ) -> None:
+    """Its portal was bound before a rule held it."""
     text = "INSERT INTO prod.settings VALUES ($1, 'on') RETURNING key"
-    with wire(gate, issuer, database, "owner") as client:
+    with running(config_with(postgres, issuer, role="owner")) as gate, wire(gate, issuer, database, "owner") as client:
         client.ask("SET search_path = prod, public")
         client.ask("BEGIN")
         client.send(m.parse(text, "s", [25]), m.bind([b"night\n  runs"], statement="s", portal="p"), m.sync())
         client.receive_until_ready()
+        gate.reload(config_with(postgres, issuer, PROD, role="owner"))
         client.send(m.query("FETCH ALL FROM p -- runs: SELECT 1"))
         name = held(client)
         page = run_sidegate("approvals", "show", name, SIDEGATE_STATE=str(gate.state)).stdout

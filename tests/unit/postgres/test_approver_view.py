@@ -11,6 +11,7 @@ import pytest
 
 from sidegate.approval.backend import HoldRequest, ShownParameter, ShownStatement
 from sidegate.policy.config import ApprovalConfig, RuleAction, RuleConfig, StatementMatch
+from sidegate.policy.engine import Engine, decide_session
 from sidegate.policy.reason import Reason
 from sidegate.postgres.effects import Hold
 from sidegate.postgres.messages import frame
@@ -19,12 +20,14 @@ from sidegate.record.frame import RecordKind
 from tests.support.session import (
     ADA,
     BIND_COMPLETE,
+    NOW,
     PARSE_COMPLETE,
     SYNC,
     Bench,
     asked,
     bind,
     complete,
+    config_of,
     error_of,
     execute,
     parse,
@@ -69,12 +72,14 @@ def in_transaction(bench: Bench) -> Bench:
     return bench
 
 
-def with_portal(bench: Bench, value: bytes, formats: bytes = b"\0\0") -> Bench:
-    """A transaction with portal `p`, bound to the DELETE."""
-    in_transaction(bench)
+def with_portal(value: bytes, formats: bytes = b"\0\0") -> Bench:
+    """A transaction with portal `p`, bound to the DELETE when nothing held it yet: what is held isn't bound without its Execute."""
+    bench = in_transaction(Bench(policy([])))
     values = struct.pack(">HI", 1, len(value)) + value + b"\0\0"
     bench.client(parse(DELETE, "s"), frame(b"B", b"p\0s\0" + formats + values), SYNC)
     bench.target(PARSE_COMPLETE, BIND_COMPLETE, ready("T"))
+    config = config_of(policy([rule()]))
+    bench.take(bench.session.config_changed(config, Engine(config), decide_session(config, ADA, "shop", NOW), NOW))
     return bench
 
 
@@ -95,7 +100,7 @@ def test_the_values_of_a_portal_that_sql_fetches_are_shown_recorded_and_covered(
     """FETCH runs the portal of the protocol, with what was bound to it."""
     requests = []
     for value in (b"1", b"2"):
-        bench = with_portal(gate(), value)
+        bench = with_portal(value)
         bench.client(query("fetch all from p"))
         assert held(bench).runs == (ShownStatement(DELETE, (ShownParameter(text=value.decode()),)),)
         assert recorded(bench).runs == (StatementBeside(text=DELETE, parameters=(Parameter(text=value.decode()),)),)
@@ -106,7 +111,7 @@ def test_the_values_of_a_portal_that_sql_fetches_are_shown_recorded_and_covered(
 def test_the_formats_of_a_fetched_portal_are_covered() -> None:
     fingerprints = set()
     for formats in (b"\0\0", b"\0\1\0\1"):
-        bench = with_portal(gate(), b"1234", formats)
+        bench = with_portal(b"1234", formats)
         bench.client(query("fetch all from p"))
         fingerprints.add(held(bench).fingerprint)
     assert len(fingerprints) == 2
@@ -126,7 +131,7 @@ def test_the_formats_of_a_fetched_portal_are_covered() -> None:
 )
 def test_execute_of_a_statement_that_uses_names_itself_is_refused(inner: str) -> None:
     """The target runs an EXECUTE that was prepared by Parse, and with it what nobody decided on."""
-    bench = with_portal(gate(), b"1")
+    bench = with_portal(b"1")
     bench.client(query("prepare d as delete from orders"))
     bench.target(complete("PREPARE"), ready("T"))
     prepared(bench, inner, "x")

@@ -272,15 +272,15 @@ class TestHeld:
         assert codes(bench.sent()) == "PBDES"
         assert codes(bench.target(PARSE_COMPLETE, BIND_COMPLETE, NO_DATA, complete("CREATE TABLE"), ready())) == "12nCZ"
 
-    def test_a_denied_extended_statement_fails_at_execute(self) -> None:
+    def test_a_denied_extended_statement_fails_at_its_bind(self) -> None:
         bench = Bench(policy([HOLD_DDL]))
         bench.client(parse("create table t (a int)"), bind(), execute(), SYNC)
         bench.take(bench.session.hold_decided(Verdict(Phase.DENIED, "ar-1", ("dana",), "no", NOW, NOW), NOW))
         sent = bench.sent()
-        assert codes(sent) == "PBES"
-        assert b"sidegate:" in sent[2][1]
-        seen = bench.target(PARSE_COMPLETE, BIND_COMPLETE, target_error("34000"), ready())
-        assert codes(seen) == "12EZ"
+        assert codes(sent) == "PBS"
+        assert b"sidegate:" in sent[1][1]
+        seen = bench.target(PARSE_COMPLETE, target_error("26000"), ready())
+        assert codes(seen) == "1EZ"
         assert error_of(seen)["C"] == "42501"
 
     def test_an_approval_covers_only_what_was_shown(self) -> None:

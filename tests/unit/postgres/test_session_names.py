@@ -142,9 +142,10 @@ class TestRoom:
 
     def test_what_is_withheld_for_its_execute_stops_nobody(self) -> None:
         bench = Bench(policy([HOLD_READS]), limits=SMALL)
-        assert bench.client(parse(f"select '{'x' * 50_000}'"), bind()) == []
+        assert bench.client(parse(f"select '{'x' * 10_000}'"), bind()) == []
+        assert bench.session.room.in_flight > bench.session.room.crowd
         assert bench.session.wants_client_bytes
-        assert bench.client(FLUSH)
+        assert codes(bench.client(FLUSH)) == "PBH"  # the flush for the crowd
 
 
 class TestCursors:
