@@ -521,6 +521,16 @@ class ProtectedTargetStatus(ApiModel):
         ),
     ]
     policies_count: Annotated[int, Field(default=0, ge=0, description="How many policies are bound to it.")]
+    pods_without_gate: Annotated[
+        tuple[ObjectName, ...],
+        Field(
+            default=(),
+            max_length=MAX_BOUND,
+            json_schema_extra=each_once(),
+            description=f"Its pods that run without a gate, the first {MAX_BOUND} by name.",
+        ),
+    ]
+    pods_without_gate_count: Annotated[int, Field(default=0, ge=0, description="How many of its pods run without a gate.")]
     observed_generation: ObservedGeneration
 
 
