@@ -13,14 +13,19 @@ from __future__ import annotations
 
 import base64
 import http.client
+import itertools
 import os
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
+from sidegate_operator.webhook.decision_key import CONFIG_MAP as KEYS
+from sidegate_operator.webhook.decision_key import SECRET as KEY_SECRET
 from sidegate_operator.webhook.guards import admission_objects
 from tests.support import processes
 from tests.support.api_server import ApiServer
@@ -31,6 +36,7 @@ OPERATOR: Final = f"system:serviceaccount:{NAMESPACE}:sidegate-operator"
 CONFIGURATIONS: Final = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 REGISTRATION: Final = "admissionregistration.k8s.io/v1"
 SECRET: Final = "sidegate-webhook-certificates"
+_NUMBERS: Final = itertools.count(1)
 DEVELOPERS: Final = "developers"
 PROTECTED: Final[Mapping[str, str]] = {"sidegate.dev/protected": "true"}
 PROBED: Final = "sidegate-probed"
@@ -59,9 +65,11 @@ CLUSTER_RIGHTS: Final = (
     {"apiGroups": ["sidegate.dev"], "resources": ["accesspolicies", "protectedtargets"], "verbs": ["get", "list"]},
 )
 OWN_RIGHTS: Final = (
-    # its certificates; create can't be limited by name
-    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+    # its certificates, the key that decisions are signed with and its public half; create can't be limited by name
+    {"apiGroups": [""], "resources": ["secrets", "configmaps"], "verbs": ["create"]},
     {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [SECRET], "verbs": ["get", "update"]},
+    {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [KEY_SECRET], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [KEYS], "verbs": ["get", "update"]},
 )
 
 
@@ -232,6 +240,40 @@ def policy(namespace: str, name: str = "assistants", role: str = "readonly", **s
             "targets": {"names": ["shop-db"]},
             "subjects": [{"groups": ["ai-assistants"]}],
             "grants": [{"postgres": {"databases": ["shop"], "role": role, "allow": ["Read"]}}],
+            **spec,
+        },
+    }
+
+
+REQUESTER = {
+    "issuer": "https://id.example",
+    "subject": "u-1",
+    "username": "ann@example.com",
+    "kubernetesUsernames": ["ann-admin"],
+}
+
+
+def in_an_hour() -> str:
+    moment = datetime.fromtimestamp(time.time(), UTC) + timedelta(hours=1)  # noqa: TID251 - the webhook reads this clock
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def request_of(namespace: str, **spec: Any) -> dict[str, Any]:
+    """An approval request that the group `dba`, the user `chief` and one service account may decide."""
+    return {
+        "apiVersion": "sidegate.dev/v1alpha1",
+        "kind": "ApprovalRequest",
+        "metadata": {"name": f"shop-db-{next(_NUMBERS)}", "namespace": namespace},
+        "spec": {
+            "target": "shop-db",
+            "principal": REQUESTER,
+            "agent": "cursor",
+            "statement": "ALTER TABLE prod.ledger ADD COLUMN note text",
+            "fingerprint": "0123456789abcdef0123456789abcdef",
+            "rule": {"namespace": namespace, "policy": "ai-assistants", "name": "prod-ddl"},
+            "approvers": {"groups": ["dba"], "users": ["chief", "system:serviceaccount:ops:release"]},
+            "required": 1,
+            "expiresAt": in_an_hour(),
             **spec,
         },
     }

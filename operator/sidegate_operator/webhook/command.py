@@ -22,6 +22,7 @@ from sidegate_operator.webhook.api_access import ACCOUNT_DIR, ApiAccess, ApiAcce
 from sidegate_operator.webhook.authority import Held, Lifetimes
 from sidegate_operator.webhook.certificates import CertificateKeeper, Places
 from sidegate_operator.webhook.deciders import deciders
+from sidegate_operator.webhook.decision_key import DecisionKey, fetch_decision_key
 from sidegate_operator.webhook.server import Admission, Limits, serve, tls_context
 
 LOG: Final = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Serving:
 
     keeper: CertificateKeeper
     tls_of: Held | None = None
+    key: DecisionKey | None = None
     is_trusted: bool = False
     _asked_at: float = float("-inf")
 
@@ -80,6 +82,11 @@ class Serving:
                 LOG.warning("readiness: %s", error)
         return None if self.is_trusted else "not every webhook configuration trusts my authority yet"
 
+    def seal(self, content: bytes) -> str:
+        """A signature by the newest key."""
+        assert self.key is not None, "the listener is up after the key was fetched"
+        return self.key.seal(content)
+
 
 async def run(api: ApiServer, settings: Settings, stop: asyncio.Event) -> None:
     """Until `stop` is set."""
@@ -91,6 +98,7 @@ async def run(api: ApiServer, settings: Settings, stop: asyncio.Event) -> None:
         if held.serving != (serving.tls_of.serving if serving.tls_of else None):
             load_chain(tls, held.serving.certificate, held.serving.key)
         serving.tls_of = held
+        serving.key = await fetch_decision_key(api, settings.places.namespace)
 
     async def refresh_again_and_again() -> None:
         while True:
@@ -100,15 +108,15 @@ async def run(api: ApiServer, settings: Settings, stop: asyncio.Event) -> None:
             except ApiAccessError as error:
                 LOG.warning("certificates: %s; fix: %s", error, error.way_forward)
 
-    while serving.tls_of is None:
+    while serving.tls_of is None or serving.key is None:
         try:
             await refresh()
         except ApiAccessError as error:
-            LOG.warning("no certificate yet: %s; fix: %s", error, error.way_forward)
+            LOG.warning("no certificate or key yet: %s; fix: %s", error, error.way_forward)
             if await _is_set_within(stop, _FIRST_RETRY_S):
                 return
     admission = Admission(
-        deciders(api, settings.places.namespace, _now),
+        deciders(api, settings.places.namespace, _now, serving.seal),
         serving.readiness,
         settings.limits,
         needs_client_certificate=settings.client_authority is not None,

@@ -1,4 +1,7 @@
-"""Which path of the webhook is decided by what: each gathers what a pure function needs, and hands it over."""
+"""Which path of the webhook is decided by what: each gathers what a pure function needs, and hands it over.
+
+Left out: the decisions themselves, and listening.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Final
 
 from sidegate_operator.webhook import validate
 from sidegate_operator.webhook.api_access import ApiAccessError, ApiServer
+from sidegate_operator.webhook.decide_approval import Seal, decide, operator_account
 from sidegate_operator.webhook.neighbours import read_neighbours
 from sidegate_operator.webhook.review import Answer, Reason, Review, refuse
 from sidegate_operator.webhook.server import Decider
@@ -16,8 +20,9 @@ from sidegate_operator.webhook.server import Decider
 LOG: Final = logging.getLogger(__name__)
 
 
-def deciders(api: ApiServer, namespace: str, clock: Callable[[], float]) -> Mapping[str, Decider]:
+def deciders(api: ApiServer, namespace: str, clock: Callable[[], float], seal: Seal) -> Mapping[str, Decider]:
     """By path. `namespace` is Sidegate's own."""
+    operators = frozenset({operator_account(namespace)})
 
     async def judge_ours(review: Review) -> Answer:
         neighbours = validate.Neighbours()
@@ -35,4 +40,7 @@ def deciders(api: ApiServer, namespace: str, clock: Callable[[], float]) -> Mapp
         # In a thread: many policies take a while to compile, and other reviews don't wait for that.
         return await asyncio.to_thread(validate.judge, review, neighbours, clock())
 
-    return {"/validate": judge_ours}
+    async def stamp(review: Review) -> Answer:
+        return decide(review, clock(), operators, seal)
+
+    return {"/validate": judge_ours, "/decide": stamp}

@@ -80,12 +80,12 @@ class Review:
 
 
 class Reason(enum.StrEnum):
-    """Why admission refuses, as one word: `status.reason`, the audit annotation and the label of the metric."""
+    """Why admission refuses, as one word: `status.reason`, the audit annotation and the label of the metric. Injection and decisions have
+    closed lists of their own beside it.
+    """
 
     NOT_OURS = "NotOurs"
     INVALID = "Invalid"
-    INJECTION_REFUSED = "InjectionRefused"
-    DECISION_REFUSED = "DecisionRefused"
     NEIGHBOURS_UNKNOWN = "NeighboursUnknown"
     TIMEOUT = "Timeout"
     INTERNAL_ERROR = "InternalError"
@@ -95,7 +95,7 @@ class Reason(enum.StrEnum):
 class Refusal:
     """`message` is what kubectl prints; `causes` are (field path, sentence)."""
 
-    reason: Reason
+    reason: enum.StrEnum
     message: str
     code: int = 403
     causes: tuple[tuple[str, str], ...] = ()
@@ -120,7 +120,7 @@ def allow(patch: Sequence[PatchOperation] = (), warnings: Sequence[str] = (), au
 
 
 def refuse(
-    reason: Reason,
+    reason: enum.StrEnum,
     message: str,
     *,
     code: int = 403,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from typing import Any
 
 import pytest
 import yaml
 
+from sidegate.api.approval_request import ApprovalRequestSpec
+from sidegate_operator.plan.approval import is_same_person
 from sidegate_operator.webhook.guards import NAMESPACE_VARIABLE, admission_objects, guard_paths, guards_in_place, object_files
 from tools.write_admission import stale_files, wanted_files
 
@@ -120,3 +123,19 @@ def test_every_single_field_of_a_guard_counts(index: int) -> None:
 
 def test_files_are_named_for_the_chart() -> None:
     assert all(name.startswith("admission-") for name in object_files())
+
+
+def test_the_guard_of_decisions_freezes_every_field_but_a_persons_own() -> None:
+    (policy,) = (each for each in POLICIES if each["metadata"]["name"] == "sidegate-decisions")
+    rules = " ".join(each["expression"] for each in policy["spec"]["validations"])
+    for name, info in ApprovalRequestSpec.model_fields.items():
+        wire = info.alias or name
+        is_frozen = re.search(rf"object\.spec\.\?{wire} == oldObject\.spec\.\?{wire}\b", rules) is not None
+        assert is_frozen == (wire not in {"decision", "comment", "decisions"}), wire
+
+
+def test_the_guard_knows_the_same_signs_behind_a_prefix_as_the_webhook() -> None:
+    (policy,) = (each for each in POLICIES if each["metadata"]["name"] == "sidegate-decisions")
+    (between,) = (each["expression"] for each in policy["spec"]["variables"] if each["name"] == "between")
+    assert all(is_same_person(f"x{sign}ann", "ann") for sign in json.loads(between))
+    assert len(json.loads(between)) == 5
