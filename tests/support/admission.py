@@ -37,6 +37,7 @@ CONFIGURATIONS: Final = ("MutatingWebhookConfiguration", "ValidatingWebhookConfi
 REGISTRATION: Final = "admissionregistration.k8s.io/v1"
 SECRET: Final = "sidegate-webhook-certificates"
 _NUMBERS: Final = itertools.count(1)
+GATE_IMAGE: Final = f"registry.example/sidegate@sha256:{'0' * 64}"
 DEVELOPERS: Final = "developers"
 PROTECTED: Final[Mapping[str, str]] = {"sidegate.dev/protected": "true"}
 PROBED: Final = "sidegate-probed"
@@ -120,7 +121,18 @@ class Admission:
     def command(self, port: int, *options: str) -> list[str]:
         return [
             *(sys.executable, "-m", "sidegate_operator.webhook.command", "--namespace", NAMESPACE, "--name", "127.0.0.1"),
-            *("--listen", f"127.0.0.1:{port}", "--kubeconfig", str(self.kubeconfig), "--leave", "0.2", "--interval", "0.5"),
+            *(
+                "--gate-image",
+                GATE_IMAGE,
+                "--listen",
+                f"127.0.0.1:{port}",
+                "--kubeconfig",
+                str(self.kubeconfig),
+                "--leave",
+                "0.2",
+                "--interval",
+                "0.5",
+            ),
             *options,
         ]
 
@@ -300,7 +312,8 @@ def plain_pod(namespace: str, name: str = "plain", **annotations: str) -> dict[s
 def _make_namespaces(admin: ClusterClient) -> None:
     admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PROBED, "labels": dict(PROTECTED)}})
-    admin.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": PROBED}})
+    for namespace in (PROBED, "kube-system"):
+        admin.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}})
     for name in ("default", "sidegate-operator", "sidegate-webhook"):
         admin.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": NAMESPACE}})
 

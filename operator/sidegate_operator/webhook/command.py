@@ -13,11 +13,13 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 import click
 
+from sidegate_operator.plan.gate_container import GateSettings
 from sidegate_operator.webhook.api_access import ACCOUNT_DIR, ApiAccess, ApiAccessError, ApiServer, load_chain
 from sidegate_operator.webhook.authority import Held, Lifetimes
 from sidegate_operator.webhook.certificates import CertificateKeeper, Places
@@ -38,9 +40,10 @@ Ready as soon as these trust it. Ends on SIGTERM, when the reviews in flight are
 \b
 EXAMPLES
   In a pod, as the chart does it:
-    sidegate-operator webhook
+    sidegate-operator webhook --gate-image registry.example/gate@sha256:...
   Beside a cluster, called by URL:
     sidegate-operator webhook --kubeconfig admin.kubeconfig \\
+        --gate-image registry.example/gate@sha256:... \\
         --namespace sidegate-system --listen 127.0.0.1:9443 --name 127.0.0.1
 
 \b
@@ -53,6 +56,7 @@ EXIT STATUS
 @dataclass(frozen=True, slots=True)
 class Settings:
     places: Places
+    gate: GateSettings
     host: str
     port: int
     client_authority: str | None = None
@@ -116,7 +120,7 @@ async def run(api: ApiServer, settings: Settings, stop: asyncio.Event) -> None:
             if await _is_set_within(stop, _FIRST_RETRY_S):
                 return
     admission = Admission(
-        deciders(api, settings.places.namespace, _now, serving.seal),
+        deciders(api, settings.places.namespace, _now, serving.seal, settings.gate),
         serving.readiness,
         settings.limits,
         needs_client_certificate=settings.client_authority is not None,
@@ -145,6 +149,20 @@ async def _is_set_within(stop: asyncio.Event, seconds: float) -> bool:
 @click.option("--service", default="sidegate-webhook", show_default=True, metavar="NAME", help="the Service that leads here")
 @click.option("--name", "names", multiple=True, metavar="NAME", help="another DNS name or address that leads here; repeatable")
 @click.option(
+    "--gate-image",
+    required=True,
+    envvar="SIDEGATE_GATE_IMAGE",
+    metavar="IMAGE",
+    help="what gates run, with its digest; also SIDEGATE_GATE_IMAGE",
+)
+@click.option(
+    "--gateway",
+    default="",
+    envvar="SIDEGATE_GATEWAY",
+    metavar="URL",
+    help="where gates reach the operator; also SIDEGATE_GATEWAY",
+)
+@click.option(
     "--secret", default="sidegate-webhook-certificates", show_default=True, metavar="NAME", help="where certificates are kept"
 )
 @click.option(
@@ -168,6 +186,8 @@ def webhook(
     namespace: str | None,
     service: str,
     names: tuple[str, ...],
+    gate_image: str,
+    gateway: str,
     secret: str,
     client_authority: Path | None,
     kubeconfig: Path | None,
@@ -183,8 +203,13 @@ def webhook(
     own = namespace or _own_namespace()
     if own is None:
         raise click.UsageError("give --namespace: this is no pod that has one")
+    try:
+        gate = GateSettings(gate_image, metadata.version("sidegate"), gateway)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--gate-image") from error
     settings = Settings(
         Places(own, secret, (f"{service}.{own}.svc", *names)),
+        gate,
         host.strip("[]") or "0.0.0.0",  # noqa: S104 - a pod's listener is for the pod's network
         int(port),
         client_authority.read_text("ascii") if client_authority else None,

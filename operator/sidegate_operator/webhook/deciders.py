@@ -10,9 +10,11 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from sidegate_operator.plan.gate_container import GateSettings
 from sidegate_operator.webhook import validate
 from sidegate_operator.webhook.api_access import ApiAccessError, ApiServer
 from sidegate_operator.webhook.decide_approval import Seal, decide, operator_account
+from sidegate_operator.webhook.inject import inject, target_path
 from sidegate_operator.webhook.neighbours import read_neighbours
 from sidegate_operator.webhook.review import Answer, Reason, Review, refuse
 from sidegate_operator.webhook.server import Decider
@@ -20,7 +22,7 @@ from sidegate_operator.webhook.server import Decider
 LOG: Final = logging.getLogger(__name__)
 
 
-def deciders(api: ApiServer, namespace: str, clock: Callable[[], float], seal: Seal) -> Mapping[str, Decider]:
+def deciders(api: ApiServer, namespace: str, clock: Callable[[], float], seal: Seal, gate: GateSettings) -> Mapping[str, Decider]:
     """By path. `namespace` is Sidegate's own."""
     operators = frozenset({operator_account(namespace)})
 
@@ -43,4 +45,17 @@ def deciders(api: ApiServer, namespace: str, clock: Callable[[], float], seal: S
     async def stamp(review: Review) -> Answer:
         return decide(review, clock(), operators, seal)
 
-    return {"/validate": judge_ours, "/decide": stamp}
+    async def add_gate(review: Review) -> Answer:
+        path = target_path(review)
+        try:
+            stored = await api.read(path) if path is not None else None
+        except ApiAccessError as error:
+            LOG.warning("the target of a pod can't be read: %s", error)
+            return refuse(
+                Reason.TARGET_UNKNOWN,
+                "the pod's ProtectedTarget can't be read; fix: make the pod again, and see the log of the sidegate-webhook pods",
+                code=503,
+            )
+        return inject(review, stored, gate)
+
+    return {"/inject": add_gate, "/validate": judge_ours, "/decide": stamp}

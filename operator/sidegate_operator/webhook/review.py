@@ -87,6 +87,8 @@ class Reason(enum.StrEnum):
     NOT_OURS = "NotOurs"
     INVALID = "Invalid"
     NEIGHBOURS_UNKNOWN = "NeighboursUnknown"
+    TARGET_UNKNOWN = "TargetUnknown"
+    TARGET_UNREADABLE = "TargetUnreadable"
     TIMEOUT = "Timeout"
     INTERNAL_ERROR = "InternalError"
 

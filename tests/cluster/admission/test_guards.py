@@ -10,6 +10,7 @@ import pytest
 
 from sidegate_operator.webhook.guards import admission_objects, guard_paths, guards_in_place
 from tests.support.admission import DEVELOPERS, NAMESPACE, OPERATOR, PROTECTED, REGISTRATION, Admission, plain_pod, refused_with
+from tests.support.api_server import ADMIN_GROUP
 from tests.support.cluster_client import ApiError, ClusterClient
 from tests.support.processes import wait_until
 
@@ -297,6 +298,42 @@ def test_without_the_webhook_a_protected_pod_does_not_start_ungated(admission: A
         admin.create(gated_pod(protected, "d", target="shop-db"))
         admin.create(plain_pod(protected, "e"))
         admin.create(job_pod(protected))
+
+
+# What gates take their rules from
+
+
+def config_map(namespace: str, name: str = "sidegate-shop-db", **data: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data}
+
+
+def test_the_operator_alone_writes_what_gates_take_their_rules_from(
+    admission: Admission, namespace: str, operator: ClusterClient, eve: ClusterClient
+) -> None:
+    words = "the operator alone writes what gates take their rules from; fix: change the AccessPolicy"
+    nameless = config_map(namespace)
+    nameless["metadata"] = {"generateName": "sidegate-", "namespace": namespace}
+    for client in (eve, admission.api.admin):
+        assert refused_with(lambda client=client: client.create(config_map(namespace)), words)
+        assert refused_with(lambda client=client: client.apply(config_map(namespace)), words)
+        assert refused_with(lambda client=client: client.create(nameless), words)
+    operator.create(config_map(namespace, rules="few"))
+    operator.merge_patch("v1", "ConfigMap", "sidegate-shop-db", {"data": {"rules": "many"}}, namespace=namespace)
+    for client in (eve, admission.api.admin):
+        for patch_ in ({"data": {"rules": "none"}}, {"metadata": {"labels": {"a": "b"}}}):
+            change = lambda client=client, patch_=patch_: client.merge_patch(  # noqa: E731
+                "v1", "ConfigMap", "sidegate-shop-db", patch_, namespace=namespace
+            )
+            assert refused_with(change, words)
+        assert refused_with(
+            lambda client=client: client.delete("v1", "ConfigMap", "sidegate-shop-db", namespace=namespace), words
+        )
+    all_of_them = f"/api/v1/namespaces/{namespace}/configmaps"
+    assert refused_with(lambda: admission.api.admin.request("DELETE", all_of_them), words)
+    admission.api.admin.acting_as("system:serviceaccount:kube-system:generic-garbage-collector", [ADMIN_GROUP]).delete(
+        "v1", "ConfigMap", "sidegate-shop-db", namespace=namespace
+    )
+    eve.create(config_map(namespace, "settings"))
 
 
 # Whether they stand

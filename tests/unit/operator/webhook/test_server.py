@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -205,3 +207,12 @@ async def test_with_a_client_authority_only_its_certificates_get_reviews_decided
         with pytest.raises((aiohttp.ClientError, ssl.SSLError, ConnectionError)):
             async with it.client.post(it.url + "/validate", data=body(), headers=JSON, ssl=context) as answer:
                 await answer.read()
+
+
+def test_the_webhook_brings_neither_kopf_nor_the_kubernetes_client() -> None:
+    """Some 100 MiB that it has no use for, and code that watches."""
+    program = (
+        "import sys, sidegate_operator.webhook.command; print([m for m in ('kopf', 'kubernetes', 'pglast') if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.strip() == "[]"
