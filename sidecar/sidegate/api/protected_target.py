@@ -499,7 +499,7 @@ class GatesStatus(ApiModel):
 
     ready: Annotated[int, Field(default=0, ge=0, description="Gates that serve clients.")]
     synced: Annotated[int, Field(default=0, ge=0, description="Gates that enforce `status.revision`.")]
-    total: Annotated[int, Field(default=0, ge=0, description="Gates there are.")]
+    total: Annotated[int, Field(default=0, ge=0, description="Gates there should be: one for each of its pods.")]
     summary: Annotated[str, Field(default="", max_length=24, description="Synced and total, as in `3/3`.")]
 
 
