@@ -75,14 +75,16 @@ class GateSettings:
 
 @dataclass(frozen=True, slots=True)
 class GateParts:
-    """The container, the volumes it mounts, and a hash over both."""
+    """The container, and the volumes it mounts."""
 
     container: Object
     volumes: tuple[Object, ...]
 
     @property
     def template(self) -> str:
-        text = json.dumps([self.container, *self.volumes], sort_keys=True, separators=(",", ":"))
+        """A hash over all but the image: while it stays, a newer gate can take over in the pod as it runs, by its image alone."""
+        fixed = {name: value for name, value in self.container.items() if name != "image"}
+        text = json.dumps([fixed, *self.volumes], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
