@@ -217,6 +217,18 @@ def test_the_verb_bypass_opens_the_doors_of_its_namespace_alone(admission: Admis
     assert not is_open(elsewhere)
 
 
+@pytest.mark.parametrize("label", [None, "false", "", "True"])
+def test_a_namespace_stays_protected(admission: Admission, protected: str, eve: ClusterClient, label: str | None) -> None:
+    """Whoever may label namespaces could open every door of one."""
+    patch_ = {"metadata": {"labels": {"sidegate.dev/protected": label}}}
+    assert refused_with(lambda: eve.merge_patch("v1", "Namespace", protected, patch_), "every side door of the namespace is open")
+    eve.merge_patch("v1", "Namespace", protected, {"metadata": {"labels": {"team": "shop"}}})
+    grant_bypass(admission, protected, "eve")
+    wait_until(
+        lambda: not refused_with(lambda: eve.merge_patch("v1", "Namespace", protected, patch_), "side door"), "RBAC to know"
+    )
+
+
 def add_container(client: ClusterClient, namespace: str, pod: str) -> dict[str, Any]:
     added = {"spec": {"ephemeralContainers": [{"name": "debug", "image": "registry.example/busybox:1"}]}}
     path = client.path_of("v1", "Pod", pod, namespace=namespace, subresource="ephemeralcontainers")
