@@ -1,4 +1,4 @@
-"""Write the documents that are made from tables in the code: `docs/reasons.md` and `docs/coverage/postgres.md`.
+"""Write the documents that are made from tables in the code: `docs/reasons.md`, `docs/conditions.md` and `docs/coverage/postgres.md`.
 
 `--check` writes nothing and fails when a document isn't what the code says. Left out: `crds/`, which the API types make.
 """
@@ -12,6 +12,7 @@ from typing import Final
 
 from sidegate.policy.reason import Reason
 from sidegate.postgres.messages import CLIENT_MESSAGES, TARGET_MESSAGES, MessageType, Treatment
+from sidegate_operator.plan.conditions import ConditionReason, PolicyReason, RequestReason, TargetReason
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MADE_BY: Final = "<!-- Made by `make docs` from {source}. Change it there. -->\n"
@@ -41,6 +42,29 @@ def reasons() -> str:
     )
 
 
+def conditions() -> str:
+    def table(reasons: Iterable[ConditionReason]) -> str:
+        rows = (each.value for each in reasons)
+        return _table(
+            ("condition", "status", "reason", "meaning"),
+            ((f"`{each.type.value}`", each.status.value, f"`{each.reason}`", each.meaning) for each in rows),
+        )
+
+    return (
+        "# Conditions\n\n"
+        + MADE_BY.format(source="`operator/sidegate_operator/plan/conditions.py`")
+        + "\nWhat the operator observes about its resources, in `status.conditions`. Each reason belongs to one condition and one"
+        " status; the message says the meaning, the details and the way forward. When a status changes, an event with the same reason"
+        " tells of it. A pod of a target that runs without a gate gets the event `PodWithoutGate`.\n"
+        + "\n## ProtectedTarget\n\n"
+        + table(TargetReason)
+        + "\n## AccessPolicy\n\n"
+        + table(PolicyReason)
+        + "\n## ApprovalRequest\n\n"
+        + table(RequestReason)
+    )
+
+
 def postgres_coverage() -> str:
     def rows(messages: Mapping[int, MessageType]) -> Iterable[tuple[str, ...]]:
         return ((f"`{each.code}`", each.name, each.treatment.value, each.note) for each in messages.values())
@@ -58,7 +82,11 @@ def postgres_coverage() -> str:
     )
 
 
-DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {"docs/reasons.md": reasons, "docs/coverage/postgres.md": postgres_coverage}
+DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {
+    "docs/reasons.md": reasons,
+    "docs/conditions.md": conditions,
+    "docs/coverage/postgres.md": postgres_coverage,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -43,6 +43,13 @@ def test_every_import_obeys_the_layers() -> None:
         ("sidegate/identity/token.py", "import aiohttp", "A gate never imports the operator's"),
         ("sidegate/postgres/session.py", "import pydantic", "A gate's data path never imports what only manifests need"),
         ("../operator/sidegate_operator/__init__.py", "import sidegate.postgres.session", "The operator imports"),
+        ("../operator/sidegate_operator/plan/approval.py", "import time", "The operator's plan is pure"),
+        ("../operator/sidegate_operator/plan/approval.py", "import kubernetes", "The operator's plan is pure"),
+        (
+            "../operator/sidegate_operator/plan/approval.py",
+            "import sidegate_operator.main",
+            "The operator's plan imports nothing",
+        ),
     ],
 )
 def test_a_forbidden_import_is_found(tmp_path: Path, file: str, line: str, contract: str) -> None:

@@ -1,7 +1,9 @@
 """`ApprovalRequest`: one statement that waits for people, and what they decided. Gates have it made; people write `decision` and `comment`.
 
-All of `spec` but those two is frozen once made, and a decision is never taken back. The phase moves along `NEXT_PHASES` only. In a
-cluster admission stamps who decided and the status records it; without one the local back end writes the same object as a YAML file.
+All of `spec` but those two is frozen once made. In a cluster admission turns the two into an entry of `spec.decisions` that says who
+decided, and empties them, so that the next person can write the same; what wasn't stamped is never stored, and no entry is changed or
+taken away. The status lists the decisions that count. Without a cluster the local back end writes the same object as a YAML file, with
+decisions in its status alone. The phase moves along `NEXT_PHASES` only.
 """
 
 from __future__ import annotations
@@ -79,6 +81,15 @@ class Requester(ApiModel):
         str | None, Field(default=None, max_length=63, description="The environment the caller is in, if known.")
     ]
     source_address: Annotated[str | None, Field(default=None, max_length=64, description="The client's IP address, or `unix`.")]
+    kubernetes_usernames: Annotated[
+        tuple[Label, ...],
+        Field(
+            default=(),
+            max_length=16,
+            json_schema_extra=each_once(),
+            description="How the cluster's API server may know them, as far as their username and subject don't say it.",
+        ),
+    ]
 
 
 class RuleReference(ApiModel):
@@ -182,6 +193,33 @@ class StatementBeside(ApiModel):
             max_length=MAX_BESIDE_PARAMETERS,
             json_schema_extra=unique_by("name"),
             description=f"The values bound to it. What has more than {MAX_BESIDE_PARAMETERS} is refused.",
+        ),
+    ]
+
+
+class Decision(ApiModel):
+    """What one person decided."""
+
+    by: Annotated[Label, Field(description="Who decided.")]
+    groups: Annotated[
+        tuple[Label, ...],
+        Field(
+            default=(),
+            max_length=32,
+            json_schema_extra=each_once(),
+            description="Those of their groups that made them an approver.",
+        ),
+    ]
+    decision: Annotated[Verdict, Field(description="What they decided.")]
+    at: Annotated[Timestamp, Field(description="When.")]
+    comment: Annotated[str | None, Field(default=None, max_length=1024, description="Their comment.")]
+    signature: Annotated[
+        str | None,
+        Field(
+            default=None,
+            pattern=r"^[0-9A-Za-z+/=_-]+$",
+            max_length=256,
+            description="Ed25519 over fingerprint, decider and time; the gate verifies it.",
         ),
     ]
 
@@ -303,9 +341,24 @@ class ApprovalRequestSpec(ApiModel):
     expires_at: Annotated[Timestamp, Field(description="When the request, or the approval it got, is no longer usable.")]
     session_id: Annotated[str | None, Field(default=None, max_length=64, description="The session that asks.")]
     revision: Annotated[str | None, Field(default=None, max_length=64, description="The gate config's revision that holds it.")]
-    decision: Annotated[Verdict | None, Field(default=None, description="Your decision: `Approved` or `Denied`.")]
+    decision: Annotated[
+        Verdict | None,
+        Field(
+            default=None,
+            description="Your decision: `Approved` or `Denied`. Admission moves it to `decisions`, with who you are, and empties it.",
+        ),
+    ]
     comment: Annotated[
         str | None, Field(default=None, max_length=1024, description="Your comment, which the one who asks will see.")
+    ]
+    decisions: Annotated[
+        tuple[Decision, ...],
+        Field(
+            default=(),
+            max_length=MAX_APPROVERS,
+            json_schema_extra=unique_by("by"),
+            description="What was decided, one entry a person. Admission alone writes it.",
+        ),
     ]
     constraints: ClassVar[tuple[Constraint, ...]] = (
         Constraint(
@@ -327,45 +380,35 @@ class ApprovalRequestSpec(ApiModel):
             way_forward="leave the rest as it is; whoever wants something else sends another statement",
         ),
         ChangeConstraint(
-            name="decision-final",
+            name="decision-stamped",
             field="decision",
-            cel="!has(oldSelf.decision) || (has(self.decision) && self.decision == oldSelf.decision)",
-            holds=lambda old, new: old.decision is None or new.decision is old.decision,
-            problem="a decision can't be taken back",
+            cel="!has(self.decision) || (has(oldSelf.decision) && self.decision == oldSelf.decision)",
+            holds=lambda old, new: new.decision is None or new.decision is old.decision,
+            problem="nobody stamped who decided, so it would count for nobody",
+            way_forward="have the cluster's administrator see to Sidegate's admission webhook, and decide again",
+        ),
+        ChangeConstraint(
+            name="decisions-final",
+            field="decisions",
+            cel="!has(oldSelf.decisions) || (has(self.decisions) && "
+            "oldSelf.decisions.all(before, self.decisions.exists(after, after == before)))",
+            holds=lambda old, new: set(old.decisions) <= set(new.decisions),
+            problem="a decision can't be changed or taken back",
             way_forward="have the statement sent again, and decide on the new request",
+        ),
+        ChangeConstraint(
+            name="decisions-one-by-one",
+            field="decisions",
+            cel="(has(self.decisions) ? size(self.decisions) : 0) <= (has(oldSelf.decisions) ? size(oldSelf.decisions) : 0) + 1",
+            holds=lambda old, new: len(new.decisions) <= len(old.decisions) + 1,
+            problem="nobody decides for others",
+            way_forward="write decision: Approved or decision: Denied, each approver by themselves",
         ),
     )
 
 
 def _asked(spec: ApprovalRequestSpec) -> ApprovalRequestSpec:
-    return spec.model_copy(update={"decision": None, "comment": None})
-
-
-class Decision(ApiModel):
-    """What one person decided."""
-
-    by: Annotated[Label, Field(description="Who decided.")]
-    groups: Annotated[
-        tuple[Label, ...],
-        Field(
-            default=(),
-            max_length=32,
-            json_schema_extra=each_once(),
-            description="Those of their groups that made them an approver.",
-        ),
-    ]
-    decision: Annotated[Verdict, Field(description="What they decided.")]
-    at: Annotated[Timestamp, Field(description="When.")]
-    comment: Annotated[str | None, Field(default=None, max_length=1024, description="Their comment.")]
-    signature: Annotated[
-        str | None,
-        Field(
-            default=None,
-            pattern=r"^[0-9A-Za-z+/=_-]+$",
-            max_length=256,
-            description="Ed25519 over fingerprint, decider and time; the gate verifies it.",
-        ),
-    ]
+    return spec.model_copy(update={"decision": None, "comment": None, "decisions": ()})
 
 
 class OutcomeResult(enum.StrEnum):
@@ -405,7 +448,7 @@ class ApprovalRequestStatus(ApiModel):
             default=(),
             max_length=MAX_APPROVERS,
             json_schema_extra=unique_by("by"),
-            description="What was decided, one entry a person.",
+            description="The decisions that count, one entry a person.",
         ),
     ]
     approvals: Annotated[

@@ -499,7 +499,7 @@ class GatesStatus(ApiModel):
 
     ready: Annotated[int, Field(default=0, ge=0, description="Gates that serve clients.")]
     synced: Annotated[int, Field(default=0, ge=0, description="Gates that enforce `status.revision`.")]
-    total: Annotated[int, Field(default=0, ge=0, description="Gates there are.")]
+    total: Annotated[int, Field(default=0, ge=0, description="Gates there should be: one for each of its pods.")]
     summary: Annotated[str, Field(default="", max_length=24, description="Synced and total, as in `3/3`.")]
 
 
@@ -521,6 +521,16 @@ class ProtectedTargetStatus(ApiModel):
         ),
     ]
     policies_count: Annotated[int, Field(default=0, ge=0, description="How many policies are bound to it.")]
+    pods_without_gate: Annotated[
+        tuple[ObjectName, ...],
+        Field(
+            default=(),
+            max_length=MAX_BOUND,
+            json_schema_extra=each_once(),
+            description=f"Its pods that run without a gate, the first {MAX_BOUND} by name.",
+        ),
+    ]
+    pods_without_gate_count: Annotated[int, Field(default=0, ge=0, description="How many of its pods run without a gate.")]
     observed_generation: ObservedGeneration
 
 

@@ -114,6 +114,11 @@ RESOURCES: Final = (
             Column("Protocol", ".spec.protocol", description="What the target speaks."),
             Column("Environment", ".spec.environment", description="The target's environment."),
             _READY,
+            Column(
+                "Enforced",
+                '.status.conditions[?(@.type=="Enforced")].status',
+                description="Whether a probe found every other way in closed.",
+            ),
             Column("Gates", ".status.gates.summary", description="Gates that enforce the newest revision, of all."),
             Column("Revision", ".status.revision", is_wide=True, description="The revision that was published last."),
             _AGE,

@@ -114,7 +114,7 @@ class Desk:
         secret.write_text("demo")
         for name in ("gate-psql", "gate-passfile", "gate-mcp"):
             self.install(name, script("psql through" if name == "gate-psql" else name))
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SIDEGATE_", "XDG_", "PG"))}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SIDEGATE_", "XDG_", "PG", "COLUMNS"))}
         self.environment = kept | {
             "HOME": str(home),
             "PATH": f"{self.bin}:{Path(sys.executable).parent}:{server.installation.binaries}:{os.environ['PATH']}",
@@ -164,12 +164,13 @@ class Desk:
 
     def waiting(self, statement: str) -> str:
         command = f"{sys.executable} -m sidegate.cli.main approvals list --directory {self.gate.state / 'approvals'}"
-        deadline = time.monotonic() + 20
+        listed, deadline = "", time.monotonic() + 20
         while time.monotonic() < deadline:
-            found = re.findall(rf"(ar-\d{{8}}-\d{{6}}-\w{{4}}) +Pending.* {statement}", self.run(command))
+            listed = self.run(command)
+            found = re.findall(rf"(ar-\d{{8}}-\d{{6}}-\w{{4}}) +Pending.* {statement}", listed)
             if len(found) == 1:
                 return str(found[0])
-        raise AssertionError(f"no request, or several, came to wait for `{statement}`")
+        raise AssertionError(f"no request, or several, came to wait for `{statement}`:\n{listed}")
 
 
 @pytest.fixture

@@ -1,0 +1,258 @@
+"""Where an ApprovalRequest stands by its decisions and the time, which ended ones go, and how many may be open.
+
+Rules it keeps:
+- The phase follows from `spec.decisions`, counted again each time: each by an approver who isn't the one who asks, each person once, in its
+  time, with a seal that holds. What the status says is believed only where it takes away: `Approved` without the decisions for it ends
+  as Withdrawn.
+- One denial ends it. Time ends what is pending, and takes away what was approved and not used.
+- Deleted are ended ones only: some time after their end, and the oldest of them when a target has too many. Never one that is pending, and
+  never an approval that can still be used.
+
+Left out: who asks for a hold, waking who waits for one, and verifying signatures (`is_genuine` is an argument).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from sidegate.api.approval_request import ApprovalRequest, ApprovalRequestStatus, Decision, Phase, Requester, Verdict
+from sidegate.api.meta import Condition, ConditionStatus
+from sidegate_operator.plan.approval import approver_groups, is_person, is_requester, is_same_person
+from sidegate_operator.plan.conditions import ConditionType, Observed, RequestReason, conditions_after, merge_patch, transitions
+
+IsGenuine: TypeAlias = "Callable[[ApprovalRequest, Decision], bool]"
+
+CLOCK_TOLERANCE_S: Final = 5.0  # a decision may be this much ahead of the reader's clock
+ENDED: Final = frozenset({Phase.DENIED, Phase.EXPIRED, Phase.WITHDRAWN, Phase.EXECUTED})
+
+
+class Discount(enum.StrEnum):
+    """Why a decision doesn't count."""
+
+    OUT_OF_TIME = "OutOfTime"
+    REQUESTER = "Requester"
+    SAME_PERSON = "SamePerson"
+    NOT_A_PERSON = "NotAPerson"
+    NOT_AN_APPROVER = "NotAnApprover"
+    SEAL_BROKEN = "SealBroken"
+    AFTER_THE_END = "AfterTheEnd"
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The decisions that count, what they come to, and those that don't count, with the reason."""
+
+    verdict: Verdict | None
+    counted: tuple[Decision, ...]
+    discounted: tuple[tuple[Decision, Discount], ...]
+
+    @property
+    def approvals(self) -> int:
+        return sum(each.decision is Verdict.APPROVED for each in self.counted)
+
+
+@dataclass(frozen=True, slots=True)
+class LifecyclePlan:
+    """`patch` is a merge patch of the whole object for `/status`, None when there is nothing to write. `news` are the conditions whose
+    status changed, for events. `look_again_at`: when time alone changes something.
+    """
+
+    status: ApprovalRequestStatus
+    patch: dict[str, object] | None
+    tally: Tally
+    news: tuple[Condition, ...]
+    look_again_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How long ended requests stay, and how many of a target's."""
+
+    ttl_after_finished_s: float = 3600.0
+    max_finished_per_target: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How many requests may be pending at once."""
+
+    max_pending_per_principal: int = 20
+    max_pending_per_target: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class OverQuota:
+    """No further request is made; the statement is refused."""
+
+    problem: str
+    way_forward: str
+
+
+def tally(request: ApprovalRequest, now: float, is_genuine: IsGenuine) -> Tally:
+    """Count the decisions, in the order in which they were made."""
+    counted: list[Decision] = []
+    discounted: list[tuple[Decision, Discount]] = []
+    verdict: Verdict | None = None
+    for each in request.spec.decisions:
+        why = Discount.AFTER_THE_END if verdict is not None else _discount(request, each, counted, now, is_genuine)
+        if why is not None:
+            discounted.append((each, why))
+            continue
+        counted.append(each)
+        if each.decision is Verdict.DENIED:
+            verdict = Verdict.DENIED
+        elif sum(one.decision is Verdict.APPROVED for one in counted) >= request.spec.required:
+            verdict = Verdict.APPROVED
+    return Tally(verdict, tuple(counted), tuple(discounted))
+
+
+def plan_lifecycle(request: ApprovalRequest, now: float, is_genuine: IsGenuine, keeping: Keeping = Keeping()) -> LifecyclePlan:
+    """The status wanted for the request as it is seen at `now`."""
+    seen = request.status or ApprovalRequestStatus.from_wire({})
+    votes = tally(request, now, is_genuine)
+    if seen.phase in ENDED and _finished_at(seen.conditions) is not None:
+        return LifecyclePlan(seen, None, votes, (), _wake(request, seen, votes, now, keeping))
+    phase = _phase(seen.phase, votes.verdict, is_late=now >= request.spec.expires_at.epoch_s)
+    observed = _observed(seen, phase, votes)
+    conditions = conditions_after(seen.conditions, observed, request.metadata.generation, now)
+    status = seen.model_copy(
+        update={
+            "phase": phase,
+            "decisions": votes.counted,
+            "approvals": f"{votes.approvals}/{request.spec.required}",
+            "conditions": conditions,
+            "observed_generation": request.metadata.generation,
+        }
+    )
+    patch = merge_patch({"status": request.status.to_wire() if request.status is not None else {}}, {"status": status.to_wire()})
+    news = transitions(seen.conditions, conditions)
+    return LifecyclePlan(status, patch, votes, news, _wake(request, status, votes, now, keeping))
+
+
+def plan_cleanup(requests: Iterable[ApprovalRequest], now: float, keeping: Keeping = Keeping()) -> tuple[ApprovalRequest, ...]:
+    """Which ended requests go now, the oldest end first."""
+    finished: dict[tuple[str, str], list[tuple[float, ApprovalRequest]]] = defaultdict(list)
+    for each in requests:
+        if each.status is not None and each.status.phase in ENDED and each.metadata.deletion_timestamp is None:
+            target = (str(each.metadata.namespace), str(each.spec.target))
+            ended_at = _finished_at(each.status.conditions)
+            finished[target].append((now if ended_at is None else ended_at, each))
+    going: list[tuple[float, ApprovalRequest]] = []
+    for ended in finished.values():
+        ended.sort(key=lambda pair: (pair[0], str(pair[1].metadata.name)))
+        surplus = max(0, len(ended) - keeping.max_finished_per_target)
+        going += [pair for place, pair in enumerate(ended) if place < surplus or pair[0] + keeping.ttl_after_finished_s <= now]
+    going.sort(key=lambda pair: (pair[0], str(pair[1].metadata.namespace), str(pair[1].metadata.name)))
+    return tuple(request for _, request in going)
+
+
+def over_quota(
+    open_requests: Sequence[ApprovalRequest],
+    namespace: str,
+    target: str,
+    principal: Requester,
+    now: float,
+    quota: Quota = Quota(),
+) -> OverQuota | None:
+    """Why `principal` gets no further request for the target, None: they may have one. People are told apart by issuer and subject."""
+    pending = [each for each in open_requests if _is_pending(each, namespace, target, now)]
+    who = (principal.issuer, principal.subject)
+    theirs = sum((each.spec.principal.issuer, each.spec.principal.subject) == who for each in pending)
+    if theirs >= quota.max_pending_per_principal:
+        return OverQuota(
+            f"`{principal.username}` has {theirs} approval requests pending on `{target}`, of {quota.max_pending_per_principal} allowed",
+            "have some decided, or cancel the statements",
+        )
+    if len(pending) >= quota.max_pending_per_target:
+        return OverQuota(
+            f"`{target}` has {len(pending)} approval requests pending, of {quota.max_pending_per_target} allowed",
+            "have some decided",
+        )
+    return None
+
+
+def _discount(
+    request: ApprovalRequest, decision: Decision, counted: Sequence[Decision], now: float, is_genuine: IsGenuine
+) -> Discount | None:
+    spec, username = request.spec, str(decision.by)
+    made = request.metadata.creation_timestamp
+    at = decision.at.epoch_s
+    if not (made is None or made.epoch_s <= at) or at >= spec.expires_at.epoch_s or at > now + CLOCK_TOLERANCE_S:
+        return Discount.OUT_OF_TIME
+    if is_requester(spec, username):
+        return Discount.REQUESTER
+    if any(is_same_person(username, each.by) for each in counted):
+        return Discount.SAME_PERSON
+    if not is_person(username, spec.approvers):
+        return Discount.NOT_A_PERSON
+    if approver_groups(spec.approvers, username, frozenset(map(str, decision.groups))) is None:
+        return Discount.NOT_AN_APPROVER
+    return None if is_genuine(request, decision) else Discount.SEAL_BROKEN
+
+
+def _phase(seen: Phase, verdict: Verdict | None, *, is_late: bool) -> Phase:
+    if seen in ENDED:
+        return seen
+    if seen is Phase.APPROVED and verdict is not Verdict.APPROVED:
+        return Phase.WITHDRAWN
+    if verdict is Verdict.DENIED:
+        return Phase.DENIED
+    if is_late:
+        return Phase.EXPIRED
+    return Phase.APPROVED if verdict is Verdict.APPROVED else Phase.PENDING
+
+
+_DECIDED_BY_VERDICT: Final = {Verdict.APPROVED: RequestReason.APPROVED, Verdict.DENIED: RequestReason.DENIED}
+_FINISHED_BY_PHASE: Final = {
+    Phase.PENDING: RequestReason.OPEN,
+    Phase.APPROVED: RequestReason.USABLE,
+    Phase.DENIED: RequestReason.WAS_DENIED,
+    Phase.EXPIRED: RequestReason.EXPIRED,
+    Phase.WITHDRAWN: RequestReason.WITHDRAWN,
+    Phase.EXECUTED: RequestReason.EXECUTED,
+}
+
+
+def _observed(seen: ApprovalRequestStatus, phase: Phase, votes: Tally) -> tuple[Observed, ...]:
+    said = _DECIDED_BY_VERDICT.get(votes.verdict) if votes.verdict is not None else None
+    decided = said or (RequestReason.WAITING if phase is Phase.PENDING else RequestReason.UNDECIDED)
+    finished = _FINISHED_BY_PHASE[phase]
+    was = next((each.reason for each in seen.conditions if each.type == ConditionType.FINISHED.value), None)
+    is_disbelieved = seen.phase is Phase.APPROVED or was == RequestReason.DISBELIEVED.value.reason
+    if phase is Phase.WITHDRAWN and votes.verdict is not Verdict.APPROVED and is_disbelieved:
+        finished = RequestReason.DISBELIEVED
+    return Observed(decided, _said(votes)), Observed(finished)
+
+
+def _said(votes: Tally) -> str:
+    parts = [f"`{each.by}` {'approved' if each.decision is Verdict.APPROVED else 'denied'}" for each in votes.counted]
+    parts += [f"`{each.by}` doesn't count ({why.value})" for each, why in votes.discounted]
+    return ", ".join(parts)
+
+
+def _finished_at(conditions: Sequence[Condition]) -> float | None:
+    """When it ended, as far as was written down. Who needs a time takes now instead, so that nothing goes too early."""
+    for each in conditions:
+        if each.type == ConditionType.FINISHED.value and each.status is ConditionStatus.TRUE:
+            return each.last_transition_time.epoch_s
+    return None
+
+
+def _wake(request: ApprovalRequest, status: ApprovalRequestStatus, votes: Tally, now: float, keeping: Keeping) -> float | None:
+    if status.phase in ENDED:
+        times = [(_finished_at(status.conditions) or now) + keeping.ttl_after_finished_s]
+    else:
+        # A decision from a clock that is ahead counts later.
+        ahead = [each.at.epoch_s - CLOCK_TOLERANCE_S for each, why in votes.discounted if why is Discount.OUT_OF_TIME]
+        times = [request.spec.expires_at.epoch_s, *ahead]
+    return min((each for each in times if each > now), default=None)
+
+
+def _is_pending(request: ApprovalRequest, namespace: str, target: str, now: float) -> bool:
+    phase = request.status.phase if request.status is not None else Phase.PENDING
+    is_here = (str(request.metadata.namespace), str(request.spec.target)) == (namespace, target)
+    return is_here and phase is Phase.PENDING and now < request.spec.expires_at.epoch_s

@@ -1,0 +1,112 @@
+"""Pods as the plan sees them: whose they are, whether a gate runs in them, and what their gate was last told.
+
+Rules it keeps:
+- Whose a pod is, its labels and annotations say; that a gate runs in it, only its containers do.
+- A pod that is over, or of a Job, needs no gate. One that opted out needs none where its target allows that.
+- What a gate was told stands in annotations, which others can write: a time that can't be is no time.
+
+Left out: making gates (`sidecar`), and what gates report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sidegate.api.protected_target import ProtectedTarget
+from sidegate.api.text import Timestamp
+from sidegate_operator.plan.gate_config import REVISION_ANNOTATION, TARGET_LABEL
+
+GATE_CONTAINER: Final = "sidegate-gate"
+INJECT_LABEL: Final = "sidegate.dev/inject"
+OUTSIDE_GATE_LABEL: Final = "sidegate.dev/gate-for"
+BUMP_ANNOTATION: Final = (
+    "sidegate.dev/told"  # how often the gate was told of the revision, and when last; a change wakes the kubelet
+)
+CLOCK_TOLERANCE_S: Final = 5.0
+_TOLD: Final = re.compile(r"([1-9][0-9]{0,5}) times, last at (\S{20})")
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPod:
+    """One pod of the target's namespace."""
+
+    name: str
+    uid: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    has_gate: bool
+    is_gate_ready: bool
+    is_over: bool
+    is_of_a_job: bool
+
+    @classmethod
+    def from_wire(cls, pod: Mapping[str, Any]) -> SeenPod:
+        """Read a pod as the API server gives it."""
+        metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+        labels = metadata.get("labels") or {}
+        inside = any(
+            each.get("name") == GATE_CONTAINER and each.get("restartPolicy") == "Always"
+            for each in spec.get("initContainers") or []
+        )
+        outside = OUTSIDE_GATE_LABEL in labels and any(
+            each.get("name") == GATE_CONTAINER for each in spec.get("containers") or []
+        )
+        states = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+        return cls(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            labels=labels,
+            annotations=metadata.get("annotations") or {},
+            has_gate=inside or outside,
+            is_gate_ready=any(each.get("name") == GATE_CONTAINER and each.get("ready") is True for each in states),
+            is_over="deletionTimestamp" in metadata or status.get("phase") in {"Succeeded", "Failed"},
+            is_of_a_job=any(
+                owner.get("kind") == "Job" and owner.get("controller") is True for owner in metadata.get("ownerReferences") or []
+            ),
+        )
+
+    @property
+    def asks_for(self) -> str | None:
+        """The target that it asks for a gate of."""
+        return self.annotations.get(TARGET_LABEL, self.labels.get(TARGET_LABEL))
+
+    def is_of(self, target: ProtectedTarget) -> bool:
+        """Whether a gate of the target belongs into it."""
+        if self.is_over or self.is_of_a_job:
+            return False
+        name, selector = str(target.metadata.name), target.spec.selector
+        if selector is None:
+            return self.labels.get(OUTSIDE_GATE_LABEL) == name
+        if target.spec.enforcement.allow_opt_out and self.labels.get(INJECT_LABEL) == "false":
+            return False
+        return self.asks_for == name or selector.matches(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a gate was told by its pod's annotations: the revision, how often, and when last."""
+
+    revision: str
+    times: int
+    at: float
+
+    @classmethod
+    def of(cls, pod: SeenPod, now: float) -> Told | None:
+        """None: nothing that can be relied on."""
+        revision, told = pod.annotations.get(REVISION_ANNOTATION), _TOLD.fullmatch(pod.annotations.get(BUMP_ANNOTATION, ""))
+        if revision is None or told is None:
+            return None
+        try:
+            at = Timestamp(told[2]).epoch_s
+        except ValueError:
+            return None
+        return cls(revision, int(told[1]), at) if at <= now + CLOCK_TOLERANCE_S else None
+
+    def annotations(self) -> dict[str, str]:
+        return {
+            REVISION_ANNOTATION: self.revision,
+            BUMP_ANNOTATION: f"{self.times} times, last at {Timestamp.from_epoch(self.at)}",
+        }

@@ -1,0 +1,400 @@
+"""One target, everything seen about it -> everything to do about it. The whole of what the operator decides for a target is here.
+
+Rules it keeps:
+- Pure and level-triggered: the same snapshot gives the same plan, and once the plan is carried out there is nothing left to do.
+- In this order: objects are applied, then gates are told, then the status says so, then events tell of it.
+- A policy that can't be compiled or read changes nothing: the last good rules stay, are put back where somebody took them away, and the
+  status says so, of the target and of the policy that is to blame. So does a target with errors.
+- A gate is told again, at growing intervals, until it reports the revision itself. What pods and ConfigMaps claim counts for nothing.
+- A pod of the target that runs without a gate is never overlooked: it counts, and it makes `Enforced` False.
+- Events tell of conditions whose status changed, and once of a pod without a gate.
+
+Left out: gathering the snapshot, writing, and what other objects a target has (`beside` is an argument).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from sidegate.api.access_policy import AccessPolicy, AccessPolicyStatus, FindingSeverity
+from sidegate.api.meta import MAX_BOUND, Condition, ConditionStatus
+from sidegate.api.protected_target import ProtectedTarget, ProtectedTargetStatus
+from sidegate.policy.compile import binds
+from sidegate.policy.config import ConfigError, decode_config
+from sidegate.policy.finding import Finding, error, name_of
+from sidegate_operator.plan.conditions import ConditionType, transitions
+from sidegate_operator.plan.gate_config import CONFIG_KEY, Object, PlannedConfig, config_map_name, config_map_of, plan_gate_config
+from sidegate_operator.plan.pods import SeenPod, Told
+from sidegate_operator.plan.status import (
+    GateState,
+    PolicyReport,
+    Probe,
+    TargetFacts,
+    condition_status,
+    policy_status,
+    status_patch,
+    target_status,
+)
+
+MAX_NOTE: Final = 1024  # of an event, in bytes (events.k8s.io/v1, note)
+WITHOUT_GATE: Final = "PodWithoutGate"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectKey:
+    """One object of the target's namespace."""
+
+    kind: str
+    name: str
+
+    @classmethod
+    def of(cls, wanted: Object) -> ObjectKey:
+        metadata = wanted["metadata"]
+        assert isinstance(metadata, dict)
+        return cls(str(wanted["kind"]), str(metadata["name"]))
+
+
+@dataclass(frozen=True, slots=True)
+class LastGood:
+    """The ConfigMap that was compiled last, and its revision."""
+
+    revision: str
+    config_map: Object
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadablePolicy:
+    """A policy that the API server has and this version can't read. Whether it is bound to the target, nobody can tell."""
+
+    name: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything about one target. `policies`, `neighbours` (other targets) and `pods` are those of its namespace. `enforced`: pod uid ->
+    the revision that its gate says it enforces, by its own proven identity. `live` are objects as the API server has them; `last_good` is
+    what the plan before gave back, None after a restart. `elsewhere`: policy name -> reports of other targets.
+    """
+
+    target: ProtectedTarget
+    policies: tuple[AccessPolicy, ...] = ()
+    unreadable: tuple[UnreadablePolicy, ...] = ()
+    neighbours: tuple[ProtectedTarget, ...] = ()
+    pods: tuple[SeenPod, ...] = ()
+    enforced: Mapping[str, str] = field(default_factory=dict)
+    live: Mapping[ObjectKey, Object] = field(default_factory=dict)
+    last_good: LastGood | None = None
+    probe: Probe | None = None
+    is_namespace_protected: bool = False
+    elsewhere: Mapping[str, tuple[PolicyReport, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PodAnnotation:
+    """What is written to a pod. Its uid goes along, so that a new pod of the same name isn't taken for it."""
+
+    pod: str
+    uid: str
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StatusPatch:
+    """A merge patch for `/status`, of an object as it was seen."""
+
+    key: ObjectKey
+    resource_version: str | None
+    patch: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What people are told about one object. `reason` is a condition's, or `PodWithoutGate`."""
+
+    key: ObjectKey
+    uid: str | None
+    is_warning: bool
+    reason: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, in the order of the fields; and what to keep: `reports` by policy for the plans of other targets, `last_good` for the
+    next of this one. `look_again_at`: when time alone changes something.
+    """
+
+    apply: tuple[Object, ...] = ()
+    remove: tuple[ObjectKey, ...] = ()
+    annotate: tuple[PodAnnotation, ...] = ()
+    statuses: tuple[StatusPatch, ...] = ()
+    events: tuple[Event, ...] = ()
+    reports: Mapping[str, PolicyReport] = field(default_factory=dict)
+    last_good: LastGood | None = None
+    look_again_at: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.apply or self.remove or self.annotate or self.statuses or self.events)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The target's other objects: Service, Deployment, NetworkPolicy. An Error among the findings: nothing of them is touched."""
+
+    objects: tuple[Object, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a gate gets before it is told again: doubled each time, up to the longest. After the first it is late."""
+
+    first_s: float = 5.0
+    longest_s: float = 300.0
+
+    def wait_s(self, times: int) -> float:
+        return min(self.longest_s, self.first_s * 2.0 ** min(times - 1, 30))
+
+
+Builder: TypeAlias = "Callable[[ProtectedTarget], Beside]"
+
+
+def nothing_beside(target: ProtectedTarget) -> Beside:
+    return Beside()
+
+
+def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, pace: Pace = Pace()) -> Plan:
+    """What to do about the target."""
+    target = snapshot.target
+    if target.metadata.deletion_timestamp is not None:
+        return Plan(last_good=snapshot.last_good)  # what belongs to it goes with it, by its ownerReferences
+    bound = tuple(each for each in snapshot.policies if binds(each, target))
+    planned = plan_gate_config(target, snapshot.policies)
+    others = beside(target)
+    findings = (*(_unreadable(target, each) for each in snapshot.unreadable), *others.findings, *planned.findings)
+    errors = tuple(each for each in findings if each.severity is FindingSeverity.ERROR)
+    good = _good(snapshot, planned, errors)
+    apply, remove = _objects(snapshot, good, others)
+    mine = tuple(sorted((each for each in snapshot.pods if each.is_of(target)), key=lambda each: each.name))
+    gates, annotate, wake = _gates(mine, snapshot.enforced, good, now, pace)
+    without = tuple(each for each in mine if not each.has_gate)
+    facts = TargetFacts(
+        policies=tuple(str(each.metadata.name) for each in bound),
+        errors=errors,
+        is_too_large=planned.is_too_large and len(errors) == 1,
+        revision=good.revision if good is not None else None,
+        gates=gates,
+        pods_without_gate=tuple(each.name for each in without),
+        unseen_pods=()
+        if snapshot.is_namespace_protected
+        else tuple(each.name for each in without if each.asks_for != target.metadata.name),
+        shared_pods=_shared(snapshot, mine),
+        probe=snapshot.probe,
+    )
+    status = target_status(target, facts, now)
+    reports = {str(each.metadata.name): _report(target, each, status, findings, errors) for each in bound}
+    policies = _policy_statuses(snapshot, reports, now)
+    statuses = [_status_patch(target, status), *(_status_patch(policy, wanted) for policy, wanted in policies)]
+    events = [
+        *_condition_events(target, status),
+        *(event for policy, wanted in policies for event in _condition_events(policy, wanted)),
+        *_pod_events(target, status, without),
+    ]
+    return Plan(
+        apply=apply,
+        remove=remove,
+        annotate=annotate,
+        statuses=tuple(each for each in statuses if each is not None),
+        events=tuple(events),
+        reports=reports,
+        last_good=good,
+        look_again_at=wake,
+    )
+
+
+def _unreadable(target: ProtectedTarget, policy: UnreadablePolicy) -> Finding:
+    return error(
+        f"AccessPolicy/{target.metadata.namespace}/{policy.name}",
+        "spec",
+        f"it can't be read: {policy.problem}",
+        "mend or delete it; whether it limits this target can't be told",
+    )
+
+
+def _good(snapshot: Snapshot, planned: PlannedConfig, errors: Sequence[Finding]) -> LastGood | None:
+    """What gates are to enforce: what was compiled now, else what was compiled last, else what is published and holds together."""
+    if planned.config_map is not None and planned.revision is not None and not errors:
+        return LastGood(planned.revision, planned.config_map)
+    if snapshot.last_good is not None:
+        return snapshot.last_good
+    live = snapshot.live.get(ObjectKey("ConfigMap", config_map_name(snapshot.target)))
+    data = live.get("data") if live is not None else None
+    text = data.get(CONFIG_KEY) if isinstance(data, dict) else None
+    if not isinstance(text, str):
+        return None
+    try:
+        config = decode_config(text.encode())
+    except ConfigError:
+        return None
+    metadata = snapshot.target.metadata
+    if (config.target.namespace, config.target.name) != (metadata.namespace, metadata.name):
+        return None
+    return LastGood(config.revision, config_map_of(snapshot.target, text.encode(), config.revision))
+
+
+def _objects(snapshot: Snapshot, good: LastGood | None, beside: Beside) -> tuple[tuple[Object, ...], tuple[ObjectKey, ...]]:
+    """What differs from what is there, and what is ours and no longer wanted."""
+    is_sure = not any(each.severity is FindingSeverity.ERROR for each in beside.findings)
+    wanted = [*([good.config_map] if good is not None else []), *(beside.objects if is_sure else ())]
+    apply = tuple(each for each in wanted if not _covers(snapshot.live.get(ObjectKey.of(each)), each))
+    if not is_sure:
+        return apply, ()
+    kept = {ObjectKey("ConfigMap", config_map_name(snapshot.target)), *map(ObjectKey.of, wanted)}
+    return apply, tuple(sorted(key for key, live in snapshot.live.items() if key not in kept and _is_ours(live, snapshot.target)))
+
+
+def _is_ours(live: Object, target: ProtectedTarget) -> bool:
+    metadata = live.get("metadata")
+    owners = metadata.get("ownerReferences") if isinstance(metadata, dict) else None
+    uid = target.metadata.uid
+    return uid is not None and any(isinstance(each, dict) and each.get("uid") == uid for each in owners or ())
+
+
+def _covers(live: object, wanted: object) -> bool:
+    """Whether everything wanted is there. What else is there is the API server's, or others'."""
+    if isinstance(wanted, dict):
+        return isinstance(live, dict) and all(name in live and _covers(live[name], value) for name, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(live, list) and len(live) == len(wanted) and all(map(_covers, live, wanted))
+    return live == wanted
+
+
+def _gates(
+    pods: Sequence[SeenPod], enforced: Mapping[str, str], good: LastGood | None, now: float, pace: Pace
+) -> tuple[tuple[GateState, ...], tuple[PodAnnotation, ...], float | None]:
+    """The gates, those that are told now, and when the next would be."""
+    gates, annotate, wakes = [], [], []
+    for pod in pods:
+        if not pod.has_gate:
+            continue
+        revision, is_late = enforced.get(pod.uid), False
+        if good is not None and revision != good.revision:
+            told = Told.of(pod, now)
+            times = told.times if told is not None and told.revision == good.revision else 0
+            due = told.at + pace.wait_s(times) if told is not None and times else now
+            is_late = times > 1 or (times == 1 and due <= now)
+            if due <= now:
+                annotate.append(PodAnnotation(pod.name, pod.uid, Told(good.revision, times + 1, now).annotations()))
+                due = now + pace.wait_s(times + 1)
+            wakes.append(due)
+        gates.append(GateState(pod.name, pod.is_gate_ready, revision, is_late))
+    return tuple(gates), tuple(annotate), min(wakes, default=None)
+
+
+def _shared(snapshot: Snapshot, mine: Sequence[SeenPod]) -> Mapping[str, str]:
+    """Pods that another target has as well, with its name: the first by name, so that it is always the same."""
+    name = snapshot.target.metadata.name
+    others = sorted(
+        (each for each in snapshot.neighbours if each.metadata.name != name), key=lambda each: str(each.metadata.name)
+    )
+    shared = {}
+    for pod in mine:
+        other = next((str(each.metadata.name) for each in others if pod.is_of(each)), None)
+        if other is not None:
+            shared[pod.name] = other
+    return shared
+
+
+def _report(
+    target: ProtectedTarget,
+    policy: AccessPolicy,
+    status: ProtectedTargetStatus,
+    findings: Sequence[Finding],
+    errors: Sequence[Finding],
+) -> PolicyReport:
+    """Once every gate enforced this very policy, it stays synced: later revisions contain it too. So a change of one policy writes no
+    status of the others.
+    """
+    own = tuple(each for each in findings if each.resource == name_of(policy))
+    synced = condition_status(status.conditions, ConditionType.SYNCED)
+    if synced is ConditionStatus.FALSE and _was_synced(policy, target):
+        synced = ConditionStatus.TRUE
+    return PolicyReport(
+        target=str(target.metadata.name),
+        is_compiled=not errors,
+        is_blamed=any(each.severity is FindingSeverity.ERROR for each in own),
+        synced=synced,
+        enforced=condition_status(status.conditions, ConditionType.ENFORCED),
+        findings=own,
+    )
+
+
+def _was_synced(policy: AccessPolicy, target: ProtectedTarget) -> bool:
+    if policy.status is None or target.metadata.name not in policy.status.targets:
+        return False
+    return any(
+        each.type == ConditionType.SYNCED.value
+        and each.status is ConditionStatus.TRUE
+        and each.observed_generation == policy.metadata.generation
+        for each in policy.status.conditions
+    )
+
+
+def _policy_statuses(
+    snapshot: Snapshot, reports: Mapping[str, PolicyReport], now: float
+) -> list[tuple[AccessPolicy, AccessPolicyStatus]]:
+    """Of the policies that are bound, and of those that were."""
+    name = snapshot.target.metadata.name
+    statuses = []
+    for each in snapshot.policies:
+        mine = reports.get(str(each.metadata.name))
+        was_bound = each.status is not None and (name in each.status.targets or each.status.targets_count > MAX_BOUND)
+        if mine is not None or was_bound:
+            elsewhere = snapshot.elsewhere.get(str(each.metadata.name), ())
+            statuses.append((each, policy_status(each, [*elsewhere, *([mine] if mine is not None else [])], now)))
+    return statuses
+
+
+def _status_patch(
+    resource: ProtectedTarget | AccessPolicy, status: ProtectedTargetStatus | AccessPolicyStatus
+) -> StatusPatch | None:
+    patch = status_patch(resource, status)
+    if patch is None:
+        return None
+    return StatusPatch(ObjectKey(resource.kind, str(resource.metadata.name)), resource.metadata.resource_version, patch)
+
+
+def _condition_events(
+    resource: ProtectedTarget | AccessPolicy, status: ProtectedTargetStatus | AccessPolicyStatus
+) -> list[Event]:
+    """Of conditions whose status changed. `Ready` sums up what the others have told already."""
+    before = resource.status.conditions if resource.status is not None else ()
+    changed = [each for each in transitions(before, status.conditions) if each.type != ConditionType.READY.value]
+    key = ObjectKey(resource.kind, str(resource.metadata.name))
+    return [Event(key, resource.metadata.uid, _is_bad(each), each.reason, _note(each.message)) for each in changed]
+
+
+def _is_bad(condition: Condition) -> bool:
+    return condition.status is ConditionStatus.FALSE and condition.reason not in {"Progressing", "ObserveOnly"}
+
+
+def _pod_events(target: ProtectedTarget, status: ProtectedTargetStatus, without: Sequence[SeenPod]) -> list[Event]:
+    """Of pods that the status names now and didn't before."""
+    known = set(target.status.pods_without_gate if target.status is not None else ())
+    named = set(status.pods_without_gate) - known
+    text = (
+        f"it belongs to ProtectedTarget `{target.metadata.name}` and runs without a gate, because it was made before admission knew of it; "
+        "fix: have it made again, as by kubectl rollout restart"
+    )
+    return [
+        Event(ObjectKey("Pod", each.name), each.uid, True, WITHOUT_GATE, _note(text)) for each in without if each.name in named
+    ]
+
+
+def _note(text: str) -> str:
+    data = text.encode()
+    return text if len(data) <= MAX_NOTE else data[: MAX_NOTE - 4].decode(errors="ignore") + " ..."
