@@ -19,9 +19,10 @@ import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from sidegate_operator.webhook.api_access import ApiAccessError, ApiServer, Conflict, Json
+from sidegate_operator.api_client import ApiClient, ApiError, Conflict
+from sidegate_operator.resources import MUTATING_WEBHOOKS, SECRETS, VALIDATING_WEBHOOKS, Object, Resource
 from sidegate_operator.webhook.authority import (
     Held,
     Lifetimes,
@@ -33,9 +34,9 @@ from sidegate_operator.webhook.authority import (
     next_step,
     take_step,
 )
+from sidegate_operator.webhook.neighbours import read_or_none
 
 LOG: Final = logging.getLogger(__name__)
-REGISTRATION: Final = "/apis/admissionregistration.k8s.io/v1"
 _TRIES: Final = 12
 _NO_PUBLISHED: Final[tuple[bytes, ...]] = ()
 
@@ -51,20 +52,16 @@ class Places:
     validating: tuple[str, ...] = ("sidegate",)
 
     @property
-    def secret_path(self) -> str:
-        return f"/api/v1/namespaces/{self.namespace}/secrets/{self.secret}"
-
-    @property
-    def configuration_paths(self) -> tuple[str, ...]:
-        kinds = (("mutatingwebhookconfigurations", self.mutating), ("validatingwebhookconfigurations", self.validating))
-        return tuple(f"{REGISTRATION}/{kind}/{name}" for kind, names in kinds for name in names)
+    def configurations(self) -> tuple[tuple[Resource, str], ...]:
+        kinds = ((MUTATING_WEBHOOKS, self.mutating), (VALIDATING_WEBHOOKS, self.validating))
+        return tuple((kind, name) for kind, names in kinds for name in names)
 
 
 @dataclass(slots=True)
 class CertificateKeeper:
     """Call `keep` at the start and then every minute; `held` is what to serve."""
 
-    api: ApiServer
+    api: ApiClient
     places: Places
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     held: Held | None = None
@@ -73,7 +70,7 @@ class CertificateKeeper:
         """What the Secret holds after every step that is due, with the configurations told.
 
         Raises:
-            ApiAccessError: it can't be read or written; what was held before is still `held`.
+            ApiError: it can't be read or written; what was held before is still `held`.
         """
         for _ in range(_TRIES):
             try:
@@ -82,15 +79,13 @@ class CertificateKeeper:
                     return self.held
             except Conflict as conflict:
                 LOG.info("%s: reading it again", conflict)
-        raise ApiAccessError(
-            "the certificates' Secret changes faster than it can be read", "look for two installations in one place"
-        )
+        raise ApiError("the certificates' Secret changes faster than it can be read", "look for two installations in one place")
 
     async def is_mine(self, serving: Held | None) -> bool:
         """Whether every configuration is there and trusts what is served.
 
         Raises:
-            ApiAccessError: they can't be read.
+            ApiError: they can't be read.
         """
         configurations = await self._configurations()
         return (
@@ -102,7 +97,7 @@ class CertificateKeeper:
     async def _advance(self, now: float) -> bool:
         """One step, and the configurations; True when none is left to take."""
         configurations = await self._configurations()
-        stored = await self.api.read(self.places.secret_path)
+        stored = await read_or_none(self.api, SECRETS, self.places.namespace, self.places.secret)
         held = decode_held(_decoded(stored)) if stored is not None else None
         published = _bundles(configurations.values()) if all(configurations.values()) else _NO_PUBLISHED
         step = next_step(held, published, self.places.names, now, self.lifetimes)
@@ -115,41 +110,43 @@ class CertificateKeeper:
         published_now = await self._publish(held.bundle, configurations)
         return step is Step.NONE and not published_now
 
-    async def _configurations(self) -> Mapping[str, Json | None]:
-        return {path: await self.api.read(path) for path in self.places.configuration_paths}
+    async def _configurations(self) -> Mapping[str, Object | None]:
+        """By kind and name."""
+        return {
+            f"{kind.kind}/{name}": await read_or_none(self.api, kind, None, name) for kind, name in self.places.configurations
+        }
 
-    async def _store(self, held: Held, stored: Json | None) -> None:
+    async def _store(self, held: Held, stored: Object | None) -> None:
         data = {name: base64.b64encode(value).decode("ascii") for name, value in encode_held(held).items()}
         if stored is not None:
-            await self.api.replace(self.places.secret_path, {**stored, "data": data})
+            await self.api.replace({**stored, "data": data})
             return
         metadata = {
             "name": self.places.secret,
             "namespace": self.places.namespace,
             "labels": {"app.kubernetes.io/managed-by": "sidegate", "app.kubernetes.io/part-of": "sidegate"},
         }
-        wanted = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
-        await self.api.create(self.places.secret_path.rpartition("/")[0], wanted)
+        await self.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data})
 
-    async def _publish(self, bundle: bytes, configurations: Mapping[str, Json | None]) -> bool:
+    async def _publish(self, bundle: bytes, configurations: Mapping[str, Object | None]) -> bool:
         """Whether anything had to be written."""
         encoded = base64.b64encode(bundle).decode("ascii")
         written = False
-        for path, configuration in configurations.items():
+        for name, configuration in configurations.items():
             if configuration is None:
-                LOG.warning("`%s` doesn't exist: no request reaches this webhook through it; fix: apply the chart again", path)
+                LOG.warning("`%s` doesn't exist: no request reaches this webhook through it; fix: apply the chart again", name)
                 continue
             if all(is_same_bundle(each, bundle) for each in _bundles([configuration])):
                 continue
-            wanted: dict[str, Any] = copy.deepcopy(dict(configuration))
+            wanted = copy.deepcopy(configuration)
             for webhook in wanted.get("webhooks") or []:
                 webhook["clientConfig"]["caBundle"] = encoded
-            await self.api.replace(path, wanted)
+            await self.api.replace(wanted)
             written = True
         return written
 
 
-def _bundles(configurations: Iterable[Json | None]) -> Sequence[bytes]:
+def _bundles(configurations: Iterable[Object | None]) -> Sequence[bytes]:
     """Of each webhook; what can't be decoded trusts nobody."""
     found = []
     for configuration in configurations:
@@ -161,7 +158,7 @@ def _bundles(configurations: Iterable[Json | None]) -> Sequence[bytes]:
     return found
 
 
-def _decoded(secret: Json) -> dict[str, bytes]:
+def _decoded(secret: Object) -> dict[str, bytes]:
     data = {}
     for name, value in (secret.get("data") or {}).items():
         try:

@@ -10,8 +10,6 @@ import asyncio
 import logging
 import os
 import signal
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -19,16 +17,18 @@ from typing import Final
 
 import click
 
+from sidegate_operator import clock
+from sidegate_operator.api_client import ApiClient, ApiError
+from sidegate_operator.credentials import ACCOUNT_DIR, Credentials, CredentialsError
 from sidegate_operator.plan.gate_container import GateSettings
-from sidegate_operator.webhook.api_access import ACCOUNT_DIR, ApiAccess, ApiAccessError, ApiServer, load_chain
 from sidegate_operator.webhook.authority import Held, Lifetimes
 from sidegate_operator.webhook.certificates import CertificateKeeper, Places
 from sidegate_operator.webhook.deciders import deciders
 from sidegate_operator.webhook.decision_key import DecisionKey, fetch_decision_key
-from sidegate_operator.webhook.server import Admission, Limits, serve, tls_context
+from sidegate_operator.webhook.server import Admission, Limits, load_chain, serve, tls_context
 
 LOG: Final = logging.getLogger(__name__)
-_now: Final = time.time  # noqa: TID251 - the process's one clock; everything below takes `now`
+_API_TIMEOUT_S: Final = 3.0  # within the budget of one review
 _FIRST_RETRY_S: Final = 1.0
 _READINESS_KEPT_S: Final = 1.0
 
@@ -82,7 +82,7 @@ class Serving:
             self._asked_at = at
             try:
                 self.is_trusted = await self.keeper.is_mine(self.tls_of)
-            except ApiAccessError as error:
+            except ApiError as error:
                 LOG.warning("readiness: %s", error)
         return None if self.is_trusted else "not every webhook configuration trusts my authority yet"
 
@@ -92,13 +92,13 @@ class Serving:
         return self.key.seal(content)
 
 
-async def run(api: ApiServer, settings: Settings, stop: asyncio.Event) -> None:
+async def run(api: ApiClient, settings: Settings, stop: asyncio.Event) -> None:
     """Until `stop` is set."""
     serving = Serving(CertificateKeeper(api, settings.places, settings.lifetimes))
     tls = tls_context(settings.client_authority)
 
     async def refresh() -> None:
-        held = await serving.keeper.keep(_now())
+        held = await serving.keeper.keep(clock.now())
         if held.serving != (serving.tls_of.serving if serving.tls_of else None):
             load_chain(tls, held.serving.certificate, held.serving.key)
         serving.tls_of = held
@@ -109,18 +109,18 @@ async def run(api: ApiServer, settings: Settings, stop: asyncio.Event) -> None:
             await asyncio.sleep(settings.interval_s)
             try:
                 await refresh()
-            except ApiAccessError as error:
+            except ApiError as error:
                 LOG.warning("certificates: %s; fix: %s", error, error.way_forward)
 
     while serving.tls_of is None or serving.key is None:
         try:
             await refresh()
-        except ApiAccessError as error:
+        except ApiError as error:
             LOG.warning("no certificate or key yet: %s; fix: %s", error, error.way_forward)
             if await _is_set_within(stop, _FIRST_RETRY_S):
                 return
     admission = Admission(
-        deciders(api, settings.places.namespace, _now, serving.seal, settings.gate),
+        deciders(api, settings.places.namespace, clock.now, serving.seal, settings.gate),
         serving.readiness,
         settings.limits,
         needs_client_certificate=settings.client_authority is not None,
@@ -218,23 +218,19 @@ def webhook(
         Limits(leaving_s=leave),
     )
     try:
-        api = ApiAccess.from_kubeconfig(kubeconfig) if kubeconfig else ApiAccess.in_cluster(_environment())
-    except ApiAccessError as error:
+        credentials = Credentials.from_kubeconfig(kubeconfig) if kubeconfig else Credentials.in_cluster(os.environ)
+    except CredentialsError as error:
         raise click.UsageError(f"{error}; fix: {error.way_forward}") from error
-    asyncio.run(_main(api, settings))
+    asyncio.run(_main(ApiClient(credentials, _API_TIMEOUT_S), settings))
 
 
-async def _main(api: ApiAccess, settings: Settings) -> None:
+async def _main(api: ApiClient, settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with api:
         await run(api, settings, stop)
-
-
-def _environment() -> Mapping[str, str]:
-    return os.environ
 
 
 def _own_namespace() -> str | None:

@@ -10,19 +10,20 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from sidegate_operator.api_client import ApiClient, ApiError
 from sidegate_operator.plan.gate_container import GateSettings
+from sidegate_operator.resources import PROTECTED_TARGETS
 from sidegate_operator.webhook import validate
-from sidegate_operator.webhook.api_access import ApiAccessError, ApiServer
 from sidegate_operator.webhook.decide_approval import Seal, decide, operator_account
-from sidegate_operator.webhook.inject import inject, target_path
-from sidegate_operator.webhook.neighbours import read_neighbours
+from sidegate_operator.webhook.inject import inject, target_name
+from sidegate_operator.webhook.neighbours import read_neighbours, read_or_none
 from sidegate_operator.webhook.review import Answer, Reason, Review, refuse
 from sidegate_operator.webhook.server import Decider
 
 LOG: Final = logging.getLogger(__name__)
 
 
-def deciders(api: ApiServer, namespace: str, clock: Callable[[], float], seal: Seal, gate: GateSettings) -> Mapping[str, Decider]:
+def deciders(api: ApiClient, namespace: str, clock: Callable[[], float], seal: Seal, gate: GateSettings) -> Mapping[str, Decider]:
     """By path. `namespace` is Sidegate's own."""
     operators = frozenset({operator_account(namespace)})
 
@@ -31,7 +32,7 @@ def deciders(api: ApiServer, namespace: str, clock: Callable[[], float], seal: S
         if validate.needs_neighbours(review):
             try:
                 neighbours = await read_neighbours(api, review.namespace)
-            except ApiAccessError as error:
+            except ApiError as error:
                 LOG.warning("the objects beside a review can't be read: %s", error)
                 return refuse(
                     Reason.NEIGHBOURS_UNKNOWN,
@@ -46,10 +47,10 @@ def deciders(api: ApiServer, namespace: str, clock: Callable[[], float], seal: S
         return decide(review, clock(), operators, seal)
 
     async def add_gate(review: Review) -> Answer:
-        path = target_path(review)
+        name = target_name(review)
         try:
-            stored = await api.read(path) if path is not None else None
-        except ApiAccessError as error:
+            stored = await read_or_none(api, PROTECTED_TARGETS, review.namespace, name) if name is not None else None
+        except ApiError as error:
             LOG.warning("the target of a pod can't be read: %s", error)
             return refuse(
                 Reason.TARGET_UNKNOWN,

@@ -20,7 +20,9 @@ from typing import Final, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from sidegate_operator.webhook.api_access import ApiAccessError, ApiServer, Json
+from sidegate_operator.api_client import ApiClient, ApiError
+from sidegate_operator.resources import CONFIG_MAPS, SECRETS, Object
+from sidegate_operator.webhook.neighbours import read_or_none
 
 SECRET: Final = "sidegate-decision-key"  # noqa: S105 - a name
 CONFIG_MAP: Final = "sidegate-decision-keys"
@@ -55,43 +57,38 @@ class DecisionKey:
         return base64.b64encode(self.private.sign(content)).decode("ascii")
 
 
-async def fetch_decision_key(api: ApiServer, namespace: str) -> DecisionKey:
+async def fetch_decision_key(api: ApiClient, namespace: str) -> DecisionKey:
     """The key, made when there is none, its public half published.
 
     Raises:
-        ApiAccessError: it can't be read, made or published; `Conflict` when somebody else made it just now.
+        ApiError: it can't be read, made or published; `Conflict` when somebody else made it just now.
     """
-    path = f"/api/v1/namespaces/{namespace}"
-    stored = await api.read(f"{path}/secrets/{SECRET}")
+    stored = await read_or_none(api, SECRETS, namespace, SECRET)
     if stored is None:
         made = DecisionKey(Ed25519PrivateKey.generate())
         raw = made.private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
         data = {_PRIVATE: base64.b64encode(raw).decode("ascii")}
-        stored = await api.create(f"{path}/secrets", {**_object("Secret", SECRET, namespace), "type": "Opaque", "data": data})
+        stored = await api.create({**_object("Secret", SECRET, namespace), "type": "Opaque", "data": data})
     key = _key_in(stored)
-    await _publish(api, path, namespace, key)
+    await _publish(api, namespace, key)
     return key
 
 
-def _key_in(secret: Json) -> DecisionKey:
+def _key_in(secret: Object) -> DecisionKey:
     try:
         return DecisionKey.from_bytes(base64.b64decode((secret.get("data") or {})[_PRIVATE], validate=True))
     except (KeyError, ValueError, binascii.Error) as error:
-        raise ApiAccessError(
-            f"the Secret `{SECRET}` holds no key", "delete it: another key is made, for new decisions"
-        ) from error
+        raise ApiError(f"the Secret `{SECRET}` holds no key", "delete it: another key is made, for new decisions") from error
 
 
-async def _publish(api: ApiServer, path: str, namespace: str, key: DecisionKey) -> None:
+async def _publish(api: ApiClient, namespace: str, key: DecisionKey) -> None:
     public = base64.b64encode(key.public).decode("ascii")
-    published = await api.read(f"{path}/configmaps/{CONFIG_MAP}")
+    published = await read_or_none(api, CONFIG_MAPS, namespace, CONFIG_MAP)
     if published is None:
-        await api.create(f"{path}/configmaps", {**_object("ConfigMap", CONFIG_MAP, namespace), "data": {key.id: public}})
+        await api.create({**_object("ConfigMap", CONFIG_MAP, namespace), "data": {key.id: public}})
     elif (published.get("data") or {}).get(key.id) != public:
-        await api.replace(
-            f"{path}/configmaps/{CONFIG_MAP}", {**published, "data": {**(published.get("data") or {}), key.id: public}}
-        )
+        await api.replace({**published, "data": {**(published.get("data") or {}), key.id: public}})
 
 
-def _object(kind: str, name: str, namespace: str) -> dict[str, object]:
+def _object(kind: str, name: str, namespace: str) -> Object:
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": namespace, "labels": dict(_LABELS)}}

@@ -8,7 +8,7 @@ Rules it keeps:
   `caBundle` alone is left out, which the webhook writes.
 - What isn't there, isn't readable or is being deleted counts as missing.
 
-Left out: reading the API server; the operator does that, by `guard_paths`.
+Left out: reading the API server; the operator does that, by `guard_keys`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,20 @@ from typing import Any, Final
 
 import yaml
 
+from sidegate_operator.resources import (
+    ADMISSION_POLICIES,
+    ADMISSION_POLICY_BINDINGS,
+    MUTATING_WEBHOOKS,
+    VALIDATING_WEBHOOKS,
+    Resource,
+)
+
 Json = Mapping[str, Any]
 
 NAMESPACE_VARIABLE: Final = "{{ .Release.Namespace }}"
 _OBJECTS: Final = resources.files("sidegate_operator.webhook") / "objects"
-_PLURALS: Final[Mapping[str, str]] = {
-    "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
-    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
-    "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
-    "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
+_KINDS: Final[Mapping[str, Resource]] = {
+    each.kind: each for each in (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, ADMISSION_POLICIES, ADMISSION_POLICY_BINDINGS)
 }
 
 
@@ -65,18 +70,18 @@ def admission_objects(namespace: str) -> list[dict[str, Any]]:
     return [copy.deepcopy(dict(each)) for each in _rendered(namespace)]
 
 
-def guard_paths(namespace: str) -> tuple[str, ...]:
-    """Where the API server has each of them."""
-    return tuple(_path(each) for each in _rendered(namespace))
+def guard_keys(namespace: str) -> tuple[tuple[Resource, str], ...]:
+    """Kind and name of each of them, to read it by."""
+    return tuple((_KINDS[each["kind"]], each["metadata"]["name"]) for each in _rendered(namespace))
 
 
 def guards_in_place(live: Iterable[Json | None], namespace: str) -> tuple[GuardProblem, ...]:
     """What is missing or changed among the live objects, None of them when all guards stand. Others' objects are ignored."""
-    found = {_path(each): each for each in live if each and each.get("kind") in _PLURALS}
+    found = {_key(each): each for each in live if each}
     problems = []
     for wanted in _rendered(namespace):
-        name = f"{wanted['kind']}/{wanted['metadata']['name']}"
-        there = found.get(_path(wanted))
+        name = _key(wanted)
+        there = found.get(name)
         if there is None:
             problems.append(GuardProblem(name, "", "it is missing"))
         elif there["metadata"].get("deletionTimestamp"):
@@ -88,8 +93,8 @@ def guards_in_place(live: Iterable[Json | None], namespace: str) -> tuple[GuardP
     return tuple(problems)
 
 
-def _path(document: Json) -> str:
-    return f"/apis/admissionregistration.k8s.io/v1/{_PLURALS[document['kind']]}/{document['metadata']['name']}"
+def _key(document: Json) -> str:
+    return f"{document.get('kind')}/{(document.get('metadata') or {}).get('name')}"
 
 
 def _compared(document: Json) -> Json:

@@ -11,11 +11,9 @@ Left out: which pods come here (the webhook configuration), and reading the targ
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from sidegate.api.meta import API_VERSION
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.api.text import ObjectName
 from sidegate_operator.plan.gate_container import GateSettings
@@ -26,21 +24,19 @@ from sidegate_operator.webhook.review import Answer, Json, Operation, Reason, Re
 UNTOUCHED: Final = "untouched"
 
 
-def target_path(review: Review) -> str | None:
-    """Where the API server has the target that the pod asks for. None: there can't be one of that name, or none is asked for."""
+def target_name(review: Review) -> str | None:
+    """The target that the pod asks for, in the review's namespace. None: there can't be one of that name, or none is asked for."""
     name = named_target(review.new) if _is_pods_creation(review) and review.new is not None else None
     if name is None:
         return None
     try:
-        ObjectName(name)
+        return ObjectName(name)
     except ValueError:
         return None
-    namespace = quote(review.namespace, safe="")
-    return f"/apis/{API_VERSION}/namespaces/{namespace}/protectedtargets/{quote(name, safe='')}"
 
 
 def inject(review: Review, stored: Json | None, settings: GateSettings) -> Answer:
-    """The answer to a pod's creation; `stored` is what is at `target_path`."""
+    """The answer to a pod's creation; `stored` is what there is under `target_name`."""
     if not _is_pods_creation(review) or review.new is None:
         return refuse(
             Reason.NOT_OURS,

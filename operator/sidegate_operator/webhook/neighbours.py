@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import asyncio
 
-from sidegate.api.meta import API_VERSION
-from sidegate_operator.webhook.api_access import ApiAccessError, ApiServer, Json
+from sidegate_operator.api_client import ApiClient, NotFound
+from sidegate_operator.resources import ACCESS_POLICIES, PROTECTED_TARGETS, Object, Resource
 from sidegate_operator.webhook.validate import Neighbours
 
 
-async def read_neighbours(api: ApiServer, namespace: str) -> Neighbours:
+async def read_neighbours(api: ApiClient, namespace: str) -> Neighbours:
     """Both lists, whole.
 
     Raises:
-        ApiAccessError: one can't be read.
+        ApiError: one can't be read.
     """
-    targets, policies = await asyncio.gather(
-        *(
-            _items(api, f"/apis/{API_VERSION}/namespaces/{namespace}/{plural}")
-            for plural in ("protectedtargets", "accesspolicies")
-        )
-    )
-    return Neighbours.of(targets, policies)
+    targets, policies = await asyncio.gather(api.list(PROTECTED_TARGETS, namespace), api.list(ACCESS_POLICIES, namespace))
+    return Neighbours.of(targets.items, policies.items)
 
 
-async def _items(api: ApiServer, path: str) -> list[Json]:
-    """A list leaves out of its items what is the same for all: their kind."""
-    found = await api.read(path)
-    if found is None:
-        raise ApiAccessError(f"the API server has no `{path}`", "apply the custom resource definitions")
-    kind = {"apiVersion": found["apiVersion"], "kind": str(found["kind"]).removesuffix("List")}
-    return [{**kind, **item} for item in found.get("items") or []]
+async def read_or_none(api: ApiClient, resource: Resource, namespace: str | None, name: str) -> Object | None:
+    """The object as it is now, None when there is none.
+
+    Raises:
+        ApiError: it can't be read.
+    """
+    try:
+        return await api.get(resource, namespace, name)
+    except NotFound:
+        return None

@@ -16,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import ssl
+import tempfile
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -179,6 +181,26 @@ def tls_context(client_authority: str | None = None) -> ssl.SSLContext:
         context.load_verify_locations(cadata=client_authority)
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+def load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """Into a context, also into one that is in use: handshakes from now on have it. `ssl` reads files alone.
+
+    Raises:
+        ssl.SSLError: they don't belong together.
+    """
+    if hasattr(os, "memfd_create"):  # never on a disk
+        descriptor = os.memfd_create("sidegate-certificate")
+        try:
+            os.write(descriptor, certificate.rstrip() + b"\n" + key)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(certificate.rstrip() + b"\n" + key)
+        file.flush()
+        context.load_cert_chain(file.name)
 
 
 async def serve(

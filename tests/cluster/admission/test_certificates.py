@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 from cryptography import x509
 
-from sidegate_operator.webhook.api_access import ApiAccess
+from sidegate_operator.api_client import ApiClient
+from sidegate_operator.credentials import Credentials
 from sidegate_operator.webhook.authority import DAY_S, Lifetimes, is_trusted
 from sidegate_operator.webhook.certificates import CertificateKeeper, Places
 from tests.support import processes
@@ -71,7 +72,7 @@ def stage_another_authority(admission: Admission) -> None:
     """As a replica that thinks it is time."""
 
     async def stage() -> None:
-        async with ApiAccess.from_kubeconfig(admission.api.kubeconfig) as api:
+        async with ApiClient(Credentials.from_kubeconfig(admission.api.kubeconfig)) as api:
             places = Places(NAMESPACE, SECRET, (f"sidegate-webhook.{NAMESPACE}.svc", "127.0.0.1"))
             await CertificateKeeper(api, places, RENEW_NOW).keep(now())
 
@@ -127,7 +128,7 @@ def test_replicas_that_start_together_make_one_authority(admission: Admission) -
 
     async def race() -> list[bytes]:
         places = Places(NAMESPACE, "race", ("127.0.0.1",), ("sidegate-race",), ("sidegate-race",))
-        async with ApiAccess.from_kubeconfig(admission.api.kubeconfig) as api:
+        async with ApiClient(Credentials.from_kubeconfig(admission.api.kubeconfig)) as api:
             keepers = [CertificateKeeper(api, places) for _ in range(8)]
             held = await asyncio.gather(*(keeper.keep(now()) for keeper in keepers))
             assert all(await asyncio.gather(*(keeper.is_mine(keeper.held) for keeper in keepers)))

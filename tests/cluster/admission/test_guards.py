@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sidegate_operator.webhook.guards import admission_objects, guard_paths, guards_in_place
+from sidegate_operator.resources import Resource
+from sidegate_operator.webhook.guards import admission_objects, guard_keys, guards_in_place
 from tests.support.admission import DEVELOPERS, NAMESPACE, OPERATOR, PROTECTED, REGISTRATION, Admission, plain_pod, refused_with
 from tests.support.api_server import ADMIN_GROUP
 from tests.support.cluster_client import ApiError, ClusterClient
@@ -359,9 +360,9 @@ def live(admission: Admission) -> list[dict[str, Any] | None]:
         for each in wanted.get("webhooks", ())
     }
     found = []
-    for path in guard_paths(NAMESPACE):
+    for resource, name in guard_keys(NAMESPACE):
         try:
-            document = admission.api.admin.request("GET", path)
+            document = admission.api.admin.get(REGISTRATION, resource.kind, name)
         except ApiError as error:
             assert error.code == 404
             found.append(None)
@@ -382,12 +383,11 @@ def test_all_guards_stand_as_the_api_server_stores_them(admission: Admission) ->
     assert problems(admission) == []
 
 
-@pytest.mark.parametrize("path", guard_paths(NAMESPACE))
-def test_a_guard_that_is_gone_is_noticed(admission: Admission, path: str) -> None:
-    document = admission.api.admin.request("GET", path)
-    admission.api.admin.request("DELETE", path)
+@pytest.mark.parametrize(("resource", "name"), guard_keys(NAMESPACE), ids=lambda each: getattr(each, "kind", each))
+def test_a_guard_that_is_gone_is_noticed(admission: Admission, resource: Resource, name: str) -> None:
+    admission.api.admin.delete(REGISTRATION, resource.kind, name)
     try:
-        assert problems(admission) == [f"{document['kind']}/{document['metadata']['name']}"]
+        assert problems(admission) == [f"{resource.kind}/{name}"]
     finally:
         admission.apply_objects()
         wait_until(admission.is_ready, "the webhook to be trusted again", 30)

@@ -177,7 +177,7 @@ def test_openssl_takes_the_certificate_and_no_other_name_of_the_authority() -> N
 
 
 def handshake(authority: KeyPair, serving: KeyPair, name: str) -> ssl.SSLError | None:
-    from sidegate_operator.webhook.api_access import load_chain
+    from sidegate_operator.webhook.server import load_chain
 
     listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_chain(listening, serving.certificate + authority.certificate, serving.key)

@@ -12,7 +12,7 @@ import yaml
 
 from sidegate.api.approval_request import ApprovalRequestSpec
 from sidegate_operator.plan.approval import is_same_person
-from sidegate_operator.webhook.guards import NAMESPACE_VARIABLE, admission_objects, guard_paths, guards_in_place, object_files
+from sidegate_operator.webhook.guards import NAMESPACE_VARIABLE, admission_objects, guard_keys, guards_in_place, object_files
 from tools.write_admission import stale_files, wanted_files
 
 NAMESPACE = "sidegate-system"
@@ -80,7 +80,7 @@ def test_guards_of_another_namespace_do_not_count() -> None:
 
 def test_nothing_live_is_everything_missing() -> None:
     found = guards_in_place([None, {}, {"kind": "Pod", "metadata": {"name": "sidegate"}}], NAMESPACE)
-    assert [each.problem for each in found] == ["it is missing"] * len(guard_paths(NAMESPACE))
+    assert [each.problem for each in found] == ["it is missing"] * len(guard_keys(NAMESPACE))
     assert all("fix: " in str(each) for each in found)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sidegate_operator.plan.gate_container import GateSettings
 from sidegate_operator.plan.injection import InjectionReason
-from sidegate_operator.webhook.inject import inject, target_path
+from sidegate_operator.webhook.inject import inject, target_name
 from sidegate_operator.webhook.review import Operation, Reason, ResourceName, Review, User
 from tests.support.admission import GATE_IMAGE, plain_pod, target
 
@@ -37,13 +37,13 @@ def asking(name: str = "shop-db") -> dict[str, Any]:
     return pod
 
 
-def test_the_target_is_looked_up_where_the_review_says_the_pod_is() -> None:
-    assert target_path(review(asking())) == "/apis/sidegate.dev/v1alpha1/namespaces/shop/protectedtargets/shop-db"
+def test_the_target_is_the_one_that_the_pod_names() -> None:
+    assert target_name(review(asking())) == "shop-db"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "A", "a?b", "a#b", "a%2fb", "a b", "a" * 254, "\n"])
 def test_a_name_that_no_target_can_have_leads_nowhere(name: str) -> None:
-    assert target_path(review(asking(name))) is None
+    assert target_name(review(asking(name))) is None
     answer = inject(review(asking(name)), None, SETTINGS)
     assert answer.refusal is not None
     assert answer.refusal.reason is InjectionReason.TARGET_NOT_FOUND
@@ -80,4 +80,4 @@ def test_whatever_else_comes_is_refused(changes: dict[str, Any]) -> None:
     answer = inject(review(asking(), **changes), target("shop"), SETTINGS)
     assert answer.refusal is not None
     assert answer.refusal.reason is Reason.NOT_OURS
-    assert target_path(review(asking(), **changes)) is None
+    assert target_name(review(asking(), **changes)) is None

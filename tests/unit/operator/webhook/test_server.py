@@ -15,10 +15,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sidegate_operator.webhook.api_access import load_chain
 from sidegate_operator.webhook.authority import Lifetimes, Step, take_step
 from sidegate_operator.webhook.review import Answer, Review, allow
-from sidegate_operator.webhook.server import Admission, Limits, serve, tls_context
+from sidegate_operator.webhook.server import Admission, Limits, load_chain, serve, tls_context
 from tests.support.cluster_authority import Authority
 from tests.unit.operator.webhook.test_review import body
 

@@ -7,12 +7,13 @@ import base64
 
 import pytest
 
-from sidegate_operator.webhook.api_access import ApiAccess, ApiAccessError, Conflict
+from sidegate_operator.api_client import ApiClient, ApiError, Conflict
+from sidegate_operator.credentials import Credentials
 from sidegate_operator.webhook.decision_key import CONFIG_MAP, SECRET, DecisionKey, fetch_decision_key
 from tests.support.api_server import ApiServer
 
 
-async def fetched(api: ApiAccess, namespace: str) -> DecisionKey:
+async def fetched(api: ApiClient, namespace: str) -> DecisionKey:
     """As a replica does it: again, when somebody else was faster."""
     while True:
         try:
@@ -21,26 +22,26 @@ async def fetched(api: ApiAccess, namespace: str) -> DecisionKey:
             continue
 
 
-def test_replicas_that_start_together_share_one_key(guarded_api: ApiServer, namespace: str) -> None:
+def test_replicas_that_start_together_share_one_key(api_server: ApiServer, namespace: str) -> None:
     async def race() -> set[bytes]:
-        async with ApiAccess.from_kubeconfig(guarded_api.kubeconfig) as api:
+        async with ApiClient(Credentials.from_kubeconfig(api_server.kubeconfig)) as api:
             return {each.public for each in await asyncio.gather(*(fetched(api, namespace) for _ in range(8)))}
 
     (public,) = asyncio.run(race())
-    published = guarded_api.admin.get("v1", "ConfigMap", CONFIG_MAP, namespace=namespace)["data"]
+    published = api_server.admin.get("v1", "ConfigMap", CONFIG_MAP, namespace=namespace)["data"]
     assert [base64.b64decode(each) for each in published.values()] == [public]
 
 
-def test_another_key_leaves_the_older_ones_public_half(guarded_api: ApiServer, namespace: str) -> None:
+def test_another_key_leaves_the_older_ones_public_half(api_server: ApiServer, namespace: str) -> None:
     async def fetch() -> DecisionKey:
-        async with ApiAccess.from_kubeconfig(guarded_api.kubeconfig) as api:
+        async with ApiClient(Credentials.from_kubeconfig(api_server.kubeconfig)) as api:
             return await fetched(api, namespace)
 
     first = asyncio.run(fetch())
     assert asyncio.run(fetch()).public == first.public
-    guarded_api.admin.delete("v1", "Secret", SECRET, namespace=namespace)
+    api_server.admin.delete("v1", "Secret", SECRET, namespace=namespace)
     second = asyncio.run(fetch())
-    published = guarded_api.admin.get("v1", "ConfigMap", CONFIG_MAP, namespace=namespace)["data"]
+    published = api_server.admin.get("v1", "ConfigMap", CONFIG_MAP, namespace=namespace)["data"]
     assert {name: base64.b64decode(each) for name, each in published.items()} == {
         first.id: first.public,
         second.id: second.public,
@@ -48,14 +49,14 @@ def test_another_key_leaves_the_older_ones_public_half(guarded_api: ApiServer, n
 
 
 @pytest.mark.parametrize("data", [{}, {"ed25519": "bm9uc2Vuc2U="}, {"other": "eA=="}])
-def test_a_key_that_cannot_be_read_is_not_replaced(guarded_api: ApiServer, namespace: str, data: dict[str, str]) -> None:
+def test_a_key_that_cannot_be_read_is_not_replaced(api_server: ApiServer, namespace: str, data: dict[str, str]) -> None:
     """Another key would make decisions that were signed before look forged, and nobody would know why."""
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": namespace}, "data": data}
-    guarded_api.admin.create(secret)
+    api_server.admin.create(secret)
 
     async def fetch() -> None:
-        async with ApiAccess.from_kubeconfig(guarded_api.kubeconfig) as api:
+        async with ApiClient(Credentials.from_kubeconfig(api_server.kubeconfig)) as api:
             await fetch_decision_key(api, namespace)
 
-    with pytest.raises(ApiAccessError, match="holds no key"):
+    with pytest.raises(ApiError, match="holds no key"):
         asyncio.run(fetch())
