@@ -16,7 +16,7 @@ async def read_neighbours(api: ApiClient, namespace: str) -> Neighbours:
         ApiError: one can't be read.
     """
     targets, policies = await asyncio.gather(api.list(PROTECTED_TARGETS, namespace), api.list(ACCESS_POLICIES, namespace))
-    return Neighbours.of(targets.items, policies.items)
+    return Neighbours(targets.items, policies.items)
 
 
 async def read_or_none(api: ApiClient, resource: Resource, namespace: str | None, name: str) -> Object | None:

@@ -12,7 +12,7 @@ Left out: what the CRD's own schema and CEL refuse before it comes here, and rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -43,15 +43,10 @@ _UNPLACED: Final = Origin("", 1, {(): Place(1, 1)})
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """The targets and policies of one namespace."""
+    """The targets and policies of one namespace, as the API server lists them. Of many, only those that matter are read further."""
 
-    targets: tuple[ProtectedTarget, ...] = ()
-    policies: tuple[AccessPolicy, ...] = ()
-
-    @classmethod
-    def of(cls, targets: Iterable[Json], policies: Iterable[Json]) -> Neighbours:
-        """From objects as the API server lists them; what can't be read is left out."""
-        return cls(tuple(_readable(ProtectedTarget, targets)), tuple(_readable(AccessPolicy, policies)))
+    targets: Sequence[Json] = ()
+    policies: Sequence[Json] = ()
 
 
 def needs_neighbours(review: Review) -> bool:
@@ -135,15 +130,30 @@ def _invalid(causes: Sequence[tuple[str, str]], advice: Sequence[str]) -> Answer
 def _findings_about(resource: Validated, neighbours: Neighbours, now: float) -> tuple[Finding, ...]:
     """What there is to say about the resource, and which errors others have once it is there; of others nothing else."""
     if isinstance(resource, ProtectedTarget):
-        found = list(_compiled(resource, neighbours.policies))
+        found = list(_compiled(resource, list(_readable(AccessPolicy, _naming(neighbours.policies, {resource.metadata.name})))))
     else:
-        others = [each for each in neighbours.policies if each.metadata.name != resource.metadata.name]
-        bound = [each for each in neighbours.targets if binds(resource, each)]
+        targets = list(_readable(ProtectedTarget, neighbours.targets))
+        bound = [each for each in targets if binds(resource, each)]
+        others = [
+            each
+            for each in _readable(AccessPolicy, _naming(neighbours.policies, {target.metadata.name for target in bound}))
+            if each.metadata.name != resource.metadata.name
+        ]
         found = [finding for target in bound for finding in _compiled(target, [*others, resource])]
         found += review_time(resource, now)
         if not bound:
-            found += review_unbound(neighbours.targets, [resource])
+            found += review_unbound(targets, [resource])
     return worst_first(each for each in found if each.resource == name_of(resource) or each.severity is FindingSeverity.ERROR)
+
+
+def _naming(policies: Iterable[Json], names: Set[str]) -> Iterable[Json]:
+    """Those that may be about a target of these names, without reading them whole: a namespace may have thousands."""
+    for each in policies:
+        spec = each.get("spec")
+        targets = spec.get("targets") if isinstance(spec, Mapping) else None
+        named = targets.get("names") if isinstance(targets, Mapping) else None
+        if not isinstance(named, list) or any(name in names for name in named if isinstance(name, str)):
+            yield each
 
 
 def _compiled(target: ProtectedTarget, policies: Sequence[AccessPolicy]) -> tuple[Finding, ...]:

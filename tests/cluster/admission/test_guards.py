@@ -383,6 +383,17 @@ def test_all_guards_stand_as_the_api_server_stores_them(admission: Admission) ->
     assert problems(admission) == []
 
 
+def test_they_stand_as_the_chart_has_them_too(admission: Admission) -> None:
+    """With a Service in place of the tests' URL, as far as an API server without a network of pods can be asked."""
+    applied = []
+    for wanted in admission_objects(NAMESPACE):
+        fresh = {**wanted, "metadata": {**wanted["metadata"], "name": f"{wanted['metadata']['name']}-as-delivered"}}
+        path = admission.api.admin.path_of(wanted["apiVersion"], wanted["kind"])
+        made = admission.api.admin.request("POST", path, fresh, query={"dryRun": "All"})
+        applied.append({**made, "metadata": {**made["metadata"], "name": wanted["metadata"]["name"]}})
+    assert guards_in_place(applied, NAMESPACE) == ()
+
+
 @pytest.mark.parametrize(("resource", "name"), guard_keys(NAMESPACE), ids=lambda each: getattr(each, "kind", each))
 def test_a_guard_that_is_gone_is_noticed(admission: Admission, resource: Resource, name: str) -> None:
     admission.api.admin.delete(REGISTRATION, resource.kind, name)

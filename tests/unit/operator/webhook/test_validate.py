@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def review(document: dict[str, Any], old: dict[str, Any] | None = None, **change
 def judged(document: dict[str, Any], *beside: dict[str, Any], old: dict[str, Any] | None = None) -> Answer:
     targets = [each for each in beside if each["kind"] == "ProtectedTarget"]
     policies = [each for each in beside if each["kind"] == "AccessPolicy"]
-    return judge(review(document, old), Neighbours.of(targets, policies), NOW)
+    return judge(review(document, old), Neighbours(targets, policies), NOW)
 
 
 BROKEN = [{"expression": "claims.department =="}]
@@ -101,7 +102,7 @@ def test_neighbours_that_cannot_be_read_are_left_out() -> None:
 
 def test_the_namespace_is_that_of_the_request() -> None:
     elsewhere = policy("kube-system")
-    answer = judge(review(elsewhere), Neighbours.of([target("shop")], []), NOW)
+    answer = judge(review(elsewhere), Neighbours([target("shop")], []), NOW)
     assert answer == Answer()
 
 
@@ -121,3 +122,18 @@ def test_what_it_was_not_asked_for_is_refused(change: dict[str, Any]) -> None:
     answer = judge(review(policy("shop"), **change), Neighbours(), NOW)
     assert answer.refusal is not None
     assert answer.refusal.reason is Reason.NOT_OURS
+
+
+def test_policies_of_other_targets_are_not_even_read() -> None:
+    """A namespace may have thousands, and a review has seconds."""
+    others = [policy("shop", f"other-{number}", targets={"names": [f"db-{number}"]}) for number in range(3000)]
+    began = time.perf_counter()
+    answer = judge(review(policy("shop")), Neighbours([target("shop")], others), NOW)
+    assert answer == Answer()
+    assert time.perf_counter() - began < 0.5  # reading all of them takes two seconds and more
+
+
+@pytest.mark.parametrize("targets", [{"environments": ["production"]}, {"selector": {"matchLabels": {"team": "shop"}}}])
+def test_policies_that_pick_their_targets_otherwise_are_read(targets: dict[str, Any]) -> None:
+    answer = judged(target("shop"), policy("shop", "other", role="owner", targets=targets))
+    assert answer.warnings[0].startswith("error: AccessPolicy/shop/other: ")
