@@ -23,6 +23,7 @@ from sidegate_operator.credentials import ACCOUNT_DIR, Credentials, CredentialsE
 from sidegate_operator.plan.gate_container import GateSettings
 from sidegate_operator.webhook.authority import Held, Lifetimes
 from sidegate_operator.webhook.certificates import CertificateKeeper, Places
+from sidegate_operator.webhook.decide_approval import Seal
 from sidegate_operator.webhook.deciders import deciders
 from sidegate_operator.webhook.decision_key import DecisionKey, fetch_decision_key
 from sidegate_operator.webhook.server import Admission, Limits, load_chain, serve, tls_context
@@ -86,10 +87,9 @@ class Serving:
                 LOG.warning("readiness: %s", error)
         return None if self.is_trusted else "not every webhook configuration trusts my authority yet"
 
-    def seal(self, content: bytes) -> str:
-        """A signature by the newest key."""
-        assert self.key is not None, "the listener is up after the key was fetched"
-        return self.key.seal(content)
+    def seal(self) -> Seal | None:
+        """Signs with the newest key; None while there is none."""
+        return self.key.seal if self.key is not None else None
 
 
 async def run(api: ApiClient, settings: Settings, stop: asyncio.Event) -> None:
@@ -102,7 +102,10 @@ async def run(api: ApiClient, settings: Settings, stop: asyncio.Event) -> None:
         if held.serving != (serving.tls_of.serving if serving.tls_of else None):
             load_chain(tls, held.serving.certificate, held.serving.key)
         serving.tls_of = held
-        serving.key = await fetch_decision_key(api, settings.places.namespace)
+        try:
+            serving.key = await fetch_decision_key(api, settings.places.namespace)
+        except ApiError as error:  # pods get their gates all the same; without any key, decisions are refused
+            LOG.warning("the key for decisions: %s; fix: %s", error, error.way_forward)
 
     async def refresh_again_and_again() -> None:
         while True:
@@ -111,12 +114,15 @@ async def run(api: ApiClient, settings: Settings, stop: asyncio.Event) -> None:
                 await refresh()
             except ApiError as error:
                 LOG.warning("certificates: %s; fix: %s", error, error.way_forward)
+            except Exception:
+                # INVARIANT: nothing ends the looking after, for nobody would notice until a certificate is over.
+                LOG.exception("certificates: unexpected; trying again")
 
-    while serving.tls_of is None or serving.key is None:
+    while serving.tls_of is None:
         try:
             await refresh()
         except ApiError as error:
-            LOG.warning("no certificate or key yet: %s; fix: %s", error, error.way_forward)
+            LOG.warning("no certificate yet: %s; fix: %s", error, error.way_forward)
             if await _is_set_within(stop, _FIRST_RETRY_S):
                 return
     admission = Admission(

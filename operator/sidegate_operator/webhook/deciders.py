@@ -23,7 +23,9 @@ from sidegate_operator.webhook.server import Decider
 LOG: Final = logging.getLogger(__name__)
 
 
-def deciders(api: ApiClient, namespace: str, clock: Callable[[], float], seal: Seal, gate: GateSettings) -> Mapping[str, Decider]:
+def deciders(
+    api: ApiClient, namespace: str, clock: Callable[[], float], seal: Callable[[], Seal | None], gate: GateSettings
+) -> Mapping[str, Decider]:
     """By path. `namespace` is Sidegate's own."""
     operators = frozenset({operator_account(namespace)})
 
@@ -44,7 +46,14 @@ def deciders(api: ApiClient, namespace: str, clock: Callable[[], float], seal: S
         return await asyncio.to_thread(validate.judge, review, neighbours, clock())
 
     async def stamp(review: Review) -> Answer:
-        return decide(review, clock(), operators, seal)
+        by = seal()
+        if by is None:
+            return refuse(
+                Reason.KEY_UNKNOWN,
+                "there is no key to sign decisions with; fix: see the log of the sidegate-webhook pods for what is wrong with its Secret",
+                code=503,
+            )
+        return decide(review, clock(), operators, by)
 
     async def add_gate(review: Review) -> Answer:
         name = target_name(review)

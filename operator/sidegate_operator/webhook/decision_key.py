@@ -4,7 +4,8 @@ Rules it keeps:
 - Whoever is first makes it; whoever comes second reads it. The private half is in a Secret that nobody but the webhook reads.
 - The public halves are in a ConfigMap, each under its id. An older one stays there: what it signed is still open. Taking one out, which
   is a person's act, takes its decisions' force away.
-- A key that can't be read is no key: nothing is signed, and every decision is refused, until a person has deleted the Secret.
+- A key that can't be read is not replaced by another: a replica goes on with the one it has, and one without any refuses decisions, until
+  a person has deleted the Secret.
 
 Left out: what is signed (`sidegate.policy.seal`), and verifying.
 """

@@ -87,6 +87,7 @@ class Reason(enum.StrEnum):
     NOT_OURS = "NotOurs"
     INVALID = "Invalid"
     NEIGHBOURS_UNKNOWN = "NeighboursUnknown"
+    KEY_UNKNOWN = "KeyUnknown"
     TARGET_UNKNOWN = "TargetUnknown"
     TARGET_UNREADABLE = "TargetUnreadable"
     TIMEOUT = "Timeout"

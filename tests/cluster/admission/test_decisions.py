@@ -14,6 +14,7 @@ from sidegate.api.approval_request import ApprovalRequest
 from sidegate_operator.plan.approval import sealed
 from tests.support.admission import (
     DEVELOPERS,
+    KEY_SECRET,
     KEYS,
     NAMESPACE,
     OPERATOR,
@@ -21,8 +22,10 @@ from tests.support.admission import (
     REQUESTER,
     Admission,
     in_an_hour,
+    plain_pod,
     refused_with,
     request_of,
+    target,
 )
 from tests.support.api_server import ADMIN_GROUP, CRDS
 from tests.support.cluster_client import ApiError, ClusterClient
@@ -272,6 +275,23 @@ def test_while_the_webhook_is_down_nothing_is_decided(requests: Requests) -> Non
         assert "decide.sidegate.dev" in requests.refusal(dana, APPROVE)
         requests.patch(dana, {"metadata": {"labels": {"team": "shop"}}})
         requests.to_phase("Expired")
+
+
+def test_without_a_key_decisions_are_refused_and_pods_get_their_gates(requests: Requests) -> None:
+    admin = requests.admission.api.admin
+    before = admin.get("v1", "Secret", KEY_SECRET, namespace=NAMESPACE)
+    admin.merge_patch("v1", "Secret", KEY_SECRET, {"data": {"ed25519": "bm9uc2Vuc2U="}}, namespace=NAMESPACE)
+    requests.make()
+    requests.decide(requests.a("dana", "dba"))  # a replica that has the key goes on with it
+    requests.admission.restart_webhook()
+    requests.make()
+    assert "there is no key to sign decisions with; fix: " in requests.refusal(requests.a("dana", "dba"), APPROVE)
+    admin.create(target(requests.namespace))
+    pod = plain_pod(requests.namespace, target="shop-db")
+    pod["metadata"]["labels"] = {"app": "shop-db"}
+    assert admin.create(pod)["spec"]["initContainers"][0]["name"] == "sidegate-gate"
+    admin.merge_patch("v1", "Secret", KEY_SECRET, {"data": before["data"]}, namespace=NAMESPACE)
+    wait_until(lambda: not refused_with(lambda: requests.decide(requests.a("dana", "dba")), "no key"), "the key to be read again")
 
 
 # The guard alone: no webhook configuration, and a CRD without rules
