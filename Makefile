@@ -8,10 +8,10 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup demo test test-pure test-compiled lint format fuzz bench compile crds docs clean
-.PHONY: cluster cluster-down cluster-programs kind kind-down
+.PHONY: image test-e2e cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install the locked dependencies into .venv (every target below does it first; nothing to do takes no time)
 	@$(PYTHON) tools/bootstrap.py
@@ -26,6 +26,9 @@ test-pure: setup ## run every test with the plain Python modules; ARGS="..." goe
 
 test-compiled: setup ## compile the hot modules and run the gate's tests again with them
 	$(PY) tools/compile.py --test $(PYTEST_OPTIONS) --junitxml=build/tests-compiled.xml $(ARGS)
+
+test-e2e: setup ## run the tests that need a cluster with a node: KUBECONFIG's, or one brought up for it, as root on Debian; ARGS="..."
+	$(PY) -m pytest tests/e2e -o timeout_func_only=true --junitxml=build/tests-e2e.xml $(ARGS)
 
 lint: setup ## check style, types, layers, file names and that generated files are current
 	$(PY) -m ruff check
@@ -56,6 +59,9 @@ crds: setup ## write the custom resource definitions and their reference pages f
 docs: setup ## write the documents that are made from code
 	$(PY) tools/write_docs.py
 	$(PY) tools/write_crds.py
+
+image: setup ## make the images of gate and operator without Docker, as root on Debian; FRESH=1 with new updates, COMPILED=1, NAMES="..."
+	@$(PY) -m tools.image $(if $(FRESH),--fresh) $(if $(COMPILED),--compiled) $(NAMES)
 
 cluster-programs: ## build the test cluster's Kubernetes from Go modules, once: some 6 minutes, then no time
 	@bash tests/cluster/build.sh node >/dev/null

@@ -152,6 +152,8 @@ def _documents(layers: Sequence[Layer], settings: Settings) -> tuple[bytes, byte
             "os": "linux",
             "config": runs,
             "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
+            # one for each layer: optional in the specification, but buildah builds nothing on top of an image without
+            "history": [{"created": CREATED, "created_by": "image_archive.py"} for _ in layers],
         }
     )
     manifest = _encoded(

@@ -161,6 +161,13 @@ def test_the_modules_to_compile_are_there() -> None:
     assert [name for name in HOT_MODULES if not (ROOT / "sidecar" / name).is_file()] == []
 
 
+def test_every_folder_of_tests_is_run_by_a_target() -> None:
+    folders = {f"tests/{path.relative_to(ROOT / 'tests').parts[0]}" for path in (ROOT / "tests").rglob("test_*.py")}
+    by_itself = set(re.findall(r"-m pytest (tests/\w+)", (ROOT / "Makefile").read_text()))
+    assert by_itself == {"tests/e2e"}
+    assert folders <= {*PROJECT["tool"]["pytest"]["ini_options"]["testpaths"], *by_itself}
+
+
 def test_file_names_say_what_a_file_is_about() -> None:
     assert (
         refused_names([Path("sidecar/sidegate/policy/engine.py"), Path("tests/support/gate.py"), Path("tests/unit/database.py")])

@@ -21,6 +21,8 @@ from sidegate.policy.finding import Finding, error, name_of
 TARGET_LABEL: Final = "sidegate.dev/target"
 # Label on the pods of a gate that stands outside its target's pods.
 OUTSIDE_GATE_LABEL: Final = "sidegate.dev/gate-for"
+# Label on a pod: "false" where it is to stay without a gate, which counts where its target allows that.
+INJECT_LABEL: Final = "sidegate.dev/inject"
 REVISION_ANNOTATION: Final = "sidegate.dev/revision"
 # Service names are DNS labels that begin with a letter (RFC 1035), where a target's name may have dots and begin with a digit.
 _SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -17,11 +17,10 @@ from typing import Any, Final
 
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.api.text import Timestamp
-from sidegate_operator.plan.gate_config import REVISION_ANNOTATION, TARGET_LABEL
+from sidegate_operator.plan.gate_container import GATE_CONTAINER
+from sidegate_operator.plan.owned import INJECT_LABEL, OUTSIDE_GATE_LABEL, REVISION_ANNOTATION, TARGET_LABEL
+from sidegate_operator.plan.sidecar import is_of_a_job
 
-GATE_CONTAINER: Final = "sidegate-gate"
-INJECT_LABEL: Final = "sidegate.dev/inject"
-OUTSIDE_GATE_LABEL: Final = "sidegate.dev/gate-for"
 BUMP_ANNOTATION: Final = (
     "sidegate.dev/told"  # how often the gate was told of the revision, and when last; a change wakes the kubelet
 )
@@ -63,9 +62,7 @@ class SeenPod:
             has_gate=inside or outside,
             is_gate_ready=any(each.get("name") == GATE_CONTAINER and each.get("ready") is True for each in states),
             is_over="deletionTimestamp" in metadata or status.get("phase") in {"Succeeded", "Failed"},
-            is_of_a_job=any(
-                owner.get("kind") == "Job" and owner.get("controller") is True for owner in metadata.get("ownerReferences") or []
-            ),
+            is_of_a_job=is_of_a_job(pod),
         )
 
     @property

@@ -6,6 +6,8 @@ Rules it keeps:
 - A policy that can't be compiled or read changes nothing: the last good rules stay, are put back where somebody took them away, and the
   status says so, of the target and of the policy that is to blame. So does a target with errors.
 - A gate is told again, at growing intervals, until it reports the revision itself. What pods and ConfigMaps claim counts for nothing.
+- What bears the name of an object wanted and is somebody else's is left alone, and the status says so: whoever may make targets may not
+  by that overwrite Services and ConfigMaps.
 - A pod of the target that runs without a gate is never overlooked: it counts, and it makes `Enforced` False.
 - Events tell of conditions whose status changed, and once of a pod without a gate.
 
@@ -14,18 +16,22 @@ Left out: gathering the snapshot, writing, and what other objects a target has (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
 from sidegate.api.access_policy import AccessPolicy, AccessPolicyStatus, FindingSeverity
-from sidegate.api.meta import MAX_BOUND, Condition, ConditionStatus
+from sidegate.api.meta import API_VERSION, MAX_BOUND, Condition, ConditionStatus
 from sidegate.api.protected_target import ProtectedTarget, ProtectedTargetStatus
 from sidegate.policy.compile import binds
 from sidegate.policy.config import ConfigError, decode_config
 from sidegate.policy.finding import Finding, error, name_of
+from sidegate_operator.plan.beside import Beside, Builder, nothing_beside
 from sidegate_operator.plan.conditions import ConditionType, transitions
-from sidegate_operator.plan.gate_config import CONFIG_KEY, Object, PlannedConfig, config_map_name, config_map_of, plan_gate_config
+from sidegate_operator.plan.config_map import plan_config_map
+from sidegate_operator.plan.gate_config import PlannedConfig, plan_gate_config
+from sidegate_operator.plan.gate_container import CONFIG_KEY
+from sidegate_operator.plan.owned import Object, config_map_name, metadata
 from sidegate_operator.plan.pods import SeenPod, Told
 from sidegate_operator.plan.status import (
     GateState,
@@ -76,7 +82,8 @@ class UnreadablePolicy:
 class Snapshot:
     """Everything about one target. `policies`, `neighbours` (other targets) and `pods` are those of its namespace. `enforced`: pod uid ->
     the revision that its gate says it enforces, by its own proven identity. `live` are objects as the API server has them; `last_good` is
-    what the plan before gave back, None after a restart. `elsewhere`: policy name -> reports of other targets.
+    what the plan before gave back, None after a restart. `elsewhere`: policy name -> reports of other targets. `authority`: the PEM
+    certificates by which gates know the operator's gateway.
     """
 
     target: ProtectedTarget
@@ -90,6 +97,7 @@ class Snapshot:
     probe: Probe | None = None
     is_namespace_protected: bool = False
     elsewhere: Mapping[str, tuple[PolicyReport, ...]] = field(default_factory=dict)
+    authority: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +150,6 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """The target's other objects: Service, Deployment, NetworkPolicy. An Error among the findings: nothing of them is touched."""
-
-    objects: tuple[Object, ...] = ()
-    findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Pace:
     """How long a gate gets before it is told again: doubled each time, up to the longest. After the first it is late."""
 
@@ -160,25 +160,19 @@ class Pace:
         return min(self.longest_s, self.first_s * 2.0 ** min(times - 1, 30))
 
 
-Builder: TypeAlias = "Callable[[ProtectedTarget], Beside]"
-
-
-def nothing_beside(target: ProtectedTarget) -> Beside:
-    return Beside()
-
-
 def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, pace: Pace = Pace()) -> Plan:
     """What to do about the target."""
     target = snapshot.target
     if target.metadata.deletion_timestamp is not None:
         return Plan(last_good=snapshot.last_good)  # what belongs to it goes with it, by its ownerReferences
     bound = tuple(each for each in snapshot.policies if binds(each, target))
-    planned = plan_gate_config(target, snapshot.policies)
+    planned = plan_gate_config(target, snapshot.policies, snapshot.authority)
     others = beside(target)
-    findings = (*(_unreadable(target, each) for each in snapshot.unreadable), *others.findings, *planned.findings)
-    errors = tuple(each for each in findings if each.severity is FindingSeverity.ERROR)
-    good = _good(snapshot, planned, errors)
-    apply, remove = _objects(snapshot, good, others)
+    findings = (*(_unreadable(target, each) for each in snapshot.unreadable), *planned.findings)
+    errors = _errors(findings)
+    foreign = _foreign(snapshot, others)
+    good = _good(snapshot, planned, errors) if _config_map_key(target) not in foreign else None
+    apply, remove = _objects(snapshot, good, others, foreign)
     mine = tuple(sorted((each for each in snapshot.pods if each.is_of(target)), key=lambda each: each.name))
     gates, annotate, wake = _gates(mine, snapshot.enforced, good, now, pace)
     without = tuple(each for each in mine if not each.has_gate)
@@ -186,6 +180,7 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         policies=tuple(str(each.metadata.name) for each in bound),
         errors=errors,
         is_too_large=planned.is_too_large and len(errors) == 1,
+        object_errors=(*(_taken(target, key) for key in foreign), *_errors(others.findings)),
         revision=good.revision if good is not None else None,
         gates=gates,
         pods_without_gate=tuple(each.name for each in without),
@@ -216,6 +211,10 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
     )
 
 
+def _errors(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(each for each in findings if each.severity is FindingSeverity.ERROR)
+
+
 def _unreadable(target: ProtectedTarget, policy: UnreadablePolicy) -> Finding:
     return error(
         f"AccessPolicy/{target.metadata.namespace}/{policy.name}",
@@ -225,43 +224,82 @@ def _unreadable(target: ProtectedTarget, policy: UnreadablePolicy) -> Finding:
     )
 
 
+def _config_map_key(target: ProtectedTarget) -> ObjectKey:
+    return ObjectKey("ConfigMap", config_map_name(target))
+
+
+def _foreign(snapshot: Snapshot, beside: Beside) -> tuple[ObjectKey, ...]:
+    """The names of objects wanted that are somebody else's."""
+    wanted = sorted({_config_map_key(snapshot.target), *map(ObjectKey.of, beside.objects)})
+    return tuple(key for key in wanted if key in snapshot.live and not _may_write(snapshot.live[key], snapshot.target))
+
+
+def _taken(target: ProtectedTarget, key: ObjectKey) -> Finding:
+    return error(
+        name_of(target),
+        "metadata.name",
+        f"{key.kind} `{key.name}` is somebody else's, and the target needs one of that name",
+        "call the target otherwise, or delete or rename what is there",
+    )
+
+
 def _good(snapshot: Snapshot, planned: PlannedConfig, errors: Sequence[Finding]) -> LastGood | None:
     """What gates are to enforce: what was compiled now, else what was compiled last, else what is published and holds together."""
     if planned.config_map is not None and planned.revision is not None and not errors:
         return LastGood(planned.revision, planned.config_map)
     if snapshot.last_good is not None:
-        return snapshot.last_good
-    live = snapshot.live.get(ObjectKey("ConfigMap", config_map_name(snapshot.target)))
-    data = live.get("data") if live is not None else None
-    text = data.get(CONFIG_KEY) if isinstance(data, dict) else None
-    if not isinstance(text, str):
-        return None
+        return _made_again(snapshot, str(snapshot.last_good.config_map["data"][CONFIG_KEY])) or snapshot.last_good
+    live = snapshot.live.get(_config_map_key(snapshot.target))
+    text = (live.get("data") or {}).get(CONFIG_KEY) if live is not None else None
+    return _made_again(snapshot, text) if isinstance(text, str) else None
+
+
+def _made_again(snapshot: Snapshot, text: str) -> LastGood | None:
+    """The ConfigMap as it would be made now for an encoded config; None: it isn't whole, isn't this target's, or doesn't fit."""
     try:
         config = decode_config(text.encode())
     except ConfigError:
         return None
-    metadata = snapshot.target.metadata
-    if (config.target.namespace, config.target.name) != (metadata.namespace, metadata.name):
+    me = snapshot.target.metadata
+    if (config.target.namespace, config.target.name) != (me.namespace, me.name):
         return None
-    return LastGood(config.revision, config_map_of(snapshot.target, text.encode(), config.revision))
+    planned = plan_config_map(snapshot.target, config, snapshot.authority)
+    return LastGood(config.revision, planned.wanted) if planned.wanted is not None else None
 
 
-def _objects(snapshot: Snapshot, good: LastGood | None, beside: Beside) -> tuple[tuple[Object, ...], tuple[ObjectKey, ...]]:
+def _objects(
+    snapshot: Snapshot, good: LastGood | None, beside: Beside, foreign: Sequence[ObjectKey]
+) -> tuple[tuple[Object, ...], tuple[ObjectKey, ...]]:
     """What differs from what is there, and what is ours and no longer wanted."""
-    is_sure = not any(each.severity is FindingSeverity.ERROR for each in beside.findings)
-    wanted = [*([good.config_map] if good is not None else []), *(beside.objects if is_sure else ())]
+    wanted = [*([good.config_map] if good is not None else []), *beside.objects]
+    wanted = [each for each in wanted if ObjectKey.of(each) not in foreign]
     apply = tuple(each for each in wanted if not _covers(snapshot.live.get(ObjectKey.of(each)), each))
-    if not is_sure:
+    if _errors(beside.findings):
         return apply, ()
-    kept = {ObjectKey("ConfigMap", config_map_name(snapshot.target)), *map(ObjectKey.of, wanted)}
+    kept = {_config_map_key(snapshot.target), *map(ObjectKey.of, wanted)}
     return apply, tuple(sorted(key for key, live in snapshot.live.items() if key not in kept and _is_ours(live, snapshot.target)))
 
 
 def _is_ours(live: Object, target: ProtectedTarget) -> bool:
-    metadata = live.get("metadata")
-    owners = metadata.get("ownerReferences") if isinstance(metadata, dict) else None
     uid = target.metadata.uid
-    return uid is not None and any(isinstance(each, dict) and each.get("uid") == uid for each in owners or ())
+    return uid is not None and any(each.get("uid") == uid for each in _owners(live))
+
+
+def _may_write(live: Object, target: ProtectedTarget) -> bool:
+    """Ours, left over from a target of the same name, or made for it without the operator (`sidegate-operator render`): then it has our
+    labels and no other controller."""
+    if _is_ours(live, target):
+        return True
+    controllers = [each for each in _owners(live) if each.get("controller") is True]
+    if controllers:
+        me = (API_VERSION, target.kind, str(target.metadata.name))
+        return all((each.get("apiVersion"), each.get("kind"), each.get("name")) == me for each in controllers)
+    labels = live["metadata"].get("labels") or {}
+    return all(labels.get(key) == value for key, value in metadata(target, "")["labels"].items())
+
+
+def _owners(live: Object) -> Sequence[Mapping[str, object]]:
+    return live["metadata"].get("ownerReferences") or ()
 
 
 def _covers(live: object, wanted: object) -> bool:

@@ -13,7 +13,6 @@ The pod is what an AdmissionReview has: the API server has decoded it, so its sh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from sidegate.api.protected_target import ProtectedTarget, Protocol
 from sidegate.api.text import shown
@@ -35,10 +34,8 @@ from sidegate_operator.plan.injection import (
     Untouched,
     injected_note,
 )
-from sidegate_operator.plan.owned import TARGET_LABEL
+from sidegate_operator.plan.owned import INJECT_LABEL, TARGET_LABEL
 from sidegate_operator.plan.pod_checks import Arrival, Pod, entries, pod_problem
-
-INJECT_LABEL: Final = "sidegate.dev/inject"
 
 
 def named_target(pod: Pod) -> str | None:
@@ -51,7 +48,7 @@ def plan_sidecar(pod: Pod, target: ProtectedTarget | None, settings: GateSetting
     name = named_target(pod)
     if name is None:
         return NotOurs(Untouched.NO_TARGET)
-    if _is_of_a_job(pod):
+    if is_of_a_job(pod):
         return NotOurs(Untouched.JOB)
     refused = _target_problem(pod, name, target)
     if refused is not None:
@@ -99,7 +96,8 @@ def _add(path: str, value: object) -> Operation:
 # ---- what the pod asks for ------------------------------------------------------------------------------------------------------------
 
 
-def _is_of_a_job(pod: Pod) -> bool:
+def is_of_a_job(pod: Pod) -> bool:
+    """Whether a Job made it, which would never end while a gate runs in it. Other kinds that are called Job are no Jobs."""
     return any(
         owner.get("kind") == "Job" and owner.get("apiVersion", "").startswith("batch/") and owner.get("controller") is True
         for owner in pod["metadata"].get("ownerReferences") or []

@@ -57,13 +57,15 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """What is observed about a target. `errors` is why nothing could be compiled, empty when it could; `revision` is what is published,
-    compiled now or before. `unseen_pods` are selected and will never come before admission. `shared_pods` names another target of each.
+    """What is observed about a target. `errors` is why nothing could be compiled, empty when it could; `object_errors` is why an object
+    beside the gate config can't be made, which keeps no rules back. `revision` is what is published, compiled now or before.
+    `unseen_pods` are selected and will never come before admission. `shared_pods` names another target of each.
     """
 
     policies: tuple[str, ...] = ()
     errors: tuple[Finding, ...] = ()
     is_too_large: bool = False
+    object_errors: tuple[Finding, ...] = ()
     revision: str | None = None
     gates: tuple[GateState, ...] = ()
     pods_without_gate: tuple[str, ...] = ()
@@ -145,6 +147,7 @@ def condition_status(conditions: Sequence[Condition], of: ConditionType) -> Cond
 
 def _accepted(target: ProtectedTarget, facts: TargetFacts) -> Observed:
     own = [each for each in facts.errors if each.resource == name_of(target)] if not facts.is_too_large else []
+    own += facts.object_errors
     if own:
         return Observed(TargetReason.INVALID, _told(own))
     if facts.shared_pods:

@@ -9,9 +9,9 @@ from typing import Any
 
 from sidegate.api.access_policy import AccessPolicy
 from sidegate.api.protected_target import ProtectedTarget
+from sidegate_operator.plan.beside import Builder, nothing_beside
 from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import (
-    Builder,
     LastGood,
     ObjectKey,
     Plan,
@@ -19,7 +19,6 @@ from sidegate_operator.plan.reconcile import (
     Probe,
     Snapshot,
     UnreadablePolicy,
-    nothing_beside,
     reconcile,
 )
 from tests.unit.api.crd_rules import merged
@@ -88,6 +87,7 @@ class World:
     elsewhere: dict[str, tuple[PolicyReport, ...]] = field(default_factory=dict)
     is_namespace_protected: bool = False
     beside: Builder = nothing_beside
+    authority: str = ""
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
@@ -102,6 +102,7 @@ class World:
             probe=self.probe,
             is_namespace_protected=self.is_namespace_protected,
             elsewhere=dict(self.elsewhere),
+            authority=self.authority,
         )
 
     def run(self, now: float = NOW) -> Plan:

@@ -191,6 +191,10 @@ def relabelled(new: Wire) -> None:
     new["metadata"]["labels"] = {}
 
 
+def labelled(new: Wire) -> None:
+    new["metadata"]["labels"]["team"] = "red"
+
+
 def refinalized(new: Wire) -> None:
     new["metadata"]["finalizers"] = ["example.com/keep"]
 
@@ -222,6 +226,7 @@ REFUSED: list[tuple[RefusalReason, Wire, Callable[[Wire], None], Decider, float,
     (R.REQUEST_EDITED, stored_request(), edited(expiresAt="2036-01-01T00:00:00Z"), Decider(OPERATOR), NOW, "`spec.expiresAt`"),
     (R.REQUEST_EDITED, stored_request(), edited(reason="harmless"), DANA, NOW, "`spec.reason`"),
     (R.METADATA_EDITED, stored_request(), relabelled, DANA, NOW, "a decision changes nothing else, and `metadata.labels`"),
+    (R.METADATA_EDITED, stored_request(), labelled, DANA, NOW, "a decision changes nothing else, and `metadata.labels`"),
     (R.METADATA_EDITED, stored_request(), refinalized, DANA, NOW, "`metadata.finalizers`"),
     (R.DECISION_UNKNOWN, stored_request(), edited(decision="approved"), DANA, NOW, "`approved` is no decision"),
     (R.DECISION_UNKNOWN, stored_request(), edited(decision={"a": 1}), DANA, NOW, "is no decision"),

@@ -12,11 +12,12 @@ from sidegate.api.meta import ConditionStatus
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.policy.config import decode_config
 from sidegate.policy.finding import error, warning
+from sidegate_operator.plan.beside import Beside, objects_beside
+from sidegate_operator.plan.gate_container import GateSettings
 from sidegate_operator.plan.pods import SeenPod, Told
 from sidegate_operator.plan.reconcile import (
     MAX_NOTE,
     WITHOUT_GATE,
-    Beside,
     ObjectKey,
     Pace,
     Plan,
@@ -109,17 +110,13 @@ def break_target(world: World) -> None:
 
 def make_unreadable(world: World) -> None:
     world.unreadable = (UnreadablePolicy("odd", "spec.mode is `Off`"),)
+    world.policies.append(policy("good"))
 
 
 def make_too_large(world: World) -> None:
     columns = [f"column_{number}_{'x' * 40}" for number in range(256)]
     rules = [{"name": f"r{rule}", "action": "Mask", "match": {"columns": columns}} for rule in range(64)]
     world.policies += [policy(name, rules=rules) for name in ("large-a", "large-b")]
-
-
-def break_beside(world: World) -> None:
-    problem = error("ProtectedTarget/shop/shop-db", "metadata.name", "no Service can be called so", "call it otherwise")
-    world.beside = lambda target: Beside((), (problem,))
 
 
 BREAKS: list[tuple[Change, str, str]] = [
@@ -131,7 +128,6 @@ BREAKS: list[tuple[Change, str, str]] = [
         "AccessPolicy/shop/odd: spec: it can't be read: spec.mode is `Off`; fix: mend or delete it",
     ),
     (make_too_large, "ConfigTooLarge", "a ConfigMap holds"),
-    (break_beside, "TargetInvalid", "no Service can be called so; fix: call it otherwise"),
 ]
 
 
@@ -191,6 +187,18 @@ def test_the_last_good_config_is_put_back_where_somebody_took_it_away(change: Ch
     assert world.live[CONFIG_MAP] == config_map
 
 
+def test_a_new_authority_reaches_gates_even_while_nothing_can_be_compiled() -> None:
+    world = World(authority="old")
+    world.settle()
+    revision = published(world)
+    break_policy(world)
+    world.authority = "new"
+    world.run(NOW + 1)
+    assert world.live[CONFIG_MAP]["data"]["operator-ca.crt"] == "new"
+    assert published(world) == revision
+    assert world.conditions()["Synced"] == ("True", "Synced")
+
+
 def test_a_tampered_config_is_written_over() -> None:
     world = World()
     world.settle()
@@ -216,7 +224,7 @@ def test_after_a_restart_only_a_config_that_holds_together_counts_as_good(tamper
     break_policy(world)
     world.last_good = None
     plan = world.run(NOW + 1)
-    assert plan.apply == ()
+    assert (plan.apply, plan.remove) == ((), ())
     assert plan.last_good is None
     assert world.conditions()["Synced"] == ("Unknown", "NotPublished")
     assert "gates refuse everything" in world.message("Compiled")
@@ -340,7 +348,8 @@ NOT_MINE: list[tuple[dict[str, Any], bool]] = [
     (pod(has_gate=False, deletionTimestamp="2026-11-25T09:46:40Z"), False),
     (pod(has_gate=False) | {"status": {"phase": "Succeeded"}}, False),
     (pod(has_gate=False) | {"status": {"phase": "Failed"}}, False),
-    (pod(has_gate=False, ownerReferences=[{"kind": "Job", "controller": True}]), False),
+    (pod(has_gate=False, ownerReferences=[{"apiVersion": "batch/v1", "kind": "Job", "controller": True}]), False),
+    (pod(has_gate=False, ownerReferences=[{"apiVersion": "x.example/v1", "kind": "Job", "controller": True}]), True),
     (pod(has_gate=False, ownerReferences=[{"kind": "StatefulSet", "controller": True}]), True),
     (pod(has_gate=False, app="web", asks_for="other-db"), False),
     (pod(has_gate=False, labels={"sidegate.dev/inject": "false"}), True),
@@ -411,6 +420,48 @@ def test_what_is_ours_and_no_longer_wanted_goes_and_nothing_else() -> None:
     world.beside = lambda target: Beside((), (warning("ProtectedTarget/shop/shop-db", "spec", "a", "b"),))
     assert world.run(NOW + 1).remove == (ObjectKey("Service", "shop-db-gate"),)
     assert CONFIG_MAP in world.live
+
+
+SETTINGS = GateSettings(image=f"registry.example/gate@sha256:{'0' * 64}", version="0.1.0")
+
+
+@pytest.mark.parametrize(
+    ("spec", "kinds"),
+    [
+        ({}, ["ConfigMap", "Service", "NetworkPolicy"]),
+        ({"enforcement": {"networkPolicy": "None"}}, ["ConfigMap", "Service"]),
+        ({"endpoint": {"host": "db.example", "port": 5432}, "tls": {"client": {"secretRef": {"name": "t"}}, "target": {"mode": "VerifyFull"}}},
+         ["ConfigMap", "Service", "Deployment", "PodDisruptionBudget", "NetworkPolicy"]),
+    ],
+)  # fmt: skip
+def test_a_target_gets_all_its_objects_once(spec: dict[str, Any], kinds: list[str]) -> None:
+    wire = target(**spec)
+    if "endpoint" in spec:
+        del wire["spec"]["selector"]
+    world = World(target=wire, pods=[], beside=objects_beside(SETTINGS))
+    assert [ObjectKey.of(each).kind for each in world.run().apply] == kinds
+    assert world.run(NOW + 1).is_empty
+
+
+def test_a_network_policy_that_is_no_longer_wanted_goes() -> None:
+    world = World(beside=objects_beside(SETTINGS))
+    world.run()
+    world.target["spec"]["enforcement"] = {"networkPolicy": "None"}
+    assert world.run(NOW + 1).remove == (ObjectKey("NetworkPolicy", "sidegate-shop-db"),)
+
+
+def test_an_object_that_cant_be_made_keeps_no_rules_back() -> None:
+    world = World(beside=with_service)
+    world.settle()
+    problem = error("ProtectedTarget/shop/shop-db", "spec.selector", "no Service can select so", "select otherwise")
+    world.beside = lambda target: Beside((), (problem,))
+    world.policies.append(policy("b"))
+    plan = world.run(NOW + 1)
+    assert policies_in_force(world) == ["b", "readers"]
+    assert plan.remove == ()
+    assert world.conditions()["Accepted"] == ("False", "Invalid")
+    assert world.message("Accepted").endswith("spec.selector: no Service can select so; fix: select otherwise")
+    assert world.conditions()["Compiled"] == ("True", "Compiled")
 
 
 def test_what_the_api_server_adds_to_an_object_is_no_difference() -> None:
