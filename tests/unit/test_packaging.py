@@ -133,7 +133,11 @@ def test_a_gate_installs_nothing_of_the_operators_and_no_framework() -> None:
 
 
 def test_the_walk_finds_an_operators_dependencies_where_they_are() -> None:
-    assert {"kubernetes", "kopf", "aiohttp", "pydantic", "pglast"} <= closure("operator")
+    assert {"kopf", "aiohttp", "pydantic", "pglast"} <= closure("operator")
+
+
+def test_an_operator_installs_no_generated_client_of_kubernetes() -> None:
+    assert "kubernetes" not in closure("operator")
 
 
 def test_every_locked_package_comes_from_one_registry_with_hashes() -> None:

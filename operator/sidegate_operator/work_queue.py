@@ -1,0 +1,169 @@
+"""Which keys are due for reconciling: each once, however often it was asked for, and never twice at a time.
+
+Level-triggered: a key says that something about it may have changed, never what. Rules it keeps: one that is asked for while it runs runs
+again afterwards; one that fails waits for a span that doubles, and one that succeeds starts over; a new event makes a failing one due at
+once, since it may be the cure; at most `limit` run together. What waits is bounded by the number of keys.
+
+`WorkQueue` is pure, over `now`; `Workers` is the asyncio shell around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+LOG: Final = logging.getLogger(__name__)
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    limit: int = 8
+    settle_s: float = 0.02  # what comes as a burst is done once
+    first_backoff_s: float = 0.25
+    longest_backoff_s: float = 60.0
+
+    def backoff_s(self, failures: int) -> float:
+        """After so many failures in a row, at least one."""
+        return min(self.longest_backoff_s, self.first_backoff_s * 2.0 ** min(failures - 1, 30))
+
+
+class WorkQueue(Generic[K]):
+    """INVARIANT: a key is due at most once, and never taken while it runs."""
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace: Final = pace
+        self._due: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []  # may hold what is no longer due; `_due` decides
+        self._order = itertools.count()
+        self._running: set[K] = set()
+        self._failures: dict[K, int] = {}
+
+    @property
+    def depth(self) -> int:
+        return len(self._due)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def failing(self) -> int:
+        return len(self._failures)
+
+    def add(self, key: K, now: float) -> None:
+        """Something about it may have changed."""
+        self._set_due(key, now + self.pace.settle_s)
+
+    def add_after(self, key: K, span_s: float, now: float) -> None:
+        """It is to be looked at then at the latest, whatever happens."""
+        self._set_due(key, now + span_s)
+
+    def take(self, now: float) -> K | None:
+        """The key that has been due longest; it runs until `done` or `failed`. None: none is due, or enough run."""
+        if len(self._running) >= self.pace.limit:
+            return None
+        while self._heap and self._heap[0][0] <= now:
+            due, _, key = heapq.heappop(self._heap)
+            if self._due.get(key) != due or key in self._running:
+                continue
+            del self._due[key]
+            self._running.add(key)
+            return key
+        return None
+
+    def done(self, key: K, now: float) -> None:
+        self._failures.pop(key, None)
+        self._ended(key, now)
+
+    def failed(self, key: K, now: float) -> float:
+        """When it is due again, unless something changes before: seconds from now."""
+        self._failures[key] = failures = self._failures.get(key, 0) + 1
+        span_s = self.pace.backoff_s(failures)
+        self._set_due(key, now + span_s)
+        self._ended(key, now)
+        return span_s
+
+    def next_due_s(self, now: float) -> float | None:
+        """How long until `take` may have something. None: not before the next call of another method."""
+        if len(self._running) >= self.pace.limit:
+            return None
+        while self._heap:
+            due, _, key = self._heap[0]
+            if self._due.get(key) == due and key not in self._running:
+                return max(0.0, due - now)
+            heapq.heappop(self._heap)
+        return None
+
+    def _set_due(self, key: K, due: float) -> None:
+        known = self._due.get(key)
+        if known is None or due < known:
+            self._due[key] = due
+            heapq.heappush(self._heap, (due, next(self._order), key))
+
+    def _ended(self, key: K, now: float) -> None:
+        self._running.discard(key)
+        due = self._due.get(key)
+        if due is not None:  # asked for while it ran: its place in the heap may have been passed over
+            heapq.heappush(self._heap, (due, next(self._order), key))
+
+
+class Workers(Generic[K]):
+    """Runs `reconcile` for what is due. It returns the seconds after which to look again, or None; it raises when it failed."""
+
+    def __init__(
+        self,
+        reconcile: Callable[[K], Awaitable[float | None]],
+        pace: Pace,
+        elapsed: Callable[[], float],
+        say: Callable[[K, Exception, float], None],
+    ) -> None:
+        """`say` is told of each failure, and after how many seconds it is tried again."""
+        self.queue: WorkQueue[K] = WorkQueue(pace)
+        self._reconcile = reconcile
+        self._elapsed = elapsed
+        self._say = say
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, key: K) -> None:
+        """Call it on the event loop's own thread."""
+        self.queue.add(key, self._elapsed())
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled; what runs then is cancelled too, and waited for."""
+        try:
+            while True:
+                self._wake.clear()
+                now = self._elapsed()
+                while (key := self.queue.take(now)) is not None:
+                    task = asyncio.create_task(self._run_one(key), name=f"reconcile {key}")
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                try:
+                    async with asyncio.timeout(self.queue.next_due_s(now)):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run_one(self, key: K) -> None:
+        try:
+            again_after_s = await self._reconcile(key)
+        except Exception as problem:  # whatever it is, the key stays due: nothing is forgotten
+            self._say(key, problem, self.queue.failed(key, self._elapsed()))
+        else:
+            self.queue.done(key, self._elapsed())
+            if again_after_s is not None:
+                self.queue.add_after(key, again_after_s, self._elapsed())
+        finally:
+            self._wake.set()
