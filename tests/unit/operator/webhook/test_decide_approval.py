@@ -22,7 +22,8 @@ def seal(content: bytes) -> str:
 
 
 def review(**changes: Any) -> Review:
-    old = {**request_of("shop"), "status": {"phase": "Pending"}}
+    stored = request_of("shop")
+    old = {**stored, "metadata": {**stored["metadata"], "uid": "0b9c"}, "status": {"phase": "Pending"}}
     facts: dict[str, Any] = {
         "uid": "u",
         "resource": ResourceName("approvalrequests", "v1alpha1", "sidegate.dev"),
