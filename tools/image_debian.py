@@ -2,8 +2,8 @@
 
 Rules: programs of the root run in a mount namespace of their own, so that nothing stays mounted whatever happens; services aren't started;
 keys, logs, caches and machine ids that installation leaves behind are removed, so that no two images share a secret; no program runs as
-another user than whoever starts it. Where this machine runs the same Debian, its own package sources are used, security updates among
-them; else debootstrap's. Needs root. Left out: other architectures than this machine's.
+another user than whoever starts it. Where this machine runs the same Debian, its own package sources are used, else Debian's; an image
+names Debian's. Needs root. Left out: other architectures than this machine's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from pathlib import Path
 from typing import Final
 
 SUITE: Final = "bookworm"
+SOURCES: Final = (
+    f"deb http://deb.debian.org/debian/ {SUITE} main",
+    f"deb http://deb.debian.org/debian/ {SUITE}-updates main",
+    f"deb http://deb.debian.org/debian-security/ {SUITE}-security main",
+)
 # What installing leaves behind; patterns below the root. Documents go but for copyrights, which licences want to be kept.
 _LEFTOVERS: Final = """
 dev/* proc/* run/* sys/* tmp/* root/.* debootstrap etc/apt/apt.conf.d/90image
@@ -48,18 +53,15 @@ def bootstrap(root: Path, packages: Sequence[str]) -> None:
     program = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         raise ImageError("the program `debootstrap` is absent", "apt-get install debootstrap")
-    sources = _sources_of_this_machine()
-    mirror = [sources[0].split()[1]] if sources else []
-    _run([program, "--variant=minbase", SUITE, str(root), *mirror], log=root.with_suffix(".log"))
-    if sources:
-        (root / "etc/apt/sources.list").write_text("\n".join(sources) + "\n")
-    _forbid_services(root)
+    mirror = _sources()[0].split()[1]
+    _run([program, "--variant=minbase", SUITE, str(root), mirror], log=root.with_suffix(".log"))
     install(root, packages)
 
 
 def install(root: Path, packages: Sequence[str]) -> None:
     """Install packages into a root, without what they only recommend."""
     _forbid_services(root)
+    (root / "etc/apt/sources.list").write_text("\n".join(_sources()) + "\n")
     (root / "etc/apt/apt.conf.d/90image").write_text(_APT_SETTINGS)
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     environment = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
@@ -107,6 +109,7 @@ def tidy(root: Path) -> None:
                 path.unlink()  # the hash of a certificate that was removed above
         elif stat.S_ISREG(status.st_mode) and status.st_mode & _SET_ID:
             path.chmod(stat.S_IMODE(status.st_mode) & ~_SET_ID)
+    (root / "etc/apt/sources.list").write_text("\n".join(SOURCES) + "\n")  # whoever made it may have used a mirror of their own
     shadow = root / "etc/shadow"  # the day of the last change of each password, which nobody has
     shadow.write_text(re.sub(r"^([^:]*:[^:]*):\d+:", r"\1:20454:", shadow.read_text(), flags=re.MULTILINE))
 
@@ -147,17 +150,17 @@ def add_user(root: Path, name: str, number: int) -> None:
             content.write(line + "\n")
 
 
-def _sources_of_this_machine() -> list[str]:
-    """Debian's own sources of this machine as lines of a sources.list, when they are for the suite."""
+def _sources() -> Sequence[str]:
+    """This machine's own package sources as lines of a sources.list, which may be mirrors, when it runs the suite; else Debian's."""
     apt = shutil.which("apt-get")
     if apt is None:
-        return []
+        return SOURCES
     asked = [apt, "indextargets", "--format", "$(ORIGIN)|deb $(REPO_URI) $(CODENAME) $(COMPONENT)", "Created-By: Packages"]
     lines = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.splitlines()
     found = [line.partition("|")[2] for line in lines if line.startswith("Debian|")]
     found = [line for line in found if line.split()[2].split("-")[0] == SUITE and line.split()[3] == "main"]
     found.sort(key=lambda line: line.split()[2] != SUITE)
-    return found if found and found[0].split()[2] == SUITE else []
+    return found if found and found[0].split()[2] == SUITE else SOURCES
 
 
 def _forbid_services(root: Path) -> None:

@@ -113,20 +113,22 @@ def test_tidying_removes_secrets_and_what_differs_from_run_to_run(tmp_path: Path
         *("var/log/apt/history.log", "var/cache/debconf/passwords.dat", "usr/share/doc/bash/changelog.gz"),
         *("root/.bash_history", "usr/lib/python3/__pycache__/site.pyc", "usr/sbin/policy-rc.d"),
     ]
-    for name in [*kept, *removed, "etc/shadow"]:
+    for name in [*kept, *removed, "etc/shadow", "etc/apt/sources.list"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / "etc/shadow").write_text("root:*:20601:0:99999:7:::\n")
+    (tmp_path / "etc/apt/sources.list").write_text("deb http://someone:secret@mirror.internal.example/debian bookworm main\n")
     (tmp_path / "etc/ssl/certs/0a1b2c3d.0").symlink_to("ssl-cert-snakeoil.pem")
     (tmp_path / "etc/ssl/certs/11111111.0").symlink_to("ca.pem")
     image_debian.tidy(tmp_path)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()}
-    assert left == {*kept, "etc/shadow", "etc/ssl/certs/11111111.0"}
+    assert left == {*kept, "etc/shadow", "etc/apt/sources.list", "etc/ssl/certs/11111111.0"}
+    assert (tmp_path / "etc/apt/sources.list").read_text().splitlines() == list(image_debian.SOURCES)
     assert (tmp_path / "etc/shadow").read_text() == "root:*:20454:0:99999:7:::\n"
 
 
 def test_tidying_leaves_no_program_that_runs_as_another_user(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/apt").mkdir(parents=True)
     (tmp_path / "etc/shadow").write_text("")
     (tmp_path / "usr/bin").mkdir(parents=True)
     for name, mode in (("su", 0o4755), ("wall", 0o2755), ("env", 0o755)):
