@@ -238,7 +238,8 @@ def _recipe(workshop: Workshop, base: Layer, name: str, *, compiled: bool) -> tu
         user = (layers[1].file.parent / "user").read_text()
         environment = {"PGDATA": "/var/lib/postgresql/data/pgdata", "LANG": "C.UTF-8"}
         command = ["/usr/local/bin/run-postgres"]
-        return layers, Settings(command, user, environment, labels=labels, ports=[5432])
+        # at SIGTERM it would wait for its clients to go
+        return layers, Settings(command, user, environment, labels=labels, ports=[5432], stop_signal="SIGINT")
     sources = [_gate_sources(compiled=compiled)]
     if name == "operator":
         sources.append(ROOT / "operator" / "sidegate_operator")

@@ -54,6 +54,7 @@ class Settings:
     directory: str = "/"
     labels: Mapping[str, str] = field(default_factory=dict)
     ports: Sequence[int] = ()
+    stop_signal: str = ""  # SIGTERM
 
 
 def layer_of(root: Path, file: Path, wanted: Callable[[str, os.stat_result], bool] = lambda name, status: True) -> Layer:
@@ -145,6 +146,8 @@ def _documents(layers: Sequence[Layer], settings: Settings) -> tuple[bytes, byte
         runs["Labels"] = dict(settings.labels)
     if settings.ports:
         runs["ExposedPorts"] = {f"{port}/tcp": {} for port in settings.ports}
+    if settings.stop_signal:
+        runs["StopSignal"] = settings.stop_signal
     configuration = _encoded(
         {
             "created": CREATED,

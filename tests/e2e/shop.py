@@ -13,7 +13,8 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -232,6 +233,27 @@ class Shop:
         self, *statements: str, token: str | None = None, host: str | None = None, settings: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run statements in one session of a real psql through the gate; whether they passed is for the caller to look at."""
+        given = [part for statement in statements for part in ("--command", statement)]
+        command = [*self._psql(host, settings or {}), *given]
+        return self.cluster.exec(self.namespace, CLIENT, command, stdin=(token or self.token()) + "\n")
+
+    @contextmanager
+    def open_psql(self, host: str, settings: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+        """A psql that reads statements from its standard input until that is closed."""
+        start = ["exec", "--stdin", "--namespace", self.namespace, CLIENT, "--", *self._psql(host, settings)]
+        command = [str(self.cluster.kubectl_program), "--kubeconfig", str(self.cluster.kubeconfig), *start]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+        ) as running:
+            assert running.stdin is not None
+            running.stdin.write(self.token() + "\n")
+            try:
+                yield running
+            finally:
+                running.kill()
+
+    def _psql(self, host: str | None, settings: Mapping[str, str]) -> list[str]:
+        """The command in the client's pod; the first line of its input is the token."""
         environment = {
             "PGHOST": host or self.host,
             "PGPORT": "5432" if host is None else str(GATE_PORT),
@@ -240,13 +262,11 @@ class Shop:
             "PGSSLMODE": "verify-full",
             "PGSSLROOTCERT": "/ca/ca.crt",
             "PGCONNECT_TIMEOUT": "10",
-            **(settings or {}),
+            **settings,
         }
-        given = [part for statement in statements for part in ("--command", statement)]
         script = 'IFS= read -r PGPASSWORD; export PGPASSWORD; exec env "$@"'  # a token among the arguments would be seen by all
         names = [f"{name}={value}" for name, value in environment.items()]
-        command = ["sh", "-c", script, "sh", *names, "psql", "--no-psqlrc", "--no-align", "--tuples-only", *given]
-        return self.cluster.exec(self.namespace, CLIENT, command, stdin=(token or self.token()) + "\n")
+        return ["sh", "-c", script, "sh", *names, "psql", "--no-psqlrc", "--no-align", "--tuples-only"]
 
     def in_gate(self, *command: str) -> subprocess.CompletedProcess[str]:
         return self.cluster.exec(self.namespace, POD, command, container=GATE)

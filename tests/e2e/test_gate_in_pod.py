@@ -186,3 +186,33 @@ def test_a_gate_without_a_config_refuses_everyone_and_the_database_starts_all_th
     with pytest.raises(ApiError, match="not ready"):
         shop.page("/ready", "bare-db")
     shop.cluster.client.delete("v1", "Pod", "bare-db", namespace=shop.namespace, grace_s=1)
+
+
+# The end
+
+
+def test_a_pod_that_is_deleted_ends_in_order_with_a_session_open(shop: Shop) -> None:
+    """The database first, the gate after it, which says good-bye to its client; nobody is killed for taking too long."""
+    client, name = shop.cluster.client, "ending-db"
+    client.create(shop.database_pod(name))
+    (pod,) = shop.wait_until_ready(name)
+    with shop.open_psql(pod["status"]["podIP"], {"PGSSLMODE": "require"}) as psql:
+        assert psql.stdin is not None
+        assert psql.stdout is not None
+        psql.stdin.write("SELECT count(*) FROM customers;\n")
+        assert psql.stdout.readline() == "2\n"
+        before = client.list("v1", "Pod", namespace=shop.namespace)["metadata"]["resourceVersion"]
+        chosen = {"namespace": shop.namespace, "resource_version": before, "fieldSelector": f"metadata.name={name}"}
+        with client.watch("v1", "Pod", timeout_s=60, **chosen) as events:
+            client.delete("v1", "Pod", name, namespace=shop.namespace)
+            last = pod
+            for event in events:
+                last = event["object"]
+                if event["type"] == "DELETED":
+                    break
+        psql.stdin.write("SELECT 1;\n")
+        psql.stdin.close()
+        assert "FATAL:" in psql.stdout.read()
+    ended = {each: state["state"]["terminated"] for each, state in conditions_of_start(last).items()}
+    assert {each: state["exitCode"] for each, state in ended.items()} == {GATE: 0, "postgres": 0}
+    assert datetime.fromisoformat(ended["postgres"]["finishedAt"]) <= datetime.fromisoformat(ended[GATE]["finishedAt"])

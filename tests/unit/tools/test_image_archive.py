@@ -20,7 +20,9 @@ from tools.image_archive import TIMESTAMP, Layer, Settings, layer_of, layer_of_f
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("localhost/sidegate/gate:1", "localhost/sidegate/gate@sha256:" + "0" * 64)
-SETTINGS = Settings(["/usr/local/bin/sidegate"], "64801", {"LANG": "C.UTF-8"}, labels={"made": "here"}, ports=[5432])
+SETTINGS = Settings(
+    ["/usr/local/bin/sidegate"], "64801", {"LANG": "C.UTF-8"}, labels={"made": "here"}, ports=[5432], stop_signal="SIGINT"
+)
 
 
 def grow(root: Path, names: tuple[str, ...] = ("b/two", "a/one", "b/a/three")) -> Path:
@@ -147,7 +149,7 @@ def test_an_archive_is_an_oci_layout_whose_blobs_are_what_their_names_say(tmp_pa
     assert (runs["Entrypoint"], runs["User"], runs["WorkingDir"]) == (["/usr/local/bin/sidegate"], "64801", "/")
     assert "LANG=C.UTF-8" in runs["Env"]
     assert any(each.startswith("PATH=/") for each in runs["Env"])
-    assert (runs["Labels"], runs["ExposedPorts"]) == ({"made": "here"}, {"5432/tcp": {}})
+    assert (runs["Labels"], runs["ExposedPorts"], runs["StopSignal"]) == ({"made": "here"}, {"5432/tcp": {}}, "SIGINT")
     assert len(found) == 2 + 2 + 2  # layout and index, configuration and manifest, layers
 
 
