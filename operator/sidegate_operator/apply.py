@@ -13,6 +13,7 @@ Left out: deciding what to write (`plan/`).
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -109,13 +110,14 @@ class Writer:
     async def _tell(self, event: Event, namespace: str) -> None:
         resource = _BY_KIND[event.key.kind]
         at = micro_timestamp(self.now())
+        name = f"{event.key.name[:_MAX_EVENT_NAME].rstrip('-.')}.{uuid.uuid4().hex[:16]}"
         self._ask_leave("create", _BY_KIND["Event"])
         try:
             await self.client.create(
                 {
                     "apiVersion": "events.k8s.io/v1",
                     "kind": "Event",
-                    "metadata": {"namespace": namespace, "generateName": f"{event.key.name[:_MAX_EVENT_NAME]}."},
+                    "metadata": {"namespace": namespace, "name": name},
                     "eventTime": at,
                     "type": "Warning" if event.is_warning else "Normal",
                     "reason": event.reason,

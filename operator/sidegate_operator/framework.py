@@ -5,8 +5,8 @@ Rules it keeps (each answers to something that was measured, docs/decisions/0011
   none is ours. It installs no signal handlers there either.
 - Its handlers only pass events on, to the loop that we live in. No index, no peering, no managed webhooks, no annotations and no finalizers
   of its own, no scan for other kinds.
-- Its watcher of a kind ends for good on an error in the watch. Whether all of them run is looked at each second; when one is gone, kopf is
-  started anew. Meanwhile our own watch goes on: nothing is missed.
+- It ends on an error in a watch, and never begins to watch a kind that wasn't served when it started. Either way it is started anew.
+  Meanwhile our own watch goes on: nothing is missed.
 
 Left out: what an event leads to.
 """
@@ -35,6 +35,7 @@ _LOGIN_LASTS: Final = timedelta(
     minutes=5
 )  # a service account's token is exchanged well before its end; it is read anew this often
 _LOOK_EVERY_S: Final = 1.0
+_WATCHING_WITHIN_S: Final = 15.0
 _FIRST_BACKOFF_S: Final = 1.0
 _LONGEST_BACKOFF_S: Final = 60.0
 
@@ -121,6 +122,8 @@ class _Running:
         self.thread: Final = threading.Thread(target=self._run, name="kopf", daemon=True)
 
     def start(self) -> None:
+        logging.getLogger("kopf").setLevel(logging.WARNING)  # at info it has a line for each event
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it warns that signals aren't its own here
         self.thread.start()
 
     def stop(self, why: str) -> None:
@@ -144,17 +147,21 @@ class _Running:
             )
         finally:
             looking.cancel()
+            self._stop.set()  # kopf waits for it in a thread of its own, which the loop's end waits for
 
     async def _look_after_watchers(self) -> None:
+        loop = asyncio.get_running_loop()
+        missed_since = loop.time()
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             gone = missing_watchers({task.get_name() for task in asyncio.all_tasks() if not task.done()})
-            if gone and self.was_watching:
-                self.is_watching = False
-                self.stop(f"its watcher of {', '.join(gone)} has ended")
-                return
             self.is_watching = not gone
             self.was_watching = self.was_watching or self.is_watching
+            if self.is_watching:
+                missed_since = loop.time()
+            elif loop.time() - missed_since > _WATCHING_WITHIN_S:
+                self.stop(f"it doesn't watch {', '.join(gone)}")
+                return
 
 
 def missing_watchers(task_names: set[str]) -> list[str]:

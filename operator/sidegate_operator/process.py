@@ -98,6 +98,7 @@ class Operator:
             for kind in KINDS
         ]
         self._is_primed = False
+        self.deadline: threading.Timer | None = None  # once the lease is lost
         writer = Writer(client, self.cluster.stores, leadership.leads, now, settings.identity, self._count_write)
         self._targets = targets.TargetWork(self.cluster, writer, now, objects_beside(settings.gate))
         self._works: dict[Resource, Callable[[Any], Awaitable[float | None]]] = {
@@ -129,9 +130,8 @@ class Operator:
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
-        """The watches and kopf."""
+        """The watches; and afterwards kopf is over too."""
         tasks = [asyncio.create_task(each.run(), name=f"watch {each.resource}") for each in self._watchers]
-        tasks.append(asyncio.create_task(self.framework.run(), name="kopf"))
         try:
             yield
         finally:
@@ -145,7 +145,7 @@ class Operator:
         await asyncio.gather(*(each.synced.wait() for each in self._watchers))
         await self._prime()
         LOG.info("every kind is listed: %s", ", ".join(f"{len(each.store)} {each.resource}" for each in self._watchers))
-        await self.workers.run()
+        await asyncio.gather(self.framework.run(), self.workers.run())
 
     async def _prime(self) -> None:
         """Each policy's status is about all of its targets: so all are planned once before the first is written."""
@@ -171,9 +171,9 @@ class Operator:
 
     def _end_in_any_case(self) -> None:
         """Before another may lead, whatever hangs."""
-        timer = threading.Timer(self._grace_s(), os._exit, (FAILED,))
-        timer.daemon = True
-        timer.start()
+        self.deadline = threading.Timer(self._grace_s(), os._exit, (FAILED,))
+        self.deadline.daemon = True
+        self.deadline.start()
 
     def _why(self, what: str) -> str:
         return "; ".join([what, self._leadership.lost_because or "", *self.stale()]).strip("; ")
