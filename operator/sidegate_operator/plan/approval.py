@@ -132,6 +132,8 @@ def judge_update(
     except ValidationError as error:
         field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "metadata"
         return _unreadable(f"the request that is stored doesn't fit its type at `{plain(field)[:64]}`")
+    if not request.metadata.uid:
+        return _unreadable("the request that is stored has no uid, by which a decision is bound to it")
     spec = new.get("spec")
     metadata = new.get("metadata")
     if not (isinstance(spec, Mapping) and isinstance(metadata, Mapping)):

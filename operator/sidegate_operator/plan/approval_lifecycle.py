@@ -24,6 +24,7 @@ from sidegate.api.meta import Condition, ConditionStatus
 from sidegate_operator.plan.approval import approver_groups, is_person, is_requester, is_same_person
 from sidegate_operator.plan.conditions import ConditionType, Observed, RequestReason, conditions_after, merge_patch, transitions
 
+# False: the seal is another's or for something else, and an approval that hangs on it is over for good. Raise when it can't be told now.
 IsGenuine: TypeAlias = "Callable[[ApprovalRequest, Decision], bool]"
 
 CLOCK_TOLERANCE_S: Final = 5.0  # a decision may be this much ahead of the reader's clock

@@ -53,7 +53,9 @@ class TargetReason(enum.Enum):
 
     ACCEPTED = Row(_ACCEPTED, _T, "Accepted", "the target can be protected as it is written")
     INVALID = Row(_ACCEPTED, _F, "Invalid", "the target has errors")
-    NAMESPACE_NOT_PROTECTED = Row(_ACCEPTED, _F, "NamespaceNotProtected", "its selector picks pods that admission doesn't see")
+    PODS_DONT_ASK = Row(
+        _ACCEPTED, _F, "PodsDontAsk", "its selector picks pods that don't ask for a gate, so that they never get one"
+    )
     SELECTORS_OVERLAP = Row(_ACCEPTED, _F, "SelectorsOverlap", "a pod of it belongs to another target too, and a gate serves one")
 
     COMPILED = Row(_COMPILED, _T, "Compiled", "the newest policies are compiled")

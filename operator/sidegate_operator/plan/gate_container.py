@@ -118,6 +118,7 @@ def gate_parts(target: ProtectedTarget, settings: GateSettings, extra: Mapping[s
             "capabilities": {"drop": ["ALL"]},
             "privileged": False,
             "readOnlyRootFilesystem": True,
+            "runAsGroup": GATE_UID,
             "runAsNonRoot": True,
             "runAsUser": GATE_UID,
             "seccompProfile": {"type": "RuntimeDefault"},

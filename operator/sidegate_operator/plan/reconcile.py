@@ -95,7 +95,6 @@ class Snapshot:
     live: Mapping[ObjectKey, Object] = field(default_factory=dict)
     last_good: LastGood | None = None
     probe: Probe | None = None
-    is_namespace_protected: bool = False
     elsewhere: Mapping[str, tuple[PolicyReport, ...]] = field(default_factory=dict)
     authority: str = ""
 
@@ -184,9 +183,7 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         revision=good.revision if good is not None else None,
         gates=gates,
         pods_without_gate=tuple(each.name for each in without),
-        unseen_pods=()
-        if snapshot.is_namespace_protected
-        else tuple(each.name for each in without if each.asks_for != target.metadata.name),
+        silent_pods=tuple(each.name for each in without if each.asks_for != target.metadata.name),
         shared_pods=_shared(snapshot, mine),
         probe=snapshot.probe,
     )
@@ -206,7 +203,7 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         statuses=tuple(each for each in statuses if each is not None),
         events=tuple(events),
         reports=reports,
-        last_good=good,
+        last_good=good or snapshot.last_good,
         look_again_at=wake,
     )
 
@@ -424,13 +421,21 @@ def _pod_events(target: ProtectedTarget, status: ProtectedTargetStatus, without:
     """Of pods that the status names now and didn't before."""
     known = set(target.status.pods_without_gate if target.status is not None else ())
     named = set(status.pods_without_gate) - known
-    text = (
-        f"it belongs to ProtectedTarget `{target.metadata.name}` and runs without a gate, because it was made before admission knew of it; "
-        "fix: have it made again, as by kubectl rollout restart"
-    )
     return [
-        Event(ObjectKey("Pod", each.name), each.uid, True, WITHOUT_GATE, _note(text)) for each in without if each.name in named
+        Event(ObjectKey("Pod", each.name), each.uid, True, WITHOUT_GATE, _note(_without_gate(target, each)))
+        for each in without
+        if each.name in named
     ]
+
+
+def _without_gate(target: ProtectedTarget, pod: SeenPod) -> str:
+    """Why, as far as it can be told now. A pod that runs gets no gate any more, whatever is written to it."""
+    name = target.metadata.name
+    if pod.asks_for == name:
+        why, way_forward = "when it was made, admission didn't ask Sidegate", "have it made again, as by kubectl rollout restart"
+    else:
+        why, way_forward = "it doesn't ask for one", f"annotate its workload's pod template `sidegate.dev/target: {name}`"
+    return f"it belongs to ProtectedTarget `{name}` and runs without a gate: {why}; fix: {way_forward}"
 
 
 def _note(text: str) -> str:

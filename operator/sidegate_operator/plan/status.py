@@ -59,7 +59,7 @@ class Probe:
 class TargetFacts:
     """What is observed about a target. `errors` is why nothing could be compiled, empty when it could; `object_errors` is why an object
     beside the gate config can't be made, which keeps no rules back. `revision` is what is published, compiled now or before.
-    `unseen_pods` are selected and will never come before admission. `shared_pods` names another target of each.
+    `silent_pods` are selected and don't ask for a gate: they never come before admission. `shared_pods` names another target of each.
     """
 
     policies: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class TargetFacts:
     revision: str | None = None
     gates: tuple[GateState, ...] = ()
     pods_without_gate: tuple[str, ...] = ()
-    unseen_pods: tuple[str, ...] = ()
+    silent_pods: tuple[str, ...] = ()
     shared_pods: Mapping[str, str] = field(default_factory=dict)
     probe: Probe | None = None
 
@@ -153,11 +153,10 @@ def _accepted(target: ProtectedTarget, facts: TargetFacts) -> Observed:
     if facts.shared_pods:
         pairs = [f"`{pod}` is of `{other}` too" for pod, other in sorted(facts.shared_pods.items())]
         return Observed(TargetReason.SELECTORS_OVERLAP, f"{_listed(pairs)}; fix: make spec.selector of the two targets disjoint")
-    if facts.unseen_pods:
-        way_forward = (
-            f"label their template `sidegate.dev/target: {target.metadata.name}`, or the namespace `sidegate.dev/protected: true`"
-        )
-        return Observed(TargetReason.NAMESPACE_NOT_PROTECTED, f"{_quoted(facts.unseen_pods)}; fix: {way_forward}")
+    if facts.silent_pods:
+        asking = f"`sidegate.dev/target: {target.metadata.name}`"
+        way_forward = f"annotate their template {asking}, which makes them again, or narrow spec.selector"
+        return Observed(TargetReason.PODS_DONT_ASK, f"{_quoted(facts.silent_pods)}; fix: {way_forward}")
     return Observed(TargetReason.ACCEPTED)
 
 

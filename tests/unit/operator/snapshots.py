@@ -85,7 +85,6 @@ class World:
     unreadable: tuple[UnreadablePolicy, ...] = ()
     neighbours: tuple[ProtectedTarget, ...] = ()
     elsewhere: dict[str, tuple[PolicyReport, ...]] = field(default_factory=dict)
-    is_namespace_protected: bool = False
     beside: Builder = nothing_beside
     authority: str = ""
 
@@ -100,7 +99,6 @@ class World:
             live=copy.deepcopy(self.live),
             last_good=self.last_good,
             probe=self.probe,
-            is_namespace_protected=self.is_namespace_protected,
             elsewhere=dict(self.elsewhere),
             authority=self.authority,
         )

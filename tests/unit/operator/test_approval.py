@@ -215,6 +215,7 @@ R = RefusalReason
 ANN = frozenset({"dba", "system:masters"})  # the requester is an approver and a cluster-admin
 REFUSED: list[tuple[RefusalReason, Wire, Callable[[Wire], None], Decider, float, str]] = [
     (R.UNREADABLE, stored_request(required=0), nothing, DANA, NOW, "`spec.required`"),
+    (R.UNREADABLE, stored_request(metadata={"uid": ""}), nothing, DANA, NOW, "has no uid"),
     (R.UNREADABLE, stored_request(), despecced, DANA, NOW, "no spec"),
     (R.UNREADABLE, stored_request(), rekinded, DANA, NOW, "another kind"),
     (R.UNSTAMPED, stored_request(decision="Approved"), nothing, DANA, NOW, "nobody stamped"),

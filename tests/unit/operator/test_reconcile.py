@@ -199,6 +199,19 @@ def test_a_new_authority_reaches_gates_even_while_nothing_can_be_compiled() -> N
     assert world.conditions()["Synced"] == ("True", "Synced")
 
 
+def test_the_last_good_config_outlives_a_config_map_of_somebody_elses() -> None:
+    world = World()
+    world.settle()
+    ours = world.live[CONFIG_MAP]
+    world.live[CONFIG_MAP] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sidegate-shop-db"}, "data": {}}
+    break_policy(world)
+    assert world.run(NOW + 1).apply == ()
+    assert world.conditions()["Accepted"] == ("False", "Invalid")
+    del world.live[CONFIG_MAP]
+    world.run(NOW + 2)
+    assert world.live[CONFIG_MAP] == ours
+
+
 def test_a_tampered_config_is_written_over() -> None:
     world = World()
     world.settle()
@@ -322,19 +335,13 @@ def test_a_pod_that_runs_without_a_gate_is_counted_and_told_once(asks_by: str) -
     assert world.target["status"]["podsWithoutGate"] == ["shop-db-1"]
     assert world.target["status"]["gates"] == {"ready": 1, "synced": 1, "total": 2, "summary": "1/2"}
     assert world.conditions(world.policies[0])["Enforced"] == ("False", "TargetNotEnforced")
-    assert (world.conditions()["Accepted"][1] == "NamespaceNotProtected") == (asks_by == "selector")
+    assert (world.conditions()["Accepted"][1] == "PodsDontAsk") == (asks_by == "selector")
+    assert ("annotate its workload's pod template" in told.note) == (asks_by == "selector")
     assert world.run(NOW + 2).is_empty
     del world.pods[1]
     assert "Enforced" not in {each.reason for each in world.run(NOW + 3).events if each.is_warning}
     assert world.conditions()["Enforced"] == ("True", "DoorsClosed")
     assert "podsWithoutGate" not in world.target["status"]
-
-
-def test_admission_sees_every_pod_of_a_protected_namespace() -> None:
-    world = World(pods=[pod(asks_for=None, has_gate=False)], is_namespace_protected=True)
-    world.run()
-    assert world.conditions()["Accepted"] == ("True", "Accepted")
-    assert world.conditions()["Enforced"] == ("False", "PodsWithoutGate")
 
 
 def test_a_crowd_of_pods_without_gates_is_told_of_up_to_a_bound() -> None:

@@ -88,8 +88,8 @@ TARGETS: list[tuple[TargetFacts, tuple[TargetReason, ...], str]] = [
         "`shop-db-1`; fix: see what the gate in these pods logs",
     ),
     (
-        dataclasses.replace(GOOD, unseen_pods=("shop-db-1",), pods_without_gate=("shop-db-1",)),
-        (R.NAMESPACE_NOT_PROTECTED, R.COMPILED, R.SYNCED, R.PODS_WITHOUT_GATE, R.NOT_ACCEPTED),
+        dataclasses.replace(GOOD, silent_pods=("shop-db-1",), pods_without_gate=("shop-db-1",)),
+        (R.PODS_DONT_ASK, R.COMPILED, R.SYNCED, R.PODS_WITHOUT_GATE, R.NOT_ACCEPTED),
         "`sidegate.dev/target: shop-db`",
     ),
     (
