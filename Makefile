@@ -8,7 +8,7 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup demo test test-pure test-compiled lint format fuzz bench compile crds docs clean
-.PHONY: image test-e2e cluster cluster-down cluster-programs kind kind-down
+.PHONY: image test-e2e test-programs cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,10 @@ setup: ## install the locked dependencies into .venv (every target below does it
 demo: setup ## bring up a database, an identity provider and a gate, and tour them with psql; KEEP=1 leaves them up
 	@$(PY) examples/demo/tour.py $(if $(KEEP),--keep)
 
-test: test-pure test-compiled ## run every test there is, the frame walk's both as Python and compiled
+test: test-programs test-pure test-compiled test-e2e ## run every test there is, the frame walk's both as Python and compiled
+
+test-programs: # what Kubernetes tests need, built once where Go is; a node is for root alone. Without it these tests are skipped, or fail in CI
+	@bash tests/cluster/build.sh $$([ "$$(id -u)" = 0 ] && echo node || echo control-plane) >/dev/null || echo "so no test has a Kubernetes" >&2
 
 test-pure: setup ## run every test with the plain Python modules; ARGS="..." goes to pytest
 	$(PY) -m pytest $(PYTEST_OPTIONS) --junitxml=build/tests-plain.xml $(ARGS)

@@ -54,6 +54,20 @@ NETWORK_POLICIES: Final = Resource("networking.k8s.io", "v1", "networkpolicies",
 DISRUPTION_BUDGETS: Final = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 EVENTS: Final = Resource("events.k8s.io", "v1", "events", "Event")
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease")
+SECRETS: Final = Resource("", "v1", "secrets", "Secret")
+_REGISTRATION: Final = "admissionregistration.k8s.io"
+MUTATING_WEBHOOKS: Final = Resource(
+    _REGISTRATION, "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", is_namespaced=False
+)
+VALIDATING_WEBHOOKS: Final = Resource(
+    _REGISTRATION, "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", is_namespaced=False
+)
+ADMISSION_POLICIES: Final = Resource(
+    _REGISTRATION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", is_namespaced=False
+)
+ADMISSION_POLICY_BINDINGS: Final = Resource(
+    _REGISTRATION, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", is_namespaced=False
+)
 
 KNOWN: Final = (
     PROTECTED_TARGETS,
@@ -68,6 +82,11 @@ KNOWN: Final = (
     DISRUPTION_BUDGETS,
     EVENTS,
     LEASES,
+    SECRETS,
+    MUTATING_WEBHOOKS,
+    VALIDATING_WEBHOOKS,
+    ADMISSION_POLICIES,
+    ADMISSION_POLICY_BINDINGS,
 )
 _BY_KIND: Final = {(each.api_version, each.kind): each for each in KNOWN}
 

@@ -83,10 +83,7 @@ class Cluster:
             if image.name not in _run([*ctr, "ls", "-q"], _EXEC_TIMEOUT_S).splitlines():
                 _run([*ctr, "import", str(image.archive)], _IMAGES_TIMEOUT_S)
         else:
-            requirements.absent(
-                "the setting that says how images are loaded into KUBECONFIG's cluster",
-                f"set {LOAD_SETTING}, as in `kind load image-archive --name sidegate`",
-            )
+            raise ClusterError(f"the node of {self.kubeconfig} has no {socket}: bring it up again")
 
 
 @contextmanager
@@ -100,12 +97,20 @@ def running_cluster() -> Iterator[Cluster]:
         raise ClusterError("one node can't serve the workers of pytest-xdist: run `make test-e2e`, or pytest with `-n 0`")
     named = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
     if named:
-        yield _cluster(Path(named))
+        found = _cluster(Path(named))
+        if found.kubeconfig != STATE / "admin.conf" and not os.environ.get(LOAD_SETTING):
+            # asked before anything is made there: many have a KUBECONFIG set all day, and it isn't for tests
+            requirements.absent(
+                "the setting that says how images are loaded into KUBECONFIG's cluster",
+                f"set {LOAD_SETTING}, as in `kind load image-archive --name sidegate`, or unset KUBECONFIG",
+            )
+        yield found
         return
-    if sys.platform != "linux" or os.geteuid() != 0:
+    if not _may_be_a_node():
         requirements.absent(
             "a cluster with a node",
-            "run as root on Debian, which brings one up, or set KUBECONFIG, to that of `make kind` for instance",
+            "run as root on Debian, in a container only when it is privileged, which brings one up, "
+            "or set KUBECONFIG, to that of `make kind` for instance",
         )
     if built_programs("node") is None:
         requirements.absent("the node's programs", "run `make cluster-programs`, which needs Go and takes some minutes once")
@@ -134,6 +139,14 @@ def made_images() -> Mapping[str, ClusterImage]:
     elif not listing.exists():
         requirements.absent("build/images/images.json", "run `make image` as root on Debian, and copy what it made")
     return {name: ClusterImage(each["image"], ROOT / each["archive"]) for name, each in json.loads(listing.read_text()).items()}
+
+
+def _may_be_a_node() -> bool:
+    """Whether this is Debian and pods could run: root of most containers may make neither mounts nor network namespaces."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return False
+    tried = ["unshare", "--mount", "--net", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return subprocess.run(tried, capture_output=True, check=False).returncode == 0
 
 
 def _cluster(kubeconfig: Path) -> Cluster:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate_operator.plan.injection import InjectionRefused, NotOurs, PodPatch
@@ -101,7 +101,6 @@ def without_gate(pod: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(pods, targets)
 def test_patching_twice_is_patching_once(pod: dict[str, Any], target: Any) -> None:
     planned = plan_sidecar(pod, target, SETTINGS)
@@ -110,7 +109,6 @@ def test_patching_twice_is_patching_once(pod: dict[str, Any], target: Any) -> No
         assert plan_sidecar(once, target, SETTINGS) == PodPatch("shop-db", ())
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(pods, targets)
 def test_nothing_of_the_pod_is_dropped_changed_or_moved(pod: dict[str, Any], target: Any) -> None:
     before = copy.deepcopy(pod)
@@ -120,7 +118,6 @@ def test_nothing_of_the_pod_is_dropped_changed_or_moved(pod: dict[str, Any], tar
         assert without_gate(patched(pod, planned.operations), before) == before
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(pods, targets)
 def test_a_pod_with_its_gate_breaks_no_rule_that_it_did_not_break_before(pod: dict[str, Any], target: Any) -> None:
     planned = plan_sidecar(pod, target, SETTINGS)
@@ -128,7 +125,6 @@ def test_a_pod_with_its_gate_breaks_no_rule_that_it_did_not_break_before(pod: di
         assert restricted_problems(patched(pod, planned.operations)["spec"]) == restricted_problems(pod["spec"])
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(pods, targets)
 def test_a_pod_that_gets_a_gate_leaves_the_gate_alone(pod: dict[str, Any], target: Any) -> None:
     """No other container has the gate's user, volumes, ports or name, and they share neither network nor processes with strangers."""
@@ -148,7 +144,6 @@ def test_a_pod_that_gets_a_gate_leaves_the_gate_alone(pod: dict[str, Any], targe
         assert not {6432, 6480} & {port["containerPort"] for port in each.get("ports") or [] if port.get("protocol") != "UDP"}
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(pods, targets)
 def test_a_pod_in_nobodys_way_gets_its_gate(pod: dict[str, Any], target: Any) -> None:
     """The other half: without what is refused for a reason, nothing is refused."""

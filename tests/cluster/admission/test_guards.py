@@ -1,0 +1,451 @@
+"""The guards inside the API server: they hold whatever RBAC grants and whether or not the webhook answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from sidegate_operator.resources import Resource
+from sidegate_operator.webhook.guards import admission_objects, guard_keys, guards_in_place
+from tests.support.admission import DEVELOPERS, NAMESPACE, OPERATOR, PROTECTED, REGISTRATION, Admission, plain_pod, refused_with
+from tests.support.api_server import ADMIN_GROUP
+from tests.support.cluster_client import ApiError, ClusterClient
+from tests.support.processes import wait_until
+
+GATE: dict[str, Any] = {
+    "name": "sidegate-gate",
+    "image": "registry.example/sidegate:1",
+    "restartPolicy": "Always",
+    "resources": {},
+}
+
+
+def gated_pod(namespace: str, name: str = "gated", **annotations: str) -> dict[str, Any]:
+    """A pod that already has a gate, whoever put it there, and asks for none."""
+    pod = plain_pod(namespace, name, **annotations)
+    other = {"name": "prepare", "image": "registry.example/prepare:1"}
+    return {**pod, "spec": {**pod["spec"], "initContainers": [dict(GATE), other]}}
+
+
+def patch(client: ClusterClient, namespace: str, name: str, *operations: dict[str, Any]) -> dict[str, Any]:
+    path = client.path_of("v1", "Pod", name, namespace=namespace)
+    done: dict[str, Any] = client.request("PATCH", path, list(operations), content_type="application/json-patch+json")
+    return done
+
+
+@pytest.fixture
+def protected(admission: Admission) -> str:
+    return admission.api.create_namespace(labels=PROTECTED)
+
+
+@pytest.fixture
+def eve(admission: Admission) -> ClusterClient:
+    """May do everything to pods that RBAC can grant."""
+    return admission.api.admin.acting_as("eve", [DEVELOPERS])
+
+
+@pytest.fixture
+def operator(admission: Admission) -> ClusterClient:
+    return admission.api.admin.acting_as(OPERATOR)
+
+
+# The operator's rights on pods
+
+
+def test_the_operator_writes_its_annotations_and_exchanges_the_gates_image(
+    admission: Admission, namespace: str, operator: ClusterClient
+) -> None:
+    admission.api.admin.create(gated_pod(namespace))
+    patch(operator, namespace, "gated", {"op": "add", "path": "/metadata/annotations", "value": {"sidegate.dev/revision": "r1"}})
+    patch(operator, namespace, "gated", {"op": "replace", "path": "/metadata/annotations/sidegate.dev~1revision", "value": "r2"})
+    patched = patch(
+        operator,
+        namespace,
+        "gated",
+        {"op": "replace", "path": "/spec/initContainers/0/image", "value": "registry.example/sidegate:2"},
+    )
+    assert patched["spec"]["initContainers"][0]["image"] == "registry.example/sidegate:2"
+    removed = patch(operator, namespace, "gated", {"op": "remove", "path": "/metadata/annotations/sidegate.dev~1revision"})
+    assert "annotations" not in removed["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "fix"),
+    [
+        ({"op": "replace", "path": "/spec/containers/0/image", "value": "registry.example/evil:1"}, "fix: change the workload"),
+        (
+            {"op": "replace", "path": "/spec/initContainers/1/image", "value": "registry.example/evil:1"},
+            "fix: change the workload",
+        ),
+        ({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 1}, "fix: change the workload"),
+        ({"op": "add", "path": "/spec/tolerations/-", "value": {"operator": "Exists"}}, "fix: change the workload"),
+        ({"op": "add", "path": "/metadata/annotations/other", "value": "x"}, "fix: leave the others as they are"),
+        ({"op": "remove", "path": "/metadata/annotations/sidegate.dev~1note"}, None),
+        ({"op": "remove", "path": "/metadata/annotations/theirs"}, "fix: leave the others as they are"),
+        ({"op": "replace", "path": "/metadata/annotations/theirs", "value": "x"}, "fix: leave the others as they are"),
+        ({"op": "add", "path": "/metadata/annotations/sidegate.dev~1target", "value": "x"}, "fix: annotate the workload's"),
+        ({"op": "add", "path": "/metadata/annotations/sidegate.dev.evil~1x", "value": "x"}, "fix: leave the others as they are"),
+        ({"op": "add", "path": "/metadata/labels", "value": {"a": "b"}}, "fix: leave labels"),
+        ({"op": "add", "path": "/metadata/finalizers", "value": ["a.example/b"]}, "fix: leave labels"),
+        (
+            {
+                "op": "add",
+                "path": "/metadata/ownerReferences",
+                "value": [{"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": "b"}],
+            },
+            "fix: leave labels",
+        ),
+    ],
+    ids=str,
+)
+def test_the_operator_changes_nothing_else_of_a_pod(
+    admission: Admission, namespace: str, operator: ClusterClient, operation: dict[str, Any], fix: str | None
+) -> None:
+    pod = gated_pod(namespace, note="ours")
+    pod["metadata"]["annotations"]["theirs"] = "1"
+    admission.api.admin.create(pod)
+    if fix is None:
+        patch(operator, namespace, "gated", operation)
+        return
+    with pytest.raises(ApiError) as caught:
+        patch(operator, namespace, "gated", operation)
+    assert "sidegate-operator-pods" in caught.value.message
+    assert fix in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client, namespace: client.create(plain_pod(namespace, "another")),
+        lambda client, namespace: client.delete("v1", "Pod", "gated", namespace=namespace),
+        lambda client, namespace: client.request("DELETE", f"/api/v1/namespaces/{namespace}/pods"),
+        lambda client, namespace: client.request("POST", f"/api/v1/namespaces/{namespace}/pods/gated/exec?command=id"),
+        lambda client, namespace: client.merge_patch(
+            "v1", "Pod", "gated", {"status": {"phase": "Failed"}}, namespace=namespace, subresource="status"
+        ),
+        lambda client, namespace: client.request(
+            "POST",
+            f"/api/v1/namespaces/{namespace}/pods/gated/eviction",
+            {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "gated", "namespace": namespace}},
+        ),
+    ],
+    ids=["create", "delete", "delete all", "exec", "status", "evict"],
+)
+def test_the_operator_neither_makes_ends_nor_enters_pods(
+    admission: Admission, namespace: str, operator: ClusterClient, call: Callable[[ClusterClient, str], Any]
+) -> None:
+    admission.api.admin.create(gated_pod(namespace))
+    with pytest.raises(ApiError) as caught:
+        call(operator, namespace)
+    assert "the operator neither makes, deletes nor enters pods" in caught.value.message
+
+
+def test_others_may_do_to_pods_what_the_operator_may_not(admission: Admission, namespace: str, eve: ClusterClient) -> None:
+    admission.api.admin.create(gated_pod(namespace))
+    patch(eve, namespace, "gated", {"op": "add", "path": "/metadata/labels", "value": {"a": "b"}})
+    patch(
+        eve, namespace, "gated", {"op": "replace", "path": "/spec/containers/0/image", "value": "registry.example/postgres:18.1"}
+    )
+
+
+# Side doors
+
+DOORS = {
+    "exec": ("POST", "pods/gated/exec?command=psql&stdout=true"),
+    "exec by websocket": ("GET", "pods/gated/exec?command=psql&stdout=true"),
+    "exec of no pod": ("POST", "pods/nobody/exec?command=psql&stdout=true"),
+    "attach": ("POST", "pods/gated/attach?stdout=true"),
+    "portforward": ("POST", "pods/gated/portforward?ports=5432"),
+    "proxy": ("GET", "pods/gated:5432/proxy/"),
+    "proxy with a path": ("PUT", "pods/gated:5432/proxy/a/b"),
+    "service proxy": ("GET", "services/gated:5432/proxy/"),
+}
+
+
+@pytest.mark.parametrize(("method", "door"), DOORS.values(), ids=DOORS)
+def test_no_side_door_leads_into_a_protected_namespace(
+    admission: Admission, protected: str, eve: ClusterClient, method: str, door: str
+) -> None:
+    """Before anything else: there is no node here, and not even a pod in one case, and nothing of that is said."""
+    admission.api.admin.create(gated_pod(protected))
+    with pytest.raises(ApiError) as caught:
+        eve.request(method, f"/api/v1/namespaces/{protected}/{door}")
+    assert caught.value.code == 403
+    assert "leads past the gate" in caught.value.message
+    assert "fix: connect through the gate, or have RBAC grant you the verb bypass" in caught.value.message
+
+
+@pytest.mark.parametrize(("method", "door"), DOORS.values(), ids=DOORS)
+def test_side_doors_of_other_namespaces_are_none_of_our_business(
+    admission: Admission, namespace: str, eve: ClusterClient, method: str, door: str
+) -> None:
+    admission.api.admin.create(gated_pod(namespace))
+    with pytest.raises(ApiError) as caught:
+        eve.request(method, f"/api/v1/namespaces/{namespace}/{door}")
+    assert "gate, or have RBAC" not in caught.value.message  # it came as far as the node that isn't there
+
+
+def grant_bypass(admission: Admission, namespace: str, user: str) -> None:
+    group = "rbac.authorization.k8s.io"
+    metadata = {"name": "bypass", "namespace": namespace}
+    rules = [{"apiGroups": ["sidegate.dev"], "resources": ["protectedtargets"], "verbs": ["bypass"]}]
+    admission.api.admin.create({"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": rules})
+    admission.api.admin.create(
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "bypass"},
+            "subjects": [{"kind": "User", "name": user, "apiGroup": group}],
+        }
+    )
+
+
+def test_the_verb_bypass_opens_the_doors_of_its_namespace_alone(admission: Admission, protected: str, eve: ClusterClient) -> None:
+    elsewhere = admission.api.create_namespace(labels=PROTECTED)
+    for namespace in (protected, elsewhere):
+        admission.api.admin.create(gated_pod(namespace))
+    grant_bypass(admission, protected, "eve")
+
+    def is_open(namespace: str) -> bool:
+        path = f"/api/v1/namespaces/{namespace}/pods/gated/exec?command=psql&stdout=true"
+        return not refused_with(lambda: eve.request("POST", path), "leads past the gate")
+
+    wait_until(lambda: is_open(protected), "RBAC to know the new binding")
+    assert not is_open(elsewhere)
+
+
+@pytest.mark.parametrize("label", [None, "false", "", "True"])
+def test_a_namespace_stays_protected(admission: Admission, protected: str, eve: ClusterClient, label: str | None) -> None:
+    """Whoever may label namespaces could open every door of one."""
+    patch_ = {"metadata": {"labels": {"sidegate.dev/protected": label}}}
+    assert refused_with(lambda: eve.merge_patch("v1", "Namespace", protected, patch_), "every side door of the namespace is open")
+    eve.merge_patch("v1", "Namespace", protected, {"metadata": {"labels": {"team": "shop"}}})
+    grant_bypass(admission, protected, "eve")
+    wait_until(
+        lambda: not refused_with(lambda: eve.merge_patch("v1", "Namespace", protected, patch_), "side door"), "RBAC to know"
+    )
+
+
+def add_container(client: ClusterClient, namespace: str, pod: str) -> dict[str, Any]:
+    added = {"spec": {"ephemeralContainers": [{"name": "debug", "image": "registry.example/busybox:1"}]}}
+    path = client.path_of("v1", "Pod", pod, namespace=namespace, subresource="ephemeralcontainers")
+    done: dict[str, Any] = client.request("PATCH", path, added, content_type="application/strategic-merge-patch+json")
+    return done
+
+
+def test_no_container_is_added_to_a_gated_pod_wherever_it_is(admission: Admission, namespace: str, eve: ClusterClient) -> None:
+    admission.api.admin.create(gated_pod(namespace))
+    admission.api.admin.create(plain_pod(namespace))
+    with pytest.raises(ApiError) as caught:
+        add_container(eve, namespace, "gated")
+    assert "a container added to this pod" in caught.value.message
+    assert "fix: " in caught.value.message
+    assert add_container(eve, namespace, "plain")["spec"]["ephemeralContainers"][0]["name"] == "debug"
+
+
+def test_no_container_is_added_to_any_pod_of_a_protected_namespace(
+    admission: Admission, protected: str, eve: ClusterClient
+) -> None:
+    admission.api.admin.create(plain_pod(protected))
+    assert refused_with(lambda: add_container(eve, protected, "plain"), "a container added to this pod")
+    grant_bypass(admission, protected, "eve")
+    wait_until(lambda: not refused_with(lambda: add_container(eve, protected, "plain"), "added"), "RBAC to know the new binding")
+
+
+def test_nobody_but_the_operator_exchanges_the_gates_image(admission: Admission, namespace: str, eve: ClusterClient) -> None:
+    """It has the target's credentials, and whoever may patch pods could put a program of their own in its place."""
+    admission.api.admin.create(gated_pod(namespace))
+    for client in (eve, admission.api.admin):
+        with pytest.raises(ApiError) as caught:
+            patch(
+                client,
+                namespace,
+                "gated",
+                {"op": "replace", "path": "/spec/initContainers/0/image", "value": "registry.example/evil:1"},
+            )
+        assert "exchanged by the operator alone; fix: set spec.gate.image" in caught.value.message
+
+
+# Pods that ask for a gate and have none
+
+
+@contextmanager
+def without(admission: Admission, kind: str) -> Iterator[None]:
+    """As somebody who deletes a webhook configuration: what is behind it stands alone."""
+    admission.api.admin.delete(REGISTRATION, kind, "sidegate")
+    try:
+        yield
+    finally:
+        admission.apply_objects()
+        wait_until(admission.is_ready, "the webhook to be trusted again", 30)
+        admission.wait_until_enforced()
+
+
+def job_pod(namespace: str, **owner: Any) -> dict[str, Any]:
+    pod = plain_pod(namespace, "job", target="shop-db")
+    reference = {"apiVersion": "batch/v1", "kind": "Job", "name": "init", "uid": "1", "controller": True, **owner}
+    pod["metadata"]["ownerReferences"] = [reference]
+    return pod
+
+
+def test_without_the_webhook_a_protected_pod_does_not_start_ungated(admission: Admission, protected: str) -> None:
+    admin = admission.api.admin
+    with without(admission, "MutatingWebhookConfiguration"):
+        wait_until(
+            lambda: refused_with(
+                lambda: admin.create(plain_pod(protected, "a", target="shop-db")), "asks for a target and has no gate"
+            ),
+            "the API server to forget the webhook",
+        )
+        labelled = plain_pod(protected, "b")
+        labelled["metadata"]["labels"] = {"sidegate.dev/target": "shop-db"}
+        assert refused_with(lambda: admin.create(labelled), "fix: see that the webhook configuration sidegate is in place")
+        halfway = {**plain_pod(protected, "c", target="shop-db")}
+        halfway["spec"] = {**halfway["spec"], "initContainers": [{**GATE, "restartPolicy": None}]}
+        assert refused_with(lambda: admin.create(halfway), "asks for a target and has no gate")
+        assert refused_with(lambda: admin.create(job_pod(protected, kind="CronJob")), "asks for a target and has no gate")
+        admin.create(gated_pod(protected, "d", target="shop-db"))
+        admin.create(plain_pod(protected, "e"))
+        admin.create(job_pod(protected))
+
+
+# What gates take their rules from
+
+
+def config_map(namespace: str, name: str = "sidegate-shop-db", **data: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data}
+
+
+def test_the_operator_alone_writes_what_gates_take_their_rules_from(
+    admission: Admission, namespace: str, operator: ClusterClient, eve: ClusterClient
+) -> None:
+    words = "the operator alone writes what gates take their rules from; fix: change the AccessPolicy"
+    nameless = config_map(namespace)
+    nameless["metadata"] = {"generateName": "sidegate-", "namespace": namespace}
+    for client in (eve, admission.api.admin):
+        assert refused_with(lambda client=client: client.create(config_map(namespace)), words)
+        assert refused_with(lambda client=client: client.apply(config_map(namespace)), words)
+        assert refused_with(lambda client=client: client.create(nameless), words)
+    operator.create(config_map(namespace, rules="few"))
+    operator.merge_patch("v1", "ConfigMap", "sidegate-shop-db", {"data": {"rules": "many"}}, namespace=namespace)
+    for client in (eve, admission.api.admin):
+        for patch_ in ({"data": {"rules": "none"}}, {"metadata": {"labels": {"a": "b"}}}):
+            change = lambda client=client, patch_=patch_: client.merge_patch(  # noqa: E731
+                "v1", "ConfigMap", "sidegate-shop-db", patch_, namespace=namespace
+            )
+            assert refused_with(change, words)
+        assert refused_with(
+            lambda client=client: client.delete("v1", "ConfigMap", "sidegate-shop-db", namespace=namespace), words
+        )
+    all_of_them = f"/api/v1/namespaces/{namespace}/configmaps"
+    assert refused_with(lambda: admission.api.admin.request("DELETE", all_of_them), words)
+    admission.api.admin.acting_as("system:serviceaccount:kube-system:generic-garbage-collector", [ADMIN_GROUP]).delete(
+        "v1", "ConfigMap", "sidegate-shop-db", namespace=namespace
+    )
+    eve.create(config_map(namespace, "settings"))
+
+
+# Whether they stand
+
+
+def live(admission: Admission) -> list[dict[str, Any] | None]:
+    """With the Service that the chart names in place of the tests' URL."""
+    services = {
+        each["name"]: each["clientConfig"]["service"]
+        for wanted in admission_objects(NAMESPACE)
+        for each in wanted.get("webhooks", ())
+    }
+    found = []
+    for resource, name in guard_keys(NAMESPACE):
+        try:
+            document = admission.api.admin.get(REGISTRATION, resource.kind, name)
+        except ApiError as error:
+            assert error.code == 404
+            found.append(None)
+            continue
+        for each in document.get("webhooks", ()):
+            assert each["clientConfig"].pop("url").endswith(services[each["name"]]["path"])
+            each["clientConfig"]["service"] = services[each["name"]]
+        found.append(document)
+    return found
+
+
+def problems(admission: Admission) -> list[str]:
+    return [f"{each.name} {each.field_path}".strip() for each in guards_in_place(live(admission), NAMESPACE)]
+
+
+def test_all_guards_stand_as_the_api_server_stores_them(admission: Admission) -> None:
+    """Every default is written out, so that specs can be compared whole."""
+    assert problems(admission) == []
+
+
+def test_they_stand_as_the_chart_has_them_too(admission: Admission) -> None:
+    """With a Service in place of the tests' URL, as far as an API server without a network of pods can be asked."""
+    applied = []
+    for wanted in admission_objects(NAMESPACE):
+        fresh = {**wanted, "metadata": {**wanted["metadata"], "name": f"{wanted['metadata']['name']}-as-delivered"}}
+        path = admission.api.admin.path_of(wanted["apiVersion"], wanted["kind"])
+        made = admission.api.admin.request("POST", path, fresh, query={"dryRun": "All"})
+        applied.append({**made, "metadata": {**made["metadata"], "name": wanted["metadata"]["name"]}})
+    assert guards_in_place(applied, NAMESPACE) == ()
+
+
+@pytest.mark.parametrize(("resource", "name"), guard_keys(NAMESPACE), ids=lambda each: getattr(each, "kind", each))
+def test_a_guard_that_is_gone_is_noticed(admission: Admission, resource: Resource, name: str) -> None:
+    admission.api.admin.delete(REGISTRATION, resource.kind, name)
+    try:
+        assert problems(admission) == [f"{resource.kind}/{name}"]
+    finally:
+        admission.apply_objects()
+        wait_until(admission.is_ready, "the webhook to be trusted again", 30)
+        admission.wait_until_enforced()
+    assert problems(admission) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "change", "path"),
+    [
+        ("ValidatingAdmissionPolicy", "sidegate-side-doors", {"spec": {"failurePolicy": "Ignore"}}, "spec.failurePolicy"),
+        (
+            "ValidatingAdmissionPolicy",
+            "sidegate-side-doors",
+            {"spec": {"validations": [{"expression": "true"}]}},
+            "spec.validations[0].expression",
+        ),
+        (
+            "ValidatingAdmissionPolicy",
+            "sidegate-side-doors",
+            {"spec": {"matchConditions": [{"name": "never", "expression": "false"}]}},
+            "spec.matchConditions",
+        ),
+        (
+            "ValidatingAdmissionPolicyBinding",
+            "sidegate-side-doors",
+            {"spec": {"validationActions": ["Audit"]}},
+            "spec.validationActions[0]",
+        ),
+        (
+            "ValidatingAdmissionPolicyBinding",
+            "sidegate-gated-pods",
+            {"spec": {"matchResources": {"namespaceSelector": {"matchLabels": {"a": "b"}}}}},
+            "spec.matchResources",
+        ),
+    ],
+)
+def test_a_guard_that_was_weakened_is_noticed(
+    admission: Admission, kind: str, name: str, change: dict[str, Any], path: str
+) -> None:
+    admin = admission.api.admin
+    before = admin.get(REGISTRATION, kind, name)
+    admin.merge_patch(REGISTRATION, kind, name, change)
+    try:
+        assert problems(admission) == [f"{kind}/{name} {path}"]
+    finally:
+        now = admin.get(REGISTRATION, kind, name)
+        admin.replace({**before, "metadata": {**before["metadata"], "resourceVersion": now["metadata"]["resourceVersion"]}})
+        admission.wait_until_enforced()
+    assert problems(admission) == []
