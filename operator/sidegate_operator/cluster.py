@@ -28,7 +28,6 @@ from sidegate_operator.resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
-    NAMESPACES,
     NETWORK_POLICIES,
     PODS,
     PROTECTED_TARGETS,
@@ -39,7 +38,6 @@ from sidegate_operator.resources import (
 from sidegate_operator.store import Key, Store, trimmed
 
 OURS: Final = "app.kubernetes.io/managed-by=sidegate"
-PROTECTED_LABEL: Final = "sidegate.dev/protected"
 OWNED: Final = (CONFIG_MAPS, SERVICES, DEPLOYMENTS, NETWORK_POLICIES, DISRUPTION_BUDGETS)
 _OWN_PREFIX: Final = "sidegate.dev/"
 
@@ -140,7 +138,6 @@ KINDS: Final = (
     Kind(ACCESS_POLICIES),
     Kind(APPROVAL_REQUESTS),
     Kind(PODS, slim_pod),
-    Kind(NAMESPACES, selectors={"labelSelector": f"{PROTECTED_LABEL}=true"}),
     *(Kind(each, selectors={"labelSelector": OURS}) for each in OWNED),
 )
 
@@ -154,9 +151,6 @@ class Cluster:
         self.pods: Final = Typed(self.stores[PODS], SeenPod.from_wire)
         self.reports: Final[dict[Key, Mapping[str, PolicyReport]]] = {}  # of each target's last plan
         self.last_good: Final[dict[Key, LastGood]] = {}
-
-    def is_protected(self, namespace: str) -> bool:
-        return self.stores[NAMESPACES].get(Key("", namespace)) is not None
 
     def unreadable_policies(self, namespace: str) -> tuple[UnreadablePolicy, ...]:
         found = self.policies.within(namespace)

@@ -34,7 +34,10 @@ class Metrics:
         self.watching: Final = Gauge(
             "sidegate_operator_watching", "Whether a watch is in order", ["kind"], registry=self.registry
         )
-        self.waiting: Final = Gauge("sidegate_operator_queue_depth", "Keys that are due or will be", registry=self.registry)
+        self.busy: Final = Gauge("sidegate_operator_queue_busy", "Keys that are due or being worked on", registry=self.registry)
+        self.waiting: Final = Gauge(
+            "sidegate_operator_queue_waiting", "Keys that will be taken at some time", registry=self.registry
+        )
         self.failing: Final = Gauge("sidegate_operator_queue_failing", "Keys whose last reconcile failed", registry=self.registry)
         self.reconciled: Final = Histogram(
             "sidegate_operator_reconcile_seconds", "How long reconciles took", ["kind"], buckets=_SPANS, registry=self.registry

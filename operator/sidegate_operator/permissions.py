@@ -41,7 +41,6 @@ CLUSTER: Final = (
     ),
     Permission(GROUP, ("approvalrequests/status",), ("patch",), "where each stands"),
     Permission("", ("pods",), (*_SEE, "patch"), "whether a gate runs in each; an annotation tells it of a new revision"),
-    Permission("", ("namespaces",), _SEE, "whether admission sees a namespace's pods"),
     Permission("", ("configmaps", "services"), _MAKE, "a gate's config, and the address that clients dial"),
     Permission("apps", ("deployments",), _MAKE, "gates of targets outside the cluster"),
     Permission("policy", ("poddisruptionbudgets",), _MAKE, "those gates stay up while nodes are drained"),

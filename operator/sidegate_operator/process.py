@@ -34,7 +34,6 @@ from sidegate_operator.resources import (
     ACCESS_POLICIES,
     APPROVAL_REQUESTS,
     CONFIG_MAPS,
-    NAMESPACES,
     PODS,
     PROTECTED_TARGETS,
     Object,
@@ -55,7 +54,6 @@ _CONCERNED: Final[dict[Resource, Concerned]] = {
     ACCESS_POLICIES: policies.concerned,
     APPROVAL_REQUESTS: approvals.concerned,
     PODS: pods.concerned,
-    NAMESPACES: targets.within_namespace,
     **dict.fromkeys(OWNED, targets.owners),
 }
 
@@ -150,7 +148,7 @@ class Operator:
     async def _prime(self) -> None:
         """Each policy's status is about all of its targets: so all are planned once before the first is written."""
         for key in self.cluster.targets.store.every_key():
-            with suppress(targets.UnreadableTarget):
+            with suppress(Exception):  # it is said when its turn comes, and one target never holds up the others
                 self._targets.plan(key)
             await asyncio.sleep(0)  # the lease is renewed meanwhile; what changes meanwhile is planned again below
         self._is_primed = True
@@ -244,7 +242,8 @@ class Operator:
         metrics, queue = self.metrics, self.workers.queue
         metrics.leads.set(self._leadership.leads())
         metrics.framework.set(self.framework.is_watching)
-        metrics.waiting.set(queue.depth)
+        metrics.busy.set(queue.busy(elapsed()))
+        metrics.waiting.set(queue.waiting)
         metrics.failing.set(queue.failing)
         for each in self._watchers:
             kind = each.resource.kind

@@ -53,11 +53,6 @@ def owners(change: Change, cluster: Cluster) -> Iterator[WorkKey]:
             yield WorkKey(PROTECTED_TARGETS, Key(change.key.namespace, name))
 
 
-def within_namespace(change: Change, cluster: Cluster) -> Iterator[WorkKey]:
-    """Of a namespace that is protected now, or no longer."""
-    yield from (WorkKey(PROTECTED_TARGETS, key) for key in cluster.targets.store.keys_within(change.key.name))
-
-
 @dataclass(frozen=True, slots=True)
 class TargetWork:
     cluster: Cluster
@@ -117,7 +112,6 @@ class TargetWork:
             pods=tuple(each for _, each in cluster.pods.readable_within(namespace)),
             live={**strangers, **cluster.live(key)},
             last_good=cluster.last_good.get(key),
-            is_namespace_protected=cluster.is_protected(namespace),
             elsewhere=cluster.elsewhere(key),
         )
 

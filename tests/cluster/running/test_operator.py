@@ -70,7 +70,7 @@ def test_nothing_is_written_when_nothing_changes(api_server: ApiServer, operator
     api_server.admin.create(policy(namespace))
     wait_for_reason(api_server, "AccessPolicy", namespace, "read", "Compiled", "Compiled")
     wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Compiled", "Compiled")
-    settled(lambda: operator.metric("sidegate_operator_queue_depth") == 0, "the queue to be empty")
+    settled(lambda: operator.metric("sidegate_operator_queue_busy") == 0, "the queue to be empty")
     writes = [operator.metric("sidegate_operator_writes_total", how=how) for how in ("apply", "status")]
     at = api_server.admin.get(VERSION, "AccessPolicy", "read", namespace=namespace)["metadata"]["resourceVersion"]
     # A sentinel that goes through the same queue: when its target is done, what the first led to is done as well.
@@ -113,6 +113,25 @@ def test_an_uncompilable_policy_leaves_the_last_good_rules_and_says_so(
     settled(lambda: gate_config(api_server, namespace) == good, "the last good rules to be put back")
     api_server.admin.delete(VERSION, "AccessPolicy", "broken", namespace=namespace)
     wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Compiled", "Compiled")
+
+
+def test_a_config_that_no_config_map_holds_leaves_the_last_good_rules_and_says_so(
+    api_server: ApiServer, operator: RunningOperator, namespace: str
+) -> None:
+    api_server.admin.create(target(namespace))
+    api_server.admin.create(policy(namespace))
+    wait_for_policies(api_server, namespace, {"read"})
+    good = gate_config(api_server, namespace)
+    functions = [f"shop.{'f' * 50}{number:03}" for number in range(128)]
+    postgres = {"databases": ["shop"], "role": "readonly", "allow": ["Read"], "functions": functions}
+    for number in range(5):
+        api_server.admin.create(policy(namespace, f"large-{number}", grants=[{"postgres": postgres}] * 32))
+    wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Compiled", "ConfigTooLarge")
+    for number in range(5):
+        api_server.admin.delete(VERSION, "AccessPolicy", f"large-{number}", namespace=namespace)
+    wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Compiled", "Compiled")
+    wait_for_policies(api_server, namespace, {"read"})
+    assert gate_config(api_server, namespace) == good
 
 
 def test_a_policy_without_a_target_says_so_and_is_bound_when_the_target_comes(
@@ -172,8 +191,14 @@ def test_a_pod_without_a_gate_is_reported_even_when_its_label_is_stripped(
     wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Enforced", "PodsWithoutGate")
     gone = {"metadata": {"labels": {"sidegate.dev/target": None}}}
     api_server.admin.merge_patch("v1", "Pod", "shop-0", gone, namespace=namespace)
-    said = wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Accepted", "NamespaceNotProtected")
-    assert "shop-0" in said["message"]
+    settled(
+        lambda: (
+            "sidegate.dev/target" not in api_server.admin.get("v1", "Pod", "shop-0", namespace=namespace)["metadata"]["labels"]
+        ),
+        "the label to be gone",
+    )
+    api_server.admin.create(policy(namespace))  # planned after the label was gone
+    wait_for_policies(api_server, namespace, {"read"})
     assert conditions(api_server, "ProtectedTarget", namespace, "shop")["Enforced"]["reason"] == "PodsWithoutGate"
     api_server.admin.delete("v1", "Pod", "shop-0", namespace=namespace, grace_s=0)
     wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Enforced", "NoPods")
