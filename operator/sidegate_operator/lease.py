@@ -122,6 +122,7 @@ class Leadership:
         self._wall = wall
         self._said: str | None = None
         self._lease: Object | None = None
+        self.lost_because: str | None = None
 
     def leads(self) -> bool:
         return self.election.leads(self._elapsed())
@@ -132,8 +133,8 @@ class Leadership:
             if not self.leads():
                 await asyncio.sleep(self.election.terms.retry_s)
 
-    async def until_lost(self) -> str:
-        """Renew it again and again; returns why it is lost."""
+    async def until_lost(self) -> None:
+        """Renew it again and again. Why it is lost is in `lost_because` afterwards."""
         terms = self.election.terms
         while True:
             await asyncio.sleep(terms.retry_s)
@@ -145,8 +146,12 @@ class Leadership:
             if self.election.is_lost(self._elapsed()):
                 holder = self.election.holder
                 if holder and holder != self.election.identity:
-                    return f"`{holder}` has taken the lease"
-                return f"the lease wasn't renewed within {terms.renew_within_s:g} s: {self._said or 'it is gone'}"
+                    self.lost_because = f"`{holder}` has taken the lease"
+                else:
+                    self.lost_because = (
+                        f"the lease wasn't renewed within {terms.renew_within_s:g} s: {self._said or 'it is gone'}"
+                    )
+                return
 
     async def release(self) -> None:
         """Let another take it at once. Does nothing unless we lead."""

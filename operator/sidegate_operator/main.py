@@ -1,4 +1,4 @@
-"""`sidegate-operator`: the operator's command line. `render` prints what it would apply for manifests, without a cluster."""
+"""`sidegate-operator`: the operator's command line. `run` is the operator; `render` prints what it would apply, without a cluster."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import yaml
 
 from sidegate.api.manifests import ManifestError, Manifests, parse_manifests
 from sidegate_operator.plan.gate_config import has_errors, plan_gate_config
+from sidegate_operator.run_command import run
 
 _RENDER_HELP = """Print the objects that the operator would apply for these manifests, as YAML.
 
@@ -37,6 +38,9 @@ class ManifestFailure(click.ClickException):
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """The operator of Sidegate: turns ProtectedTargets and AccessPolicies into gate configs."""
+
+
+main.add_command(run)
 
 
 @main.command(help=_RENDER_HELP, short_help="print what the operator would apply for manifests")

@@ -74,6 +74,7 @@ class Store:
         self.resource: Final = resource
         self._keep = keep
         self._entries: dict[Key, _Entry] = {}
+        self._by_namespace: dict[str, set[Key]] = {}
         self._graves: dict[Key, int] = {}  # deleted above the floor: version of the deletion
         self._floor = 0
 
@@ -89,8 +90,12 @@ class Store:
     def all(self) -> Iterator[Object]:
         return (entry.object for entry in self._entries.values())
 
-    def within(self, namespace: str) -> list[Object]:
-        return [entry.object for key, entry in self._entries.items() if key.namespace == namespace]
+    def every_key(self) -> list[Key]:
+        return list(self._entries)
+
+    def keys_within(self, namespace: str) -> list[Key]:
+        """In the order of their names, so that what is made of them is always the same."""
+        return sorted(self._by_namespace.get(namespace, ()))
 
     # What was heard
 
@@ -147,9 +152,11 @@ class Store:
         before = self.get(key)
         kept = self._keep(found)
         self._entries[key] = _Entry(version, kept)
+        self._by_namespace.setdefault(key.namespace, set()).add(key)
         self._graves.pop(key, None)
         return Change(self.resource, key, before, kept) if before != kept else None
 
     def _drop(self, key: Key) -> Change | None:
         entry = self._entries.pop(key, None)
+        self._by_namespace.get(key.namespace, set()).discard(key)
         return Change(self.resource, key, entry.object, None) if entry is not None else None

@@ -54,7 +54,7 @@ class Watcher:
         self._elapsed = elapsed
         self._limits = limits or WatchLimits()
         self._selectors = selectors
-        self._seen_at = elapsed()
+        self._seen_at: float | None = None
         self._failures = 0
         self._version = ""
 
@@ -63,11 +63,12 @@ class Watcher:
         return self.store.resource
 
     def silent_for(self) -> float:
-        """Seconds since the last sign of life."""
-        return self._elapsed() - self._seen_at
+        """Seconds since the last sign of life; none before `run`."""
+        return self._elapsed() - self._seen_at if self._seen_at is not None else 0.0
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        self._alive()
         while True:
             try:
                 await self._list()

@@ -44,13 +44,14 @@ class WorkQueue(Generic[K]):
         self._running: set[K] = set()
         self._failures: dict[K, int] = {}
 
-    @property
-    def depth(self) -> int:
-        return len(self._due)
+    def busy(self, now: float) -> int:
+        """How many are due or run; the others wait for their time."""
+        return sum(due <= now + self.pace.settle_s for due in self._due.values()) + len(self._running)
 
     @property
-    def running(self) -> int:
-        return len(self._running)
+    def waiting(self) -> int:
+        """How many will be taken, now or at some time."""
+        return len(self._due)
 
     @property
     def failing(self) -> int:

@@ -1,0 +1,148 @@
+"""The only writer to the API: carries a plan out, as our own field manager, and only while we lead.
+
+Rules it keeps:
+- Before each request it asks whether we still lead. Who has lost the lease writes nothing more.
+- What the API server answers goes into the store at once: the next plan sees what this one did, without waiting for the watch.
+- A status is written only over the version that it was planned for; somebody else's change is a `Conflict`, and it is planned anew. A pod
+  is annotated, and an object removed, by its uid: never a namesake.
+- What is gone meanwhile needs nothing any more. That an event couldn't be written is said, and holds nothing up.
+
+Left out: deciding what to write (`plan/`).
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sidegate_operator.api_client import FIELD_MANAGER, ApiClient, ApiError, Conflict, NotFound
+from sidegate_operator.clock import micro_timestamp
+from sidegate_operator.plan.reconcile import Event, ObjectKey, Plan, PodAnnotation, StatusPatch
+from sidegate_operator.resources import KNOWN, PODS, Object, Resource, resource_of
+from sidegate_operator.store import Key, Store
+
+LOG: Final = logging.getLogger(__name__)
+_BY_KIND: Final = {each.kind: each for each in KNOWN}
+_MAX_EVENT_NAME: Final = 200  # an event is named after its object, with a random end; 253 characters are the limit
+
+
+class NotLeading(Exception):  # noqa: N818 - a state of the world
+    """We don't lead any more, and write nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("another operator leads")
+        self.way_forward = "nothing; this process ends"
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    client: ApiClient
+    stores: Mapping[Resource, Store]
+    may_write: Callable[[], bool]
+    now: Callable[[], float]
+    identity: str
+    wrote: Callable[[str, Resource], None] = lambda _how, _resource: None
+
+    async def carry_out(self, plan: Plan, namespace: str) -> None:
+        """In the order that keeps it true: objects, gates told, status, events.
+
+        Raises:
+            ApiError: something of it wasn't done; carrying out a later plan does the rest.
+            NotLeading: nothing more is written.
+        """
+        for wanted in plan.apply:
+            await self._apply(wanted)
+        for key in plan.remove:
+            await self._remove(key, namespace)
+        for annotation in plan.annotate:
+            await self._annotate(annotation, namespace)
+        for status in plan.statuses:
+            await self.patch_status(status, namespace)
+        for event in plan.events:
+            await self._tell(event, namespace)
+
+    async def patch_status(self, status: StatusPatch, namespace: str) -> None:
+        resource = _BY_KIND[status.key.kind]
+        precondition = {"metadata": {"resourceVersion": status.resource_version}} if status.resource_version else {}
+        self._ask_leave("status", resource)
+        try:
+            answer = await self.client.merge_patch(
+                resource, namespace, status.key.name, {**status.patch, **precondition}, "status"
+            )
+        except NotFound:
+            return
+        self._seen(resource, answer)
+
+    async def remove_object(self, resource: Resource, found: Object) -> None:
+        """This very object, if it is still there."""
+        metadata = found["metadata"]
+        self._ask_leave("delete", resource)
+        try:
+            await self.client.delete(resource, metadata.get("namespace"), metadata["name"], metadata.get("uid"))
+        except NotFound:
+            return
+        except Conflict:
+            LOG.info("%s %s is another one now, and stays", resource.kind, metadata["name"])
+
+    async def _apply(self, wanted: Object) -> None:
+        resource = resource_of(wanted)
+        self._ask_leave("apply", resource)
+        self._seen(resource, await self.client.apply(wanted))
+
+    async def _remove(self, key: ObjectKey, namespace: str) -> None:
+        resource = _BY_KIND[key.kind]
+        live = self.stores[resource].get(Key(namespace, key.name))
+        if live is not None:
+            await self.remove_object(resource, live)
+
+    async def _annotate(self, told: PodAnnotation, namespace: str) -> None:
+        self._ask_leave("annotate", PODS)
+        patch = {"metadata": {"uid": told.uid, "annotations": dict(told.annotations)}}
+        try:
+            answer = await self.client.merge_patch(PODS, namespace, told.pod, patch)
+        except (NotFound, Conflict):
+            return  # it is gone, or it is another pod by now: the watch brings that
+        self._seen(PODS, answer)
+
+    async def _tell(self, event: Event, namespace: str) -> None:
+        resource = _BY_KIND[event.key.kind]
+        at = micro_timestamp(self.now())
+        name = f"{event.key.name[:_MAX_EVENT_NAME].rstrip('-.')}.{uuid.uuid4().hex[:16]}"
+        self._ask_leave("create", _BY_KIND["Event"])
+        try:
+            await self.client.create(
+                {
+                    "apiVersion": "events.k8s.io/v1",
+                    "kind": "Event",
+                    "metadata": {"namespace": namespace, "name": name},
+                    "eventTime": at,
+                    "type": "Warning" if event.is_warning else "Normal",
+                    "reason": event.reason,
+                    "action": "Reconcile",
+                    "note": event.note,
+                    "reportingController": f"sidegate.dev/{FIELD_MANAGER}",
+                    "reportingInstance": self.identity[:128],
+                    "regarding": {
+                        "apiVersion": resource.api_version,
+                        "kind": resource.kind,
+                        "namespace": namespace,
+                        "name": event.key.name,
+                        **({"uid": event.uid} if event.uid else {}),
+                    },
+                }
+            )
+        except ApiError as problem:
+            LOG.warning("event `%s` of %s %s wasn't written: %s", event.reason, event.key.kind, event.key.name, problem)
+
+    def _ask_leave(self, how: str, resource: Resource) -> None:
+        if not self.may_write():
+            raise NotLeading
+        self.wrote(how, resource)
+
+    def _seen(self, resource: Resource, answer: Object) -> None:
+        store = self.stores.get(resource)
+        if store is not None:
+            store.seen(answer)

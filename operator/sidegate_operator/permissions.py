@@ -1,0 +1,61 @@
+"""What the operator may do in the cluster, each right with its reason: the one place that the chart's roles and the tests take it from.
+
+Rules it keeps: nothing of `*`; no Secrets; nothing is deleted that isn't of a kind that the operator makes. Rights in its own namespace are
+apart from those in all of them. Left out: the webhook's rights and the gateway's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sidegate.api.meta import GROUP
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    reason: str
+    names: tuple[str, ...] = ()
+
+    def rule(self) -> dict[str, Any]:
+        """As an RBAC rule."""
+        made: dict[str, Any] = {"apiGroups": [self.group], "resources": list(self.resources), "verbs": list(self.verbs)}
+        return {**made, "resourceNames": list(self.names)} if self.names else made
+
+
+_SEE: Final = ("get", "list", "watch")
+_MAKE: Final = (*_SEE, "create", "patch", "delete")
+
+CLUSTER: Final = (
+    Permission(GROUP, ("protectedtargets", "accesspolicies"), _SEE, "they are what gates' rules are made of"),
+    Permission(GROUP, ("protectedtargets/status", "accesspolicies/status"), ("patch",), "what is observed about them"),
+    Permission(
+        GROUP,
+        ("approvalrequests",),
+        (*_SEE, "delete"),
+        "where each stands follows from its decisions; ended ones go",
+    ),
+    Permission(GROUP, ("approvalrequests/status",), ("patch",), "where each stands"),
+    Permission("", ("pods",), (*_SEE, "patch"), "whether a gate runs in each; an annotation tells it of a new revision"),
+    Permission("", ("configmaps", "services"), _MAKE, "a gate's config, and the address that clients dial"),
+    Permission("apps", ("deployments",), _MAKE, "gates of targets outside the cluster"),
+    Permission("policy", ("poddisruptionbudgets",), _MAKE, "those gates stay up while nodes are drained"),
+    Permission("networking.k8s.io", ("networkpolicies",), _MAKE, "targets are reached through their gates"),
+    Permission("events.k8s.io", ("events",), ("create",), "people are told of what changed"),
+)
+
+
+def own_namespace(lease: str) -> tuple[Permission, ...]:
+    """`create` can't be bound to a name: the object has none yet when it is asked."""
+    return (
+        Permission("coordination.k8s.io", ("leases",), ("create",), "the first operator makes the Lease"),
+        Permission("coordination.k8s.io", ("leases",), ("get", "update"), "one of several operators leads", (lease,)),
+    )
+
+
+def rules(permissions: Sequence[Permission]) -> list[dict[str, Any]]:
+    return [each.rule() for each in permissions]

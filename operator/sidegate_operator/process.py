@@ -1,0 +1,273 @@
+"""`sidegate-operator run`: stands by, leads, and ends.
+
+Rules it keeps:
+- Nothing is reconciled before every kind was listed once: a policy that isn't seen yet must not look like one that was deleted.
+- Who loses the lease ends the process, and is ended by a timer should that take too long; until then the writer writes nothing. A restart
+  stands by again: nothing of an earlier leadership is ever carried over.
+- A watch without a sign of life for too long ends the process too. SIGTERM ends what runs, then releases the lease.
+
+Left out: what is done about each object (`handlers/`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+from sidegate_operator.api_client import ApiClient, ApiError, Conflict
+from sidegate_operator.apply import NotLeading, Writer
+from sidegate_operator.clock import elapsed, now
+from sidegate_operator.cluster import KINDS, OWNED, Cluster, WorkKey
+from sidegate_operator.credentials import Credentials
+from sidegate_operator.framework import FILTERED, Framework
+from sidegate_operator.handlers import approvals, pods, policies, targets
+from sidegate_operator.health import Metrics, Pages, serving
+from sidegate_operator.lease import Election, Leadership
+from sidegate_operator.plan.beside import objects_beside
+from sidegate_operator.resources import (
+    ACCESS_POLICIES,
+    APPROVAL_REQUESTS,
+    CONFIG_MAPS,
+    PODS,
+    PROTECTED_TARGETS,
+    Object,
+    Resource,
+)
+from sidegate_operator.settings import Settings
+from sidegate_operator.store import Change
+from sidegate_operator.watcher import Watcher
+from sidegate_operator.work_queue import Pace, Workers
+
+LOG: Final = logging.getLogger(__name__)
+ENDED, FAILED = 0, 1
+_LOOK_EVERY_S: Final = 1.0
+
+Concerned = Callable[[Change, Cluster], Iterator[WorkKey]]
+_CONCERNED: Final[dict[Resource, Concerned]] = {
+    PROTECTED_TARGETS: targets.concerned,
+    ACCESS_POLICIES: policies.concerned,
+    APPROVAL_REQUESTS: approvals.concerned,
+    PODS: pods.concerned,
+    **dict.fromkeys(OWNED, targets.owners),
+}
+
+
+async def run(settings: Settings, credentials: Credentials) -> int:
+    """The exit status: 0 ended as told, 1 lost the lease or went blind.
+
+    Raises:
+        OSError: the address for health can't be had.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with ApiClient(credentials) as client:
+        election = Election(settings.identity, settings.terms)
+        leadership = Leadership(client, settings.namespace, settings.lease, election, elapsed, now)
+        operator = Operator(settings, credentials, client, leadership)
+        pages = Pages(operator.metrics, operator.stale, operator.problems, operator.refresh)
+        async with serving(pages, settings.health_host, settings.health_port) as port:
+            LOG.info("health and metrics on port %s; standing by as `%s`", port, settings.identity)
+            if await first_of(stop.wait(), leadership.until_leading()) == 0:
+                return ENDED
+            LOG.info("leading")
+            return await operator.lead(stop)
+
+
+class Operator:
+    """One process. INVARIANT: it leads once at most."""
+
+    def __init__(self, settings: Settings, credentials: Credentials, client: ApiClient, leadership: Leadership) -> None:
+        self._settings = settings
+        self._leadership = leadership
+        self._client = client
+        self.cluster: Final = Cluster()
+        self.metrics: Final = Metrics()
+        self.framework: Final = Framework(credentials, self._heard, now)
+        self._watchers = [
+            Watcher(client, self.cluster.stores[kind.resource], self._changed, elapsed, settings.watch, **kind.selectors)
+            for kind in KINDS
+        ]
+        self._is_primed = False
+        self.deadline: threading.Timer | None = None  # once the lease is lost
+        writer = Writer(client, self.cluster.stores, leadership.leads, now, settings.identity, self._count_write)
+        self._targets = targets.TargetWork(self.cluster, writer, now, objects_beside(settings.gate))
+        self._works: dict[Resource, Callable[[Any], Awaitable[float | None]]] = {
+            PROTECTED_TARGETS: self._targets.reconcile,
+            ACCESS_POLICIES: policies.PolicyWork(self.cluster, writer, now).reconcile,
+            APPROVAL_REQUESTS: approvals.ApprovalWork(self.cluster, writer, now, settings.namespace).reconcile,
+        }
+        self.workers: Final = Workers(self._reconcile, Pace(limit=settings.workers), elapsed, self._say)
+
+    # Leading
+
+    async def lead(self, stop: asyncio.Event) -> int:
+        async with self._running():
+            ends = {
+                "told to end": stop.wait(),
+                "lease lost": self._leadership.until_lost(),
+                "blind": self._until_stale(),
+                "reconciling ended": self._work(),
+            }
+            at = await first_of(*ends.values())
+            if at == 0:
+                LOG.info("ending as told")
+            else:
+                LOG.error("ending: %s", self._why(list(ends)[at]))
+                self._end_in_any_case()
+        if at == 0:
+            await self._leadership.release()
+        return ENDED if at == 0 else FAILED
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        """The watches; and afterwards kopf is over too."""
+        tasks = [asyncio.create_task(each.run(), name=f"watch {each.resource}") for each in self._watchers]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if not await self.framework.stopped(self._grace_s()):
+                LOG.error("kopf didn't end in time")
+
+    async def _work(self) -> None:
+        await asyncio.gather(*(each.synced.wait() for each in self._watchers))
+        await self._prime()
+        LOG.info("every kind is listed: %s", ", ".join(f"{len(each.store)} {each.resource}" for each in self._watchers))
+        await asyncio.gather(self.framework.run(), self.workers.run())
+
+    async def _prime(self) -> None:
+        """Each policy's status is about all of its targets: so all are planned once before the first is written."""
+        for key in self.cluster.targets.store.every_key():
+            with suppress(Exception):  # it is said when its turn comes, and one target never holds up the others
+                self._targets.plan(key)
+            await asyncio.sleep(0)  # the lease is renewed meanwhile; what changes meanwhile is planned again below
+        self._is_primed = True
+        for store in (self.cluster.targets.store, self.cluster.approvals.store):
+            for key in store.every_key():
+                self.workers.add(WorkKey(store.resource, key))
+        for key in self.cluster.policies.store.every_key():
+            if not self.cluster.reported_by(key):
+                self.workers.add(WorkKey(ACCESS_POLICIES, key))
+
+    async def _until_stale(self) -> None:
+        while not self.stale():  # noqa: ASYNC110 - nothing happens when nothing happens
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _grace_s(self) -> float:
+        terms = self._settings.terms
+        return max(0.5, (terms.lasts_s - terms.renew_within_s) * 0.8)
+
+    def _end_in_any_case(self) -> None:
+        """Before another may lead, whatever hangs."""
+        self.deadline = threading.Timer(self._grace_s(), os._exit, (FAILED,))
+        self.deadline.daemon = True
+        self.deadline.start()
+
+    def _why(self, what: str) -> str:
+        return "; ".join([what, self._leadership.lost_because or "", *self.stale()]).strip("; ")
+
+    # What happens
+
+    def _heard(self, resource: Resource, kind: str | None, found: Object) -> None:
+        """From kopf, as late as it may be."""
+        store = self.cluster.stores[resource]
+        if kind == "DELETED" and resource in FILTERED:
+            return  # it may only have lost its label; our own watch knows
+        change = store.deleted(found) if kind == "DELETED" else store.seen(found)
+        if change is not None:
+            self._changed(change)
+
+    def _changed(self, change: Change) -> None:
+        if not self._is_primed:
+            return  # everything is looked at once all is listed
+        for key in _CONCERNED[change.resource](change, self.cluster):
+            self.workers.add(key)
+        if change.resource is CONFIG_MAPS and (change.key.namespace, change.key.name) == (
+            self._settings.namespace,
+            approvals.DECISION_KEYS,
+        ):
+            for key in approvals.all_open(self.cluster):
+                self.workers.add(key)
+
+    async def _reconcile(self, key: WorkKey) -> float | None:
+        began = elapsed()
+        try:
+            return await self._works[key.resource](key.key)
+        except NotLeading:
+            return None
+        finally:
+            self.metrics.reconciled.labels(key.resource.kind).observe(elapsed() - began)
+
+    def _say(self, key: WorkKey, problem: Exception, again_s: float) -> None:
+        self.metrics.failed.labels(key.resource.kind).inc()
+        if isinstance(problem, Conflict):
+            LOG.debug("%s: planned again: %s", key, problem)
+            return
+        if isinstance(problem, ApiError | targets.UnreadableTarget):
+            LOG.warning("%s: tried again in %g s: %s; fix: %s", key, again_s, problem, problem.way_forward)
+        else:
+            LOG.error("%s: tried again in %g s: a fault of the operator's own", key, again_s, exc_info=problem)
+
+    def _count_write(self, how: str, resource: Resource) -> None:
+        self.metrics.writes.labels(how, resource.kind).inc()
+
+    # What is shown
+
+    def stale(self) -> list[str]:
+        limit_s = self._settings.stale_after_s
+        return [
+            f"{each.resource}: no sign of life for {each.silent_for():.0f} s"
+            for each in self._watchers
+            if each.silent_for() > limit_s
+        ]
+
+    def problems(self) -> list[str]:
+        return [
+            f"{each.resource}: {each.problem}; fix: {each.problem.way_forward}"
+            for each in self._watchers
+            if each.problem is not None
+        ]
+
+    def refresh(self) -> None:
+        metrics, queue = self.metrics, self.workers.queue
+        metrics.leads.set(self._leadership.leads())
+        metrics.framework.set(self.framework.is_watching)
+        metrics.busy.set(queue.busy(elapsed()))
+        metrics.waiting.set(queue.waiting)
+        metrics.failing.set(queue.failing)
+        for each in self._watchers:
+            kind = each.resource.kind
+            metrics.objects.labels(kind).set(len(each.store))
+            metrics.silence.labels(kind).set(each.silent_for())
+            metrics.watching.labels(kind).set(each.synced.is_set() and each.problem is None)
+
+
+async def first_of(*waiting: Awaitable[object]) -> int:
+    """The place of the first that ends; the others are cancelled, and waited for.
+
+    Raises: what the first raised.
+    """
+    tasks = [asyncio.ensure_future(each) for each in waiting]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await _cancelled(tasks)
+    first = next(place for place, task in enumerate(tasks) if task in done)
+    tasks[first].result()
+    return first
+
+
+async def _cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,111 @@
+"""The running operator and approval requests: a decision counts when its seal verifies with a key that admission published."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from sidegate.api.approval_request import ApprovalRequest
+from sidegate.api.text import Timestamp
+from sidegate_operator.handlers.approvals import DECISION_KEYS
+from sidegate_operator.plan.approval import sealed
+from tests.cluster.running.resources import VERSION, settled
+from tests.support.api_server import ApiServer
+from tests.support.cluster_client import ApiError
+from tests.support.running_operator import OperatorAccount, RunningOperator
+from tests.unit.operator.approval_objects import entry, stored_request
+
+
+@pytest.fixture(scope="module")
+def operator(api_server: ApiServer) -> Iterator[RunningOperator]:
+    with RunningOperator(OperatorAccount(api_server)) as running:
+        running.wait_until_leading()
+        yield running
+
+
+def publish(api_server: ApiServer, operator: RunningOperator, key: Ed25519PrivateKey) -> None:
+    """As admission does it."""
+    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    metadata = {
+        "name": DECISION_KEYS,
+        "namespace": operator.account.namespace,
+        "labels": {"app.kubernetes.io/managed-by": "sidegate"},
+    }
+    data = {hashlib.sha256(public).hexdigest()[:16]: base64.b64encode(public).decode()}
+    api_server.admin.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+
+
+def request(api_server: ApiServer, namespace: str, name: str = "ar-1", *, lasts_s: float = 3600.0) -> dict[str, Any]:
+    found = stored_request(name, expiresAt=str(Timestamp.from_epoch(time.time() + lasts_s)))  # noqa: TID251 - what the operator reads
+    metadata = {"name": name, "namespace": namespace}
+    return api_server.admin.create({**found, "metadata": metadata})
+
+
+def decide(api_server: ApiServer, stored: dict[str, Any], key: Ed25519PrivateKey) -> None:
+    """As admission stamps it."""
+    made = entry("dora@example.com", at=time.time())  # noqa: TID251 - what the operator reads
+    unsealed = {**stored, "spec": {**stored["spec"], "decisions": [made]}}
+    read = ApprovalRequest.from_wire(unsealed)
+    made["signature"] = base64.b64encode(key.sign(sealed(read, read.spec.decisions[0]))).decode()
+    api_server.admin.replace({**stored, "spec": {**stored["spec"], "decisions": [made]}})
+
+
+def phase(api_server: ApiServer, namespace: str, name: str = "ar-1") -> str | None:
+    found = api_server.admin.get(VERSION, "ApprovalRequest", name, namespace=namespace).get("status", {})
+    value: str | None = found.get("phase") if found.get("conditions") else None  # the operator's, not the default
+    return value
+
+
+def test_a_sealed_decision_approves(api_server: ApiServer, operator: RunningOperator, namespace: str) -> None:
+    key = Ed25519PrivateKey.generate()
+    publish(api_server, operator, key)
+    stored = request(api_server, namespace)
+    decide(api_server, stored, key)
+    settled(lambda: phase(api_server, namespace) == "Approved", "the approval")
+
+
+def test_a_decision_sealed_with_another_key_doesnt_count_until_that_key_is_published(
+    api_server: ApiServer, operator: RunningOperator, namespace: str
+) -> None:
+    publish(api_server, operator, Ed25519PrivateKey.generate())
+    another = Ed25519PrivateKey.generate()
+    stored = request(api_server, namespace)
+    decide(api_server, stored, another)
+
+    def looked_at() -> bool:
+        found = api_server.admin.get(VERSION, "ApprovalRequest", "ar-1", namespace=namespace)
+        generation: int = found["metadata"]["generation"]
+        return bool(found.get("status", {}).get("observedGeneration") == generation)
+
+    settled(looked_at, "the decision to be looked at")
+    assert api_server.admin.get(VERSION, "ApprovalRequest", "ar-1", namespace=namespace)["status"]["phase"] == "Pending"
+    publish(api_server, operator, another)
+    settled(lambda: phase(api_server, namespace) == "Approved", "the approval")
+
+
+def test_time_ends_a_request_that_nobody_decides(api_server: ApiServer, operator: RunningOperator, namespace: str) -> None:
+    request(api_server, namespace, lasts_s=2.0)
+    settled(lambda: phase(api_server, namespace) == "Expired", "the request to expire")
+
+
+def test_a_request_that_ended_long_ago_goes(api_server: ApiServer, operator: RunningOperator, namespace: str) -> None:
+    stored = request(api_server, namespace)
+    long_ago = str(Timestamp.from_epoch(time.time() - 7200))  # noqa: TID251 - what the operator reads
+    finished = {"type": "Finished", "status": "True", "reason": "Withdrawn", "lastTransitionTime": long_ago}
+    api_server.admin.replace({**stored, "status": {"phase": "Withdrawn", "conditions": [finished]}}, "status")
+
+    def is_gone() -> bool:
+        try:
+            api_server.admin.get(VERSION, "ApprovalRequest", "ar-1", namespace=namespace)
+        except ApiError as error:
+            return error.code == 404
+        return False
+
+    settled(is_gone, "the request to be gone")
