@@ -26,6 +26,7 @@ FIELD_MANAGER: Final = "sidegate-operator"
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 TIMEOUT_S: Final = 30.0
+_CLOSING_S: Final = 0.1
 PAGE: Final = 500  # as client-go's pager
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 # etcd takes requests of 1.5 MiB; an event holds one object, and JSON may double what protobuf stored.
@@ -110,6 +111,7 @@ class ApiClient:
     async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
             await self._session.close()
+            await asyncio.sleep(_CLOSING_S)  # TLS says goodbye in its own time; without it, sockets outlive the loop
 
     # Reading
 
@@ -162,7 +164,11 @@ class ApiClient:
             self._answer("GET", resource.path(namespace), None, "", query, limits) as answer,
             aclosing(self._events(answer)) as events,
         ):
-            yield events
+            try:
+                yield events
+            finally:
+                if answer.connection is not None and answer.connection.transport is not None:
+                    answer.connection.transport.abort()  # there is more to come that nobody wants
 
     async def _events(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[WatchEvent, None]:
         parts: list[bytes] = []  # of a line that isn't whole yet

@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from sidegate_operator.api_client import ApiClient, ApiError, Conflict
@@ -141,22 +141,32 @@ class Operator:
 
     async def _work(self) -> None:
         await asyncio.gather(*(each.synced.wait() for each in self._watchers))
-        await self._prime()
         LOG.info("every kind is listed: %s", ", ".join(f"{len(each.store)} {each.resource}" for each in self._watchers))
+        await self._prime()
+        LOG.info("every target is planned: %d keys have something to do", self.workers.queue.waiting)
         await asyncio.gather(self.framework.run(), self.workers.run())
 
     async def _prime(self) -> None:
-        """Each policy's status is about all of its targets: so all are planned once before the first is written."""
+        """Each policy's status is about all of its targets: so all are planned once before anything is written. Who has nothing to do then
+        isn't looked at again; of a policy's targets the last one knew the reports of all.
+        """
+        self._is_primed = True  # what changes from here on is queued
         for key in self.cluster.targets.store.every_key():
-            with suppress(Exception):  # it is said when its turn comes, and one target never holds up the others
-                self._targets.plan(key)
-            await asyncio.sleep(0)  # the lease is renewed meanwhile; what changes meanwhile is planned again below
-        self._is_primed = True
-        for store in (self.cluster.targets.store, self.cluster.approvals.store):
-            for key in store.every_key():
-                self.workers.add(WorkKey(store.resource, key))
+            try:
+                plan = self._targets.plan(key)
+            except Exception:  # it is said when its turn comes: one target never holds up the others
+                self.workers.add(WorkKey(PROTECTED_TARGETS, key))
+            else:
+                if plan is not None and not plan.is_empty:
+                    self.workers.add(WorkKey(PROTECTED_TARGETS, key))
+                elif plan is not None and plan.look_again_at is not None:
+                    self.workers.add_after(WorkKey(PROTECTED_TARGETS, key), max(0.0, plan.look_again_at - now()))
+            await asyncio.sleep(0)  # the lease is renewed meanwhile
+        for key in self.cluster.approvals.store.every_key():
+            self.workers.add(WorkKey(APPROVAL_REQUESTS, key))
+        reported = {(key.namespace, name) for key, found in self.cluster.reports.items() for name in found}
         for key in self.cluster.policies.store.every_key():
-            if not self.cluster.reported_by(key):
+            if key not in reported:
                 self.workers.add(WorkKey(ACCESS_POLICIES, key))
 
     async def _until_stale(self) -> None:

@@ -75,6 +75,7 @@ class Store:
         self._keep = keep
         self._entries: dict[Key, _Entry] = {}
         self._by_namespace: dict[str, set[Key]] = {}
+        self._sorted: dict[str, tuple[Key, ...]] = {}  # of namespaces whose keys haven't changed since
         self._graves: dict[Key, int] = {}  # deleted above the floor: version of the deletion
         self._floor = 0
 
@@ -93,9 +94,12 @@ class Store:
     def every_key(self) -> list[Key]:
         return list(self._entries)
 
-    def keys_within(self, namespace: str) -> list[Key]:
+    def keys_within(self, namespace: str) -> tuple[Key, ...]:
         """In the order of their names, so that what is made of them is always the same."""
-        return sorted(self._by_namespace.get(namespace, ()))
+        found = self._sorted.get(namespace)
+        if found is None:
+            found = self._sorted[namespace] = tuple(sorted(self._by_namespace.get(namespace, ())))
+        return found
 
     # What was heard
 
@@ -152,11 +156,14 @@ class Store:
         before = self.get(key)
         kept = self._keep(found)
         self._entries[key] = _Entry(version, kept)
-        self._by_namespace.setdefault(key.namespace, set()).add(key)
+        if before is None:
+            self._by_namespace.setdefault(key.namespace, set()).add(key)
+            self._sorted.pop(key.namespace, None)
         self._graves.pop(key, None)
         return Change(self.resource, key, before, kept) if before != kept else None
 
     def _drop(self, key: Key) -> Change | None:
         entry = self._entries.pop(key, None)
         self._by_namespace.get(key.namespace, set()).discard(key)
+        self._sorted.pop(key.namespace, None)
         return Change(self.resource, key, entry.object, None) if entry is not None else None

@@ -137,6 +137,10 @@ class Workers(Generic[K]):
         self.queue.add(key, self._elapsed())
         self._wake.set()
 
+    def add_after(self, key: K, span_s: float) -> None:
+        self.queue.add_after(key, span_s, self._elapsed())
+        self._wake.set()
+
     async def run(self) -> None:
         """Until it is cancelled; what runs then is cancelled too, and waited for."""
         try:

@@ -44,7 +44,7 @@ def test_brings_every_target_up_to_date_and_then_has_nothing_to_do(
         assert statuses == []
     with RunningOperator(account) as again:
         again.wait_until_leading()
-        settled(lambda: again.metric("sidegate_operator_reconcile_seconds_count") >= TARGETS, "every target to be looked at", 60)
+        again.wait_for_line("every target is planned")
         settled(lambda: again.metric("sidegate_operator_queue_busy") == 0, "the queue to be empty", 60)
         assert again.metric("sidegate_operator_writes_total") == 0
 
@@ -55,7 +55,7 @@ def test_one_edit_among_hundreds_writes_what_it_concerns_and_no_more(
     with RunningOperator(account) as operator:
         operator.wait_until_leading()
         wait_for_policies(api_server, full_namespace, policies_for(7), "shop-07", timeout_s=60)
-        settled(lambda: operator.metric("sidegate_operator_reconcile_seconds_count") >= TARGETS, "every target", 60)
+        operator.wait_for_line("every target is planned")
         settled(lambda: operator.metric("sidegate_operator_queue_busy") == 0, "the queue to be empty", 60)
         applied = operator.metric("sidegate_operator_writes_total", how="apply")
         before = gate_config(api_server, full_namespace, "shop-07")
