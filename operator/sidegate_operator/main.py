@@ -1,4 +1,6 @@
-"""`sidegate-operator`: the operator's command line. `run` is the operator; `render` prints what it would apply, without a cluster."""
+"""`sidegate-operator`: the operator's command line. `run` is the operator, `webhook` is admission; `render` prints
+what would be applied, without a cluster.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import yaml
 from sidegate.api.manifests import ManifestError, Manifests, parse_manifests
 from sidegate_operator.plan.gate_config import has_errors, plan_gate_config
 from sidegate_operator.run_command import run
+from sidegate_operator.webhook.command import webhook
 
 _RENDER_HELP = """Print the objects that the operator would apply for these manifests, as YAML.
 
@@ -41,6 +44,7 @@ def main() -> None:
 
 
 main.add_command(run)
+main.add_command(webhook)
 
 
 @main.command(help=_RENDER_HELP, short_help="print what the operator would apply for manifests")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -123,3 +125,12 @@ def test_what_it_cant_start_with_is_said_with_the_fix(arguments: list[str], word
     assert done.exit_code == 2
     assert words in done.output
     assert "; fix: " in done.output
+
+
+def test_admission_is_a_command_of_the_operator_that_loads_no_kopf() -> None:
+    script = (
+        "import sys; from sidegate_operator.main import main; main(['webhook', '--help'], standalone_mode=False);"
+        " sys.exit('kopf' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (shown.returncode, "sidegate-operator webhook --gate-image" in shown.stdout) == (0, True), shown
