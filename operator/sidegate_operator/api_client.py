@@ -43,31 +43,31 @@ class ApiError(Exception):
         self.reason = reason
 
 
-class Unreachable(ApiError):  # noqa: N818 - a state of the world, as the others here
+class Unreachable(ApiError):  # noqa: N818 - a state of the world
     """Nothing, or nothing that can be read, was answered in time. What was asked for may have been done."""
 
 
-class Busy(ApiError):  # noqa: N818
+class Busy(ApiError):  # noqa: N818 - a state of the world
     """It asks to come back later, or has an error of its own: 429, 500, 502, 503, 504."""
 
 
-class Forbidden(ApiError):  # noqa: N818
+class Forbidden(ApiError):  # noqa: N818 - a state of the world
     """Our credentials are refused, or our roles don't grant it: 401, 403."""
 
 
-class NotFound(ApiError):  # noqa: N818
+class NotFound(ApiError):  # noqa: N818 - a state of the world
     """There is no such object, or no such kind: 404."""
 
 
-class Conflict(ApiError):  # noqa: N818
+class Conflict(ApiError):  # noqa: N818 - a state of the world
     """Somebody else was faster, or it exists already: 409."""
 
 
-class Gone(ApiError):  # noqa: N818
+class Gone(ApiError):  # noqa: N818 - a state of the world
     """That version is no longer remembered: 410. List anew."""
 
 
-class Refused(ApiError):  # noqa: N818
+class Refused(ApiError):  # noqa: N818 - a state of the world
     """It will never be done as it was asked for: 400, 422 and the like."""
 
 

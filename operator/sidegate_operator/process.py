@@ -170,7 +170,7 @@ class Operator:
                 self.workers.add(WorkKey(ACCESS_POLICIES, key))
 
     async def _until_stale(self) -> None:
-        while not self.stale():  # noqa: ASYNC110 - nothing happens when nothing happens
+        while not self.stale():  # noqa: ASYNC110 - it looks for what stays away, which sets no event
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _grace_s(self) -> float:
