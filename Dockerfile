@@ -40,6 +40,6 @@ ENTRYPOINT ["/usr/local/bin/sidegate"]
 
 FROM bare AS operator
 COPY --from=operator-files /opt/sidegate /opt/sidegate
-COPY --from=operator-files /usr/local/bin/sidegate-operator /usr/local/bin/sidegate-operator
+COPY --from=operator-files /usr/local/bin/sidegate-operator /usr/local/bin/sidegate /usr/local/bin/
 USER 64802:64802
 ENTRYPOINT ["/usr/local/bin/sidegate-operator"]

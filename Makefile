@@ -23,6 +23,7 @@ test: test-programs test-pure test-compiled test-e2e ## run every test there is,
 
 test-programs: # what Kubernetes tests need, built once where Go is; a node is for root alone. Without it these tests are skipped, or fail in CI
 	@bash tests/cluster/build.sh $$([ "$$(id -u)" = 0 ] && echo node || echo control-plane) >/dev/null || echo "so no test has a Kubernetes" >&2
+	@bash tests/compose/build.sh >/dev/null || echo "so the compose example isn't run" >&2
 
 test-pure: setup ## run every test with the plain Python modules; ARGS="..." goes to pytest
 	$(PY) -m pytest $(PYTEST_OPTIONS) --junitxml=build/tests-plain.xml $(ARGS)

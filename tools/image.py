@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,7 +46,9 @@ POSTGRES_PACKAGES: Final = ("postgresql", "postgresql-client")
 # Numbers that no image of a database uses, so that a gate's user is its own in the pod it shares.
 USERS: Final = {"sidegate": 64801, "sidegate-operator": 64802}
 IMAGES: Final = ("gate", "operator", "postgres")
-COMMANDS: Final = {"gate": ("sidegate", "sidegate.cli.main"), "operator": ("sidegate-operator", "sidegate_operator.main")}
+_GATE: Final = {"sidegate": "sidegate.cli.main"}
+# Each image's commands, the first of which it starts. What `sidegate local` and `sidegate policy` need is in the operator's image alone.
+COMMANDS: Final = {"gate": _GATE, "operator": {"sidegate-operator": "sidegate_operator.main", **_GATE}}
 _KEPT_S: Final = 7 * 24 * 3600  # how long a layer that nothing asks for stays in the cache
 _SCRIPT: Final = """\
 #!/usr/bin/python3 -Iu
@@ -168,7 +170,7 @@ class Workshop:
         inputs = (base.digest, wanted, platform.machine(), _content_of("image_archive.py"))
         return self.layer(f"dependencies-{extra}", inputs, f"the layer of the {extra}'s dependencies", 10, make)
 
-    def project(self, base: Layer, name: str, sources: Sequence[Path], command: str, module: str) -> Layer:
+    def project(self, base: Layer, name: str, sources: Sequence[Path], commands: Mapping[str, str]) -> Layer:
         found = [(path, source) for source in sources for path in sorted(source.rglob("*"))]
         files = [
             (path, str(path.relative_to(source.parent))) for path, source in found if path.is_file() and path.suffix != ".pyc"
@@ -181,14 +183,15 @@ class Workshop:
             for path in site.rglob("*"):
                 path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
             self._compile(base, site)
-            script = root / "usr/local/bin" / command
-            script.parent.mkdir(parents=True)
-            script.write_text(_SCRIPT.format(module=module))
-            script.chmod(0o755)
+            programs = root / "usr/local/bin"
+            programs.mkdir(parents=True)
+            for command, module in commands.items():
+                (programs / command).write_text(_SCRIPT.format(module=module))
+                (programs / command).chmod(0o755)
             return layer_of(root, file)
 
         content = (part for path, name in files for part in (name, path.read_bytes()))
-        inputs = (base.digest, command, module, _SCRIPT, _content_of("image_archive.py"), *content)
+        inputs = (base.digest, json.dumps(commands), _SCRIPT, _content_of("image_archive.py"), *content)
         return self.layer(f"project-{name}", inputs, f"the {name}'s own layer", 1, make)
 
     def _compile(self, base: Layer, site: Path) -> None:
@@ -243,10 +246,10 @@ def _recipe(workshop: Workshop, base: Layer, name: str, *, compiled: bool) -> tu
     sources = [_gate_sources(compiled=compiled)]
     if name == "operator":
         sources.append(ROOT / "operator" / "sidegate_operator")
-    command_name, module = COMMANDS[name]
-    layers = [base, workshop.dependencies(base, name), workshop.project(base, name, sources, command_name, module)]
+    commands = COMMANDS[name]
+    layers = [base, workshop.dependencies(base, name), workshop.project(base, name, sources, commands)]
     user = str(USERS["sidegate" if name == "gate" else "sidegate-operator"])
-    return layers, Settings([f"/usr/local/bin/{command_name}"], user, {"LANG": "C.UTF-8"}, labels=labels)
+    return layers, Settings([f"/usr/local/bin/{next(iter(commands))}"], user, {"LANG": "C.UTF-8"}, labels=labels)
 
 
 def _gate_sources(*, compiled: bool) -> Path:
