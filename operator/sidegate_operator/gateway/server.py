@@ -17,7 +17,6 @@ import contextlib
 import logging
 import ssl
 import traceback
-import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,6 +36,8 @@ from sidegate_operator.gateway.service import Reply, Service, read_body
 from sidegate_operator.gateway.settings import Limits
 
 LOG: Final = logging.getLogger(__name__)
+_QUIET: Final = logging.getLogger(f"{__name__}.http")  # it would quote headers that can't be read, tokens too
+_QUIET.setLevel(logging.CRITICAL + 1)
 _JSON: Final = "application/json"
 _RETRY_AFTER_S: Final = "1"
 
@@ -48,7 +49,7 @@ class Gateway:
     limits: Limits = field(default_factory=Limits)
     count: Callable[[str, int], None] = lambda _action, _status: None
     _busy: Counter[str] = field(default_factory=Counter)
-    _known: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)  # connections on which somebody was
+    _unknown: set[Any] = field(default_factory=set)  # young connections on which nobody was known yet
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request."""
@@ -86,7 +87,7 @@ class Gateway:
             refusal = await self.service.refusal_of(caller, route)
             if refusal is not None:
                 return refusal
-            self._known.add(request.protocol)
+            self._unknown.discard(request.protocol)
             content = await self._body(route, request)
             asked = read_body(route.action, content) if isinstance(content, bytes) else content
             return asked if isinstance(asked, Refusal) else await self.service.answer(caller, route, asked)
@@ -141,6 +142,7 @@ class Gateway:
             request_factory=self._request,
             handler_cancellation=True,  # who went away waits for nothing
             access_log=None,
+            logger=_QUIET,
             keepalive_timeout=75.0,
             auto_decompress=False,  # no gate compresses, and a small body could become a large one
         )
@@ -150,7 +152,8 @@ class Gateway:
                 self.count("connect", 503)
                 return _TurnedAway()
             protocol = server()
-            loop.call_later(self.limits.unknown_s, self._close_if_unknown, weakref.ref(protocol))
+            self._unknown.add(protocol)
+            loop.call_later(self.limits.unknown_s, self._close_if_unknown, protocol)
             return protocol
 
         listener = await loop.create_server(
@@ -172,9 +175,9 @@ class Gateway:
         loop = asyncio.get_running_loop()
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY_BYTES)
 
-    def _close_if_unknown(self, reference: weakref.ref[Any]) -> None:
-        protocol = reference()
-        if protocol is not None and protocol not in self._known and protocol.transport is not None:
+    def _close_if_unknown(self, protocol: Any) -> None:
+        if protocol in self._unknown:
+            self._unknown.discard(protocol)
             protocol.force_close()
 
 
