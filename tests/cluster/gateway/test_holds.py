@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from tests.cluster.gateway.conftest import VERSION, Gateways, gate_pod, new_hold, start_replica, wait_until_serving
-from tests.support.admission import REGISTRATION, refused_with
+from tests.support.admission import DEVELOPERS, REGISTRATION, refused_with
 from tests.support.gate_client import GateClient, Reply
 from tests.support.processes import wait_until
 
 
 def decide(gateways: Gateways, namespace: str, name: str, decision: str = "Approved", by: str = "chief") -> None:
     """As `kubectl patch` does it."""
-    person = gateways.api.admin.acting_as(by, ["system:authenticated"])
+    person = gateways.api.admin.acting_as(by, [DEVELOPERS])
     person.merge_patch(VERSION, "ApprovalRequest", name, {"spec": {"decision": decision}}, namespace=namespace)
 
 
