@@ -5,18 +5,14 @@ A decision counts when its seal verifies with a key that admission publishes. No
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from sidegate.api.approval_request import ApprovalRequest, Decision
 from sidegate.api.meta import ConditionStatus
+from sidegate.gateway.seals import is_sealed
 from sidegate_operator.apply import Writer
 from sidegate_operator.cluster import Cluster, Unreadable, WorkKey
 from sidegate_operator.plan.approval import sealed
@@ -47,20 +43,7 @@ def is_genuine(request: ApprovalRequest, decision: Decision, cluster: Cluster, n
     """`namespace`: the operator's."""
     published = cluster.stores[CONFIG_MAPS].get(Key(namespace, DECISION_KEYS))
     data = published.get("data") if published is not None else None
-    try:
-        signature = base64.b64decode(decision.signature or "", validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    content = sealed(request, decision)
-    return any(_verifies(text, signature, content) for text in (data or {}).values())
-
-
-def _verifies(key: object, signature: bytes, content: bytes) -> bool:
-    try:
-        Ed25519PublicKey.from_public_bytes(base64.b64decode(str(key), validate=True)).verify(signature, content)
-    except (InvalidSignature, binascii.Error, ValueError):
-        return False
-    return True
+    return is_sealed(sealed(request, decision), decision.signature, (data or {}).values())
 
 
 @dataclass(frozen=True, slots=True)
