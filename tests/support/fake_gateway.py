@@ -253,7 +253,7 @@ class FakeGateway:
         self, operation: str, answer: Callable[[web.Request], Coroutine[Any, Any, web.Response]]
     ) -> Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            response = self._refused(request)
+            response: web.StreamResponse | None = self._refused(request)
             fault = self.faults.get(operation)
             if response is None and fault in (None, Fault.LOSE_ANSWER):
                 try:
@@ -316,7 +316,7 @@ class FakeGateway:
             before = self.objects.get(asked.name)
             wire = self._wire(request, asked)
             try:
-                made = ApprovalRequest.from_wire(wire).to_wire()
+                made: dict[str, Any] = dict(ApprovalRequest.from_wire(wire).to_wire())
             except ValueError as error:
                 return problem(422, "Unusable", str(error)[:500])
             if before is not None:

@@ -86,6 +86,10 @@ class _Seen:
     doubt: str = ""
 
 
+class _NotTakenError(ApprovalUnavailable):
+    """A claim that never arrived: the approval is still there."""
+
+
 class GatewayApprovals(ApprovalBackend):
     """An `ApprovalBackend` over the gateway. `random_bytes(n)` and `clock()` are the caller's."""
 
@@ -97,7 +101,8 @@ class GatewayApprovals(ApprovalBackend):
         self._clock = clock
         self._random_bytes = random_bytes
         self._patience = patience
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, Asked] = {}  # by name
+        self._used: dict[str, None] = {}  # by uid: what this gate has tried to take
 
     # ---- asking -------------------------------------------------------------------------------------------------------------------
 
@@ -129,7 +134,10 @@ class GatewayApprovals(ApprovalBackend):
         for held, keys in await self._find(request):
             if held.phase is Phase.APPROVED and (asked := self._counterpart(request, held)) is not None:
                 judged = self._judged(held, keys, asked)
-                if judged.standing is Standing.APPROVED and (taken := await self._claim(asked)) is not None:
+                if judged.standing is not Standing.APPROVED:
+                    continue
+                taken = await self._claim(asked)
+                if taken is not None and taken.phase is Phase.APPROVED:
                     self._remember(asked)
                     return taken
         return None
@@ -231,7 +239,22 @@ class GatewayApprovals(ApprovalBackend):
             return judge(asked, held, keys, self._clock())
 
     async def _claim(self, asked: Asked) -> Verdict | None:
-        """The approval, taken by this gate and by nobody else; None when there is none to take."""
+        """The approval, taken by this gate and by nobody else; EXECUTED when this gate took it before; None when there is none to take."""
+        if asked.uid in self._used:
+            return Verdict(Phase.EXECUTED, asked.name, (), "", asked.expires_at, asked.expires_at, asked.rows)
+        # Before it is asked for, not after: nothing that happens to an object makes one approval of it two.
+        self._used[asked.uid] = None
+        _forget_oldest(self._used)
+        try:
+            taken = await self._taken(asked)
+        except _NotTakenError as error:
+            del self._used[asked.uid]
+            raise ApprovalUnavailable(str(error), error.way_forward) from error
+        if taken is None:
+            del self._used[asked.uid]
+        return taken
+
+    async def _taken(self, asked: Asked) -> Verdict | None:
         body = msgspec.json.encode(Claim(uid=asked.uid, fingerprint=asked.fingerprint))
         for_s = min(self._patience.asking_s, asked.expires_at - self._clock())
         answer = await self._ask("POST", self._path(asked, "holds", asked.name, "claim"), body, for_s, claims=asked.name)
@@ -310,7 +333,8 @@ class GatewayApprovals(ApprovalBackend):
         except TimeoutError:
             if claims and is_asking:
                 raise self._lost(claims, str(problem)) from problem
-            raise ApprovalUnavailable(f"the operator's gateway can't be asked: {problem}", problem.way_forward) from problem
+            kind = _NotTakenError if claims else ApprovalUnavailable
+            raise kind(f"the operator's gateway can't be asked: {problem}", problem.way_forward) from problem
 
     def _next_pause(self, pause: float) -> float:
         return min(self._patience.longest_pause_s, pause * 2 if pause else self._patience.first_pause_s)
@@ -347,8 +371,7 @@ class GatewayApprovals(ApprovalBackend):
     def _remember(self, asked: Asked) -> None:
         self._asked.pop(asked.name, None)
         self._asked[asked.name] = asked
-        while len(self._asked) > MAX_REMEMBERED:
-            del self._asked[next(iter(self._asked))]
+        _forget_oldest(self._asked)
 
     def _lost(self, name: str, why: str) -> ApprovalUnavailable:
         return ApprovalUnavailable(
@@ -368,6 +391,11 @@ class GatewayApprovals(ApprovalBackend):
         problem = _problem(answer)
         said = plain(problem.way_forward)[:_MAX_SAID] if problem is not None else ""
         return f"{said or 'see what the operator logs'} (gateway {self._client.place})"
+
+
+def _forget_oldest(known: dict[str, T]) -> None:
+    while len(known) > MAX_REMEMBERED:
+        del known[next(iter(known))]
 
 
 def _expired(asked: Asked) -> Verdict:
