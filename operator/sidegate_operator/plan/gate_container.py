@@ -109,9 +109,9 @@ def gate_parts(target: ProtectedTarget, settings: GateSettings, extra: Mapping[s
             {"name": "sidegate-health", "containerPort": settings.health_port, "protocol": "TCP"},
         ],
         "resources": {"limits": resources, "requests": dict(resources)},
-        # `/live` answers as soon as the gate listens. `/started` waits for a config too, and until a sidecar has started, the
-        # database beside it doesn't: a missing config must not be what keeps it down.
-        "startupProbe": {**http_get("/live", settings), "periodSeconds": 1, "failureThreshold": 30, "timeoutSeconds": 1},
+        # Until a sidecar has started, the database beside it doesn't. `/started` asks for the listener alone: a missing config must
+        # not be what keeps it down.
+        "startupProbe": {**http_get("/started", settings), "periodSeconds": 1, "failureThreshold": 30, "timeoutSeconds": 1},
         "livenessProbe": {**http_get("/live", settings), "periodSeconds": 10, "failureThreshold": 3, "timeoutSeconds": 5},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -129,7 +129,11 @@ def gate_parts(target: ProtectedTarget, settings: GateSettings, extra: Mapping[s
         **extra,
     }
     if settings.gateway:
-        container["env"] = [{"name": "SIDEGATE_GATEWAY", "value": settings.gateway}]
+        container["env"] = [
+            {"name": "SIDEGATE_GATEWAY", "value": settings.gateway},
+            # so that it can report that it has no config
+            {"name": "SIDEGATE_TARGET", "value": f"{target.metadata.namespace}/{target.metadata.name}"},
+        ]
     return GateParts(container, volumes)
 
 

@@ -265,10 +265,10 @@ class Relay:
 
     async def _verdict(self, request: HoldRequest) -> Verdict:
         services, approvals = self._services, self._services.approvals
-        grant = await approvals.take_grant(request.fingerprint, request.requester_key, services.now())
+        grant = await approvals.take_grant(request, services.now())
         if grant is not None:
             return grant
-        name = await approvals.find_pending(request.fingerprint, request.requester_key, services.now())
+        name = await approvals.find_pending(request, services.now())
         joined = name is not None
         if name is None:
             name = await approvals.submit(request, services.now())

@@ -90,7 +90,7 @@ def test_requests_equal_limits_so_that_a_guaranteed_pod_stays_one() -> None:
 def test_the_gates_readiness_is_not_the_pods() -> None:
     gate = gate_of(injected(PLAIN, TARGET))
     assert "readinessProbe" not in gate
-    assert gate["startupProbe"]["httpGet"]["path"] != "/started"  # it waits for a config, and the database would with it
+    assert gate["startupProbe"]["httpGet"]["path"] == "/started"  # of its listener alone: the database waits for it
 
 
 def test_the_gate_alone_gets_secrets_and_tokens() -> None:
