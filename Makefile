@@ -42,6 +42,7 @@ lint: setup ## check style, types, layers, file names and that generated files a
 	$(PY) tools/write_crds.py --check
 	$(PY) tools/write_admission.py --check
 	$(PY) tools/write_chart.py --check
+	$(PY) tools/write_dashboard.py --check
 	.venv/bin/lint-imports --no-logo
 
 format: setup ## put the code into the house's form
@@ -68,6 +69,7 @@ docs: setup ## write the documents that are made from code
 chart: setup ## write the chart's templates that are made from code: CRDs, roles, admission
 	$(PY) tools/write_crds.py
 	$(PY) tools/write_chart.py
+	$(PY) tools/write_dashboard.py
 	$(PY) tools/write_admission.py
 
 image: setup ## make the images of gate and operator without Docker, as root on Debian; FRESH=1 with new updates, COMPILED=1, NAMES="..."
