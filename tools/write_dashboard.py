@@ -36,7 +36,7 @@ class Row:
 
 
 _LAG: Final = "histogram_quantile(0.99, sum by (le) (rate({}_bucket[$__rate_interval])))"
-_CONDITIONS: Final = 'sum by (condition, status) (sidegate_operator_conditions{{kind="{}"}})'
+_CONDITIONS: Final = 'max by (condition, status) (sidegate_operator_conditions{{kind="{}"}})'
 
 ROWS: Final = (
     Row(
@@ -44,7 +44,7 @@ ROWS: Final = (
         (
             Panel("Operator leads", (("", "max(sidegate_operator_leader)"),), kind="stat"),
             Panel("Webhook replicas ready", (("", "sum(sidegate_admission_ready)"),), kind="stat"),
-            Panel("Approval requests", (("{{phase}}", "sum by (phase) (sidegate_operator_requests)"),), kind="stat"),
+            Panel("Approval requests", (("{{phase}}", "max by (phase) (sidegate_operator_requests)"),), kind="stat"),
             Panel("Targets by condition", (("{{condition}} {{status}}", _CONDITIONS.format("ProtectedTarget")),)),
             Panel("Policies by condition", (("{{condition}} {{status}}", _CONDITIONS.format("AccessPolicy")),)),
             Panel(
