@@ -7,7 +7,7 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-pure test-compiled lint format fuzz bench compile crds docs clean
+.PHONY: help setup demo test test-pure test-compiled lint format fuzz bench compile crds docs chart clean
 .PHONY: image test-e2e test-programs cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
@@ -41,6 +41,9 @@ lint: setup ## check style, types, layers, file names and that generated files a
 	$(PY) tools/check_names.py
 	$(PY) tools/write_docs.py --check
 	$(PY) tools/write_crds.py --check
+	$(PY) tools/write_admission.py --check
+	$(PY) tools/write_chart.py --check
+	$(PY) tools/write_dashboard.py --check
 	.venv/bin/lint-imports --no-logo
 
 format: setup ## put the code into the house's form
@@ -63,6 +66,12 @@ crds: setup ## write the custom resource definitions and their reference pages f
 docs: setup ## write the documents that are made from code
 	$(PY) tools/write_docs.py
 	$(PY) tools/write_crds.py
+
+chart: setup ## write the chart's templates that are made from code: CRDs, roles, admission
+	$(PY) tools/write_crds.py
+	$(PY) tools/write_chart.py
+	$(PY) tools/write_dashboard.py
+	$(PY) tools/write_admission.py
 
 image: setup ## make the images of gate and operator without Docker, as root on Debian; FRESH=1 with new updates, COMPILED=1, NAMES="..."
 	@$(PY) -m tools.image $(if $(FRESH),--fresh) $(if $(COMPILED),--compiled) $(NAMES)

@@ -41,8 +41,8 @@ def _names(*kinds: Resource) -> tuple[str, ...]:
     return tuple(sorted({name for resource, name in guard_keys("any") if resource in kinds}))
 
 
-_SEE: Final = ("get", "list", "watch")
-_MAKE: Final = (*_SEE, "create", "patch", "delete")
+_SEE: Final = ("list", "watch")  # all of a kind: what it knows of one object it has from there
+_MAKE: Final = ("get", *_SEE, "create", "patch", "delete")  # get: whose an object is that has the name of one to be made
 
 CLUSTER: Final = (
     Permission(GROUP, ("protectedtargets", "accesspolicies"), _SEE, "they are what gates' rules are made of"),

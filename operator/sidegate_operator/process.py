@@ -33,6 +33,7 @@ from sidegate_operator.gateway.running import RunningGateway, Surroundings
 from sidegate_operator.handlers import approvals, pods, policies, targets
 from sidegate_operator.health import Metrics, Pages, serving
 from sidegate_operator.lease import Election, Leadership
+from sidegate_operator.observed import by_condition, by_phase
 from sidegate_operator.plan.beside import objects_beside
 from sidegate_operator.resources import (
     ACCESS_POLICIES,
@@ -334,6 +335,16 @@ class Operator:
             metrics.objects.labels(kind).set(len(each.store))
             metrics.silence.labels(kind).set(each.silent_for())
             metrics.watching.labels(kind).set(each.synced.is_set() and each.problem is None)
+        self._count_observed()
+
+    def _count_observed(self) -> None:
+        self.metrics.conditions.clear()  # what nothing has any more is 0 for nobody
+        for resource in (PROTECTED_TARGETS, ACCESS_POLICIES):
+            for (condition, status), count in by_condition(self.cluster.stores[resource].all()).items():
+                self.metrics.conditions.labels(resource.kind, condition, status).set(count)
+        self.metrics.requests.clear()
+        for phase, count in by_phase(self.cluster.stores[APPROVAL_REQUESTS].all()).items():
+            self.metrics.requests.labels(phase).set(count)
 
 
 async def first_of(*waiting: Awaitable[object]) -> int:

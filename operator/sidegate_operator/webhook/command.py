@@ -27,7 +27,7 @@ from sidegate_operator.webhook.certificates import CertificateKeeper, Places
 from sidegate_operator.webhook.decide_approval import Seal
 from sidegate_operator.webhook.deciders import deciders
 from sidegate_operator.webhook.decision_key import DecisionKey, fetch_decision_key
-from sidegate_operator.webhook.server import Admission, Limits, serve
+from sidegate_operator.webhook.server import Admission, Limits, Metrics, serve
 
 LOG: Final = logging.getLogger(__name__)
 _API_TIMEOUT_S: Final = 3.0  # within the budget of one review
@@ -97,12 +97,14 @@ async def run(api: ApiClient, settings: Settings, stop: asyncio.Event) -> None:
     """Until `stop` is set."""
     serving = Serving(CertificateKeeper(api, settings.places, settings.lifetimes))
     tls = listening_context(settings.client_authority)
+    metrics = Metrics()
 
     async def refresh() -> None:
         held = await serving.keeper.keep(clock.now())
         if held.serving != (serving.tls_of.serving if serving.tls_of else None):
             load_chain(tls, held.serving.certificate, held.serving.key)
         serving.tls_of = held
+        metrics.certificate_ends.set(held.serving.not_after)
         try:
             serving.key = await fetch_decision_key(api, settings.places.namespace)
         except ApiError as error:  # pods get their gates all the same; without any key, decisions are refused
@@ -130,6 +132,7 @@ async def run(api: ApiClient, settings: Settings, stop: asyncio.Event) -> None:
         deciders(api, settings.places.namespace, clock.now, serving.seal, settings.gate),
         serving.readiness,
         settings.limits,
+        metrics,
         needs_client_certificate=settings.client_authority is not None,
     )
     refreshing = asyncio.create_task(refresh_again_and_again())
