@@ -33,11 +33,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.helm import helm  # noqa: E402
-
 from examples.cluster_people import Person, kubeconfig_for  # noqa: E402 - the repository's root has to be on the path first
 from examples.screen import DIM, PLAIN, TourError, expect, heading, show  # noqa: E402
 from tests.support.cluster_node import Cluster, ClusterError, ClusterImage, made_images, running_cluster  # noqa: E402
+from tests.support.helm import HelmError, helm  # noqa: E402
 
 WAIT_S = 120.0
 SHOP, ASSISTANTS, SIDEGATE = "shop", "assistants", "sidegate-system"
@@ -277,7 +276,7 @@ def install(stack: ExitStack, stage: Stage, images: Mapping[str, ClusterImage]) 
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SIDEGATE}}
     namespace["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}  # type: ignore[index]
     stage.cluster.client.apply(namespace)
-    values = {"operator": {"image": images["operator"].name}, "gate": {"image": gate}}
+    values = {"operator": {"image": images["operator"].name}, "gate": {"image": gate}, "gateway": {"enabled": True}}
     helm(stage.cluster.kubeconfig, SIDEGATE, "install", "sidegate", ROOT / "charts" / "sidegate", values, home=stage.state)
     stack.callback(helm, stage.cluster.kubeconfig, SIDEGATE, "uninstall", "sidegate", home=stage.state)
     for name in ("sidegate-operator", "sidegate-webhook"):
@@ -412,7 +411,7 @@ def main() -> int:
             heading(f"The tour is over: every step brought what it must, in {time.monotonic() - began:.0f} s")
             if options.keep:
                 keep_up(stage)
-    except (TourError, ClusterError, subprocess.TimeoutExpired, urllib.error.URLError) as error:
+    except (TourError, ClusterError, HelmError, subprocess.TimeoutExpired, urllib.error.URLError) as error:
         print(f"\nthe tour failed: {error}", file=sys.stderr)
         return 1
     finally:
