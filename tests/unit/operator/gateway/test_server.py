@@ -46,11 +46,13 @@ class Listening:
 
     async def ask(self, text: str, body: bytes = b"") -> tuple[int, dict[str, Any]]:
         reader, writer = await self.connect()
-        writer.write(text.encode() + body)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = next((int(each.split(":")[1]) for each in head.splitlines() if each.lower().startswith("content-length")), 0)
-        content = await reader.readexactly(length)
-        writer.close()
+        try:
+            writer.write(text.encode() + body)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next((int(each.split(":")[1]) for each in head.splitlines() if each.lower().startswith("content-length")), 0)
+            content = await reader.readexactly(length)
+        finally:
+            writer.close()
         return int(head.split()[1]), json.loads(content) if content else {}
 
 
