@@ -278,6 +278,18 @@ class ApiClient:
         return self._tls[1]
 
 
+async def read_or_none(api: ApiClient, resource: Resource, namespace: str | None, name: str) -> Object | None:
+    """The object as it is now, None when there is none.
+
+    Raises:
+        ApiError: it can't be read.
+    """
+    try:
+        return await api.get(resource, namespace, name)
+    except NotFound:
+        return None
+
+
 def error_of(code: int, reason: str, message: str) -> ApiError:
     """The error for a Status that the API server answered with, or sent in a watch."""
     kind, way_forward = _ERRORS.get(code, (Refused, "see what the API server says, and mend the object"))

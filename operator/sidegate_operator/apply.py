@@ -1,8 +1,10 @@
-"""The only writer to the API: carries a plan out, as our own field manager, and only while we lead.
+"""The only writer to the API: carries a plan out, as our own field manager, and only while we may: a leader while it leads.
 
 Rules it keeps:
-- Before each request it asks whether we still lead. Who has lost the lease writes nothing more.
-- What the API server answers goes into the store at once: the next plan sees what this one did, without waiting for the watch.
+- Before each request it asks whether we may still write. Who has lost the lease writes nothing more. What every replica does for gates, an
+  approval request made and its status moved on at one resourceVersion, asks for no lease.
+- What the API server answers goes into the store at once: the next plan sees what this one did, without waiting for the watch. The watch
+  has no news of it then: who must know is told by `saw`.
 - A status is written only over the version that it was planned for; somebody else's change is a `Conflict`, and it is planned anew. A pod
   is annotated, and an object removed, by its uid: never a namesake.
 - What is gone meanwhile needs nothing any more. That an event couldn't be written is said, and holds nothing up.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +25,7 @@ from sidegate_operator.api_client import FIELD_MANAGER, ApiClient, ApiError, Con
 from sidegate_operator.clock import micro_timestamp
 from sidegate_operator.plan.reconcile import Event, ObjectKey, Plan, PodAnnotation, StatusPatch
 from sidegate_operator.resources import KNOWN, PODS, Object, Resource, resource_of
-from sidegate_operator.store import Key, Store
+from sidegate_operator.store import Change, Key, Store
 
 LOG: Final = logging.getLogger(__name__)
 _BY_KIND: Final = {each.kind: each for each in KNOWN}
@@ -45,6 +48,7 @@ class Writer:
     now: Callable[[], float]
     identity: str
     wrote: Callable[[str, Resource], None] = lambda _how, _resource: None
+    saw: Callable[[Change], None] = lambda _change: None
 
     async def carry_out(self, plan: Plan, namespace: str) -> None:
         """In the order that keeps it true: objects, gates told, status, events.
@@ -65,16 +69,34 @@ class Writer:
             await self._tell(event, namespace)
 
     async def patch_status(self, status: StatusPatch, namespace: str) -> None:
+        with suppress(NotFound):
+            await self.write_status(status, namespace)
+
+    async def write_status(self, status: StatusPatch, namespace: str) -> Object:
+        """The object as it is then.
+
+        Raises:
+            NotFound: it is gone.
+            Conflict: it is at another version than the one it was planned for.
+        """
         resource = _BY_KIND[status.key.kind]
         precondition = {"metadata": {"resourceVersion": status.resource_version}} if status.resource_version else {}
         self._ask_leave("status", resource)
-        try:
-            answer = await self.client.merge_patch(
-                resource, namespace, status.key.name, {**status.patch, **precondition}, "status"
-            )
-        except NotFound:
-            return
+        answer = await self.client.merge_patch(resource, namespace, status.key.name, {**status.patch, **precondition}, "status")
         self._seen(resource, answer)
+        return answer
+
+    async def create_object(self, wanted: Object) -> Object:
+        """The object as it is then.
+
+        Raises:
+            Conflict: the name is taken.
+        """
+        resource = resource_of(wanted)
+        self._ask_leave("create", resource)
+        answer = await self.client.create(wanted)
+        self._seen(resource, answer)
+        return answer
 
     async def remove_object(self, resource: Resource, found: Object) -> None:
         """This very object, if it is still there."""
@@ -144,5 +166,6 @@ class Writer:
 
     def _seen(self, resource: Resource, answer: Object) -> None:
         store = self.stores.get(resource)
-        if store is not None:
-            store.seen(answer)
+        change = store.seen(answer) if store is not None else None
+        if change is not None:
+            self.saw(change)

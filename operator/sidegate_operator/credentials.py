@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import ssl
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,8 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import yaml
+
+from sidegate_operator.serving.tls import load_chain
 
 ACCOUNT_DIR: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _MAX_FILE_BYTES: Final = 1024 * 1024
@@ -134,7 +134,7 @@ class Credentials:
         try:
             context = ssl.create_default_context(cadata=authority.decode("ascii") if authority is not None else None)
             if self.certificate is not None and self.key is not None:
-                _load(context, self.certificate, self.key)
+                load_chain(context, self.certificate, self.key)
         except (ssl.SSLError, ValueError, OSError) as problem:
             raise CredentialsError(f"the certificates for `{self.url}` can't be used: {problem}", "give them as PEM") from problem
         return context
@@ -168,19 +168,3 @@ def _read(file: Path) -> bytes:
         raise CredentialsError(
             f"`{file}` can't be read: {problem.strerror}", "see that it is there for this process"
         ) from problem
-
-
-def _load(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """`ssl` reads files alone; where the system has files without a name, the key never reaches a disk."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("client-certificate")
-        try:
-            os.write(descriptor, certificate.rstrip() + b"\n" + key)
-            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-        finally:
-            os.close(descriptor)
-        return
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(certificate.rstrip() + b"\n" + key)
-        file.flush()
-        context.load_cert_chain(file.name)

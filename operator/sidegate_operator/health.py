@@ -46,6 +46,18 @@ class Metrics:
             "sidegate_operator_reconcile_failures", "Reconciles that failed", ["kind"], registry=self.registry
         )
         self.writes: Final = Counter("sidegate_operator_writes", "Requests that write", ["how", "kind"], registry=self.registry)
+        self.guarded: Final = Gauge(
+            "sidegate_operator_guarded", "Whether decisions are guarded, so that new holds are taken", registry=self.registry
+        )
+        self.gates: Final = Gauge(
+            "sidegate_operator_gates", "Gates that report to this operator", ["version"], registry=self.registry
+        )
+        self.waiting_gates: Final = Gauge(
+            "sidegate_gateway_waiting", "Requests that wait for a hold to change", registry=self.registry
+        )
+        self.answers: Final = Counter(
+            "sidegate_gateway_answers", "Answers to gates", ["action", "status"], registry=self.registry
+        )
         self.framework: Final = Gauge(
             "sidegate_operator_kopf_watching", "Whether kopf watches every kind", registry=self.registry
         )

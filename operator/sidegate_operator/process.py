@@ -1,6 +1,8 @@
-"""`sidegate-operator run`: stands by, leads, and ends.
+"""`sidegate-operator run`: watches and serves gates, stands by, leads, and ends.
 
 Rules it keeps:
+- Watches and the gateway run in every replica from the start: a hold that one replica served, another serves on. Reconciling and kopf are
+  the leader's alone.
 - Nothing is reconciled before every kind was listed once: a policy that isn't seen yet must not look like one that was deleted.
 - Who loses the lease ends the process, and is ended by a timer should that take too long; until then the writer writes nothing. A restart
   stands by again: nothing of an earlier leadership is ever carried over.
@@ -25,7 +27,9 @@ from sidegate_operator.apply import NotLeading, Writer
 from sidegate_operator.clock import elapsed, now
 from sidegate_operator.cluster import KINDS, OWNED, Cluster, WorkKey
 from sidegate_operator.credentials import Credentials
+from sidegate_operator.decision_keys import DECISION_KEYS
 from sidegate_operator.framework import FILTERED, Framework
+from sidegate_operator.gateway.running import RunningGateway, Surroundings
 from sidegate_operator.handlers import approvals, pods, policies, targets
 from sidegate_operator.health import Metrics, Pages, serving
 from sidegate_operator.lease import Election, Leadership
@@ -41,7 +45,7 @@ from sidegate_operator.resources import (
     Resource,
 )
 from sidegate_operator.settings import Settings
-from sidegate_operator.store import Change
+from sidegate_operator.store import Change, Key
 from sidegate_operator.watcher import Watcher
 from sidegate_operator.work_queue import Pace, Workers
 
@@ -76,10 +80,8 @@ async def run(settings: Settings, credentials: Credentials) -> int:
         pages = Pages(operator.metrics, operator.stale, operator.problems, operator.refresh)
         async with serving(pages, settings.health_host, settings.health_port) as port:
             LOG.info("health and metrics on port %s; standing by as `%s`", port, settings.identity)
-            if await first_of(stop.wait(), leadership.until_leading()) == 0:
-                return ENDED
-            LOG.info("leading")
-            return await operator.lead(stop)
+            async with operator.serving_gates(stop):
+                return await operator.live(stop)
 
 
 class Operator:
@@ -98,8 +100,12 @@ class Operator:
         ]
         self._is_primed = False
         self.deadline: threading.Timer | None = None  # once the lease is lost
-        writer = Writer(client, self.cluster.stores, leadership.leads, now, settings.identity, self._count_write)
-        self._targets = targets.TargetWork(self.cluster, writer, now, objects_beside(settings.gate))
+        stores = self.cluster.stores
+        writer = Writer(client, stores, leadership.leads, now, settings.identity, self._count_write, self._tell_waiting)
+        self.gateway: Final = self._gateway_of(settings, client) if settings.gateway is not None else None
+        self._gateway_ends: asyncio.Task[None] | None = None
+        gates = self.gateway or targets.NoGates()
+        self._targets = targets.TargetWork(self.cluster, writer, now, objects_beside(settings.gate), gates=gates)
         self._works: dict[Resource, Callable[[Any], Awaitable[float | None]]] = {
             PROTECTED_TARGETS: self._targets.reconcile,
             ACCESS_POLICIES: policies.PolicyWork(self.cluster, writer, now).reconcile,
@@ -107,15 +113,68 @@ class Operator:
         }
         self.workers: Final = Workers(self._reconcile, Pace(limit=settings.workers), elapsed, self._say)
 
+    def _gateway_of(self, settings: Settings, client: ApiClient) -> RunningGateway:
+        """Its writer needs no lease: what it writes for gates is decided by a resource version alone."""
+        writer = Writer(client, self.cluster.stores, lambda: True, now, settings.identity, self._count_write, self._changed)
+        around = Surroundings(
+            cluster=self.cluster,
+            writer=writer,
+            namespace=settings.namespace,
+            now=now,
+            elapsed=elapsed,
+            synced=[each.synced for each in self._watchers],
+            wake=self._wake,
+            wake_all=self._wake_all,
+            count=lambda action, status: self.metrics.answers.labels(action, str(status)).inc(),
+        )
+        assert settings.gateway is not None
+        return RunningGateway(settings.gateway, around)
+
+    # Every replica
+
+    @asynccontextmanager
+    async def serving_gates(self, stop: asyncio.Event) -> AsyncIterator[None]:
+        """The watches, and the gateway over them."""
+        tasks = [asyncio.create_task(each.run(), name=f"watch {each.resource}") for each in self._watchers]
+        if self.gateway is not None:
+            self._gateway_ends = asyncio.create_task(self.gateway.run(stop), name="gateway")
+            tasks.append(self._gateway_ends)
+        try:
+            yield
+        finally:
+            if self._gateway_ends is not None and stop.is_set():
+                await asyncio.wait([self._gateway_ends], timeout=self._grace_s())  # it answers those who wait
+            await _cancelled(tasks)
+
+    async def live(self, stop: asyncio.Event) -> int:
+        """Stand by, then lead."""
+        ends = [stop.wait(), self._leadership.until_leading(), self._until_stale(), self._until_gateway_ends()]
+        at = await first_of(*ends)
+        if at == 0:
+            return ENDED
+        if at != 1:
+            LOG.error("ending: %s", self._why("blind" if at == 2 else "the gateway ended"))
+            return FAILED
+        LOG.info("leading")
+        return await self.lead(stop)
+
+    async def _until_gateway_ends(self) -> None:
+        """Raises: what it ended with."""
+        if self._gateway_ends is None:
+            await asyncio.Event().wait()
+        else:
+            await asyncio.shield(self._gateway_ends)
+
     # Leading
 
     async def lead(self, stop: asyncio.Event) -> int:
-        async with self._running():
+        async with self._leading():
             ends = {
                 "told to end": stop.wait(),
                 "lease lost": self._leadership.until_lost(),
                 "blind": self._until_stale(),
                 "reconciling ended": self._work(),
+                "the gateway ended": self._until_gateway_ends(),
             }
             at = await first_of(*ends.values())
             if at == 0:
@@ -128,15 +187,11 @@ class Operator:
         return ENDED if at == 0 else FAILED
 
     @asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
-        """The watches; and afterwards kopf is over too."""
-        tasks = [asyncio.create_task(each.run(), name=f"watch {each.resource}") for each in self._watchers]
+    async def _leading(self) -> AsyncIterator[None]:
+        """Afterwards kopf is over."""
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             if not await self.framework.stopped(self._grace_s()):
                 LOG.error("kopf didn't end in time")
 
@@ -198,15 +253,25 @@ class Operator:
         if change is not None:
             self._changed(change)
 
+    def _wake(self, target: Key) -> None:
+        if self._is_primed:
+            self.workers.add(WorkKey(PROTECTED_TARGETS, target))
+
+    def _wake_all(self) -> None:
+        for key in self.cluster.targets.store.every_key():
+            self._wake(key)
+
+    def _tell_waiting(self, change: Change) -> None:
+        if self.gateway is not None:
+            self.gateway.heard(change, Key(self._settings.namespace, DECISION_KEYS))
+
     def _changed(self, change: Change) -> None:
+        self._tell_waiting(change)
         if not self._is_primed:
             return  # everything is looked at once all is listed
         for key in _CONCERNED[change.resource](change, self.cluster):
             self.workers.add(key)
-        if change.resource is CONFIG_MAPS and (change.key.namespace, change.key.name) == (
-            self._settings.namespace,
-            approvals.DECISION_KEYS,
-        ):
+        if change.resource is CONFIG_MAPS and change.key == Key(self._settings.namespace, DECISION_KEYS):
             for key in approvals.all_open(self.cluster):
                 self.workers.add(key)
 
@@ -243,11 +308,14 @@ class Operator:
         ]
 
     def problems(self) -> list[str]:
-        return [
+        problems = [
             f"{each.resource}: {each.problem}; fix: {each.problem.way_forward}"
             for each in self._watchers
             if each.problem is not None
         ]
+        if self.gateway is not None and self.gateway.problem is not None:
+            problems.append(f"gateway: {self.gateway.problem}; fix: nothing, or see the log for what keeps it")
+        return problems
 
     def refresh(self) -> None:
         metrics, queue = self.metrics, self.workers.queue
@@ -256,6 +324,12 @@ class Operator:
         metrics.busy.set(queue.busy(elapsed()))
         metrics.waiting.set(queue.waiting)
         metrics.failing.set(queue.failing)
+        if self.gateway is not None:
+            metrics.guarded.set(self.gateway.guarding.unguarded is None)
+            metrics.waiting_gates.set(len(self.gateway.waiting))
+            metrics.gates.clear()
+            for version, count in self.gateway.reports.versions().items():
+                metrics.gates.labels(version).set(count)
         for each in self._watchers:
             kind = each.resource.kind
             metrics.objects.labels(kind).set(len(each.store))

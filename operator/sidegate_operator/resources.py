@@ -54,6 +54,7 @@ DISRUPTION_BUDGETS: Final = Resource("policy", "v1", "poddisruptionbudgets", "Po
 EVENTS: Final = Resource("events.k8s.io", "v1", "events", "Event")
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 SECRETS: Final = Resource("", "v1", "secrets", "Secret")
+TOKEN_REVIEWS: Final = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", is_namespaced=False)
 _REGISTRATION: Final = "admissionregistration.k8s.io"
 MUTATING_WEBHOOKS: Final = Resource(
     _REGISTRATION, "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", is_namespaced=False
@@ -81,6 +82,7 @@ KNOWN: Final = (
     EVENTS,
     LEASES,
     SECRETS,
+    TOKEN_REVIEWS,
     MUTATING_WEBHOOKS,
     VALIDATING_WEBHOOKS,
     ADMISSION_POLICIES,

@@ -9,10 +9,12 @@ import uuid
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 
 from sidegate_operator.credentials import ACCOUNT_DIR, Credentials, CredentialsError
+from sidegate_operator.gateway.settings import GatewaySettings
 from sidegate_operator.lease import Terms
 from sidegate_operator.logs import LogForm, set_up_logs
 from sidegate_operator.plan.gate_container import GateSettings
@@ -20,14 +22,16 @@ from sidegate_operator.settings import Settings
 
 _HELP: Final = """Keep every gate's rules, and the objects around each target, as the resources of the cluster say.
 
-Several run beside each other; the one that holds the Lease leads, the others stand by. Ends on SIGTERM, and gives the Lease back.
+Several run beside each other; the one that holds the Lease leads, the others stand by. All of them serve gates.
+Ends on SIGTERM, and gives the Lease back.
 
 Options can be given by the environment too: SIDEGATE_OPERATOR_ and the option's name, as in SIDEGATE_OPERATOR_GATE_IMAGE.
 
 \b
 EXAMPLES
   In a pod, as the chart does it:
-    sidegate-operator run --gate-image registry.example/gate@sha256:...
+    sidegate-operator run --gate-image registry.example/gate@sha256:... \\
+        --gateway-url https://sidegate-gateway.sidegate-system.svc:8444
   Beside a cluster:
     sidegate-operator run --kubeconfig admin.kubeconfig --namespace sidegate-system \\
         --health 127.0.0.1:8080 --log-format text --gate-image ...
@@ -90,6 +94,41 @@ class StartFailure(click.ClickException):
     "--health", default="0.0.0.0:8080", show_default=True, metavar="HOST:PORT", help="Where health and metrics are served."
 )
 @click.option(
+    "--gateway-url",
+    "gateway_url",
+    default="",
+    envvar=["SIDEGATE_OPERATOR_GATEWAY_URL", "SIDEGATE_GATEWAY"],
+    metavar="URL",
+    help="Where gates reach the gateway, as in https://sidegate-gateway.sidegate-system.svc:8444; all replicas and the webhook get "
+    "the same. Default: there is no gateway; gates report nothing, and hold nothing.",
+)
+@click.option("--gateway", default="0.0.0.0:8444", show_default=True, metavar="HOST:PORT", help="Where the gateway listens.")
+@click.option(
+    "--webhook-url",
+    default="",
+    metavar="URL",
+    help="Where the API server calls admission, if not by its Service: guards are compared with that.",
+)
+@click.option(
+    "--guards-every",
+    type=click.FloatRange(0.1, 3600),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often it is looked whether decisions are guarded.",
+)
+@click.option(
+    "--scrapers", multiple=True, metavar="NAMESPACE", help="A namespace that may read the metrics of gates outside; repeatable."
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 100),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Gates of each target outside the cluster.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1, 256),
     default=8,
@@ -111,15 +150,32 @@ def run(
     lease: str,
     lease_seconds: int,
     health: str,
+    gateway_url: str,
+    gateway: str,
+    webhook_url: str,
+    guards_every: float,
+    scrapers: tuple[str, ...],
+    replicas: int,
     workers: int,
     log_format: str,
 ) -> None:
     set_up_logs(LogForm(log_format))
-    host, _, port = health.rpartition(":")
-    if not host or not port.isdigit():
-        raise StartFailure(f"`{health}` isn't an address", "write HOST:PORT, as in 0.0.0.0:8080")
+    host, port = _address(health, "0.0.0.0:8080")
+    listen_host, listen_port = _address(gateway, "0.0.0.0:8444")
+    served = None
+    if gateway_url:
+        names = (_host_of(gateway_url),)
+        served = GatewaySettings(
+            listen_host, listen_port, names, guards_every_s=guards_every, webhook_url=webhook_url.rstrip("/")
+        )
     try:
-        gate = GateSettings(image=gate_image, version=version("sidegate"))
+        gate = GateSettings(
+            image=gate_image,
+            version=version("sidegate"),
+            gateway=gateway_url,
+            replicas=replicas,
+            scrapers=tuple(sorted(set(scrapers))),
+        )
     except ValueError as problem:
         raise StartFailure(problem, "give --gate-image by digest") from problem
     try:
@@ -131,10 +187,11 @@ def run(
         namespace=own,
         identity=f"{socket.gethostname()}_{uuid.uuid4()}",
         gate=gate,
+        gateway=served,
         lease=lease,
         terms=Terms(float(lease_seconds), lease_seconds * 2 / 3, lease_seconds * 2 / 15),
-        health_host=host.strip("[]"),
-        health_port=int(port),
+        health_host=host,
+        health_port=port,
         workers=workers,
     )
     from sidegate_operator.process import run as run_process  # kopf and all that it brings: only this command needs it
@@ -142,7 +199,22 @@ def run(
     try:
         raise SystemExit(asyncio.run(run_process(settings, credentials)))
     except OSError as problem:
-        raise StartFailure(f"`{health}` can't be listened on: {problem}", "give another --health") from problem
+        raise StartFailure(f"an address can't be listened on: {problem}", "give another --health or --gateway") from problem
+
+
+def _address(text: str, example: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise StartFailure(f"`{text}` isn't an address", f"write HOST:PORT, as in {example}")
+    return host.strip("[]"), int(port)
+
+
+def _host_of(url: str) -> str:
+    """What gates verify the gateway's certificate against."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname:
+        raise StartFailure(f"`{url}` isn't where gates could reach the gateway", "give --gateway-url as https://HOST:PORT")
+    return parts.hostname
 
 
 def _own_namespace() -> str:

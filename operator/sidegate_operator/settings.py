@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sidegate_operator.gateway.settings import GatewaySettings
 from sidegate_operator.lease import Terms
 from sidegate_operator.plan.gate_container import GateSettings
 from sidegate_operator.watcher import WatchLimits
@@ -11,11 +12,14 @@ from sidegate_operator.watcher import WatchLimits
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`namespace` is the operator's own: of its lease, and of the keys of admission. `identity` is unique to this process."""
+    """`namespace` is the operator's own: of its lease, and of the keys of admission. `identity` is unique to this process. `gateway` None:
+    gates report nothing, and hold nothing.
+    """
 
     namespace: str
     identity: str
     gate: GateSettings
+    gateway: GatewaySettings | None = None
     lease: str = "sidegate-operator"
     terms: Terms = field(default_factory=Terms)
     health_host: str = "0.0.0.0"  # noqa: S104 - the kubelet and the scraper come from outside the pod

@@ -89,12 +89,11 @@ class Admission:
 
     def objects(self) -> list[dict[str, Any]]:
         """As the chart has them, called by URL."""
-        wanted = admission_objects(NAMESPACE)
-        for each in wanted:
-            for webhook in each.get("webhooks", ()):
-                path = webhook["clientConfig"].pop("service")["path"]
-                webhook["clientConfig"]["url"] = f"https://127.0.0.1:{self.port}{path}"
-        return wanted
+        return admission_objects(NAMESPACE, self.url)
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
 
     # The process
 

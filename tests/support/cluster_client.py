@@ -140,10 +140,15 @@ class ClusterClient:
         query = {} if grace_s is None else {"gracePeriodSeconds": str(grace_s)}
         self.request("DELETE", self.path_of(version, kind, name, namespace=namespace), query=query)
 
-    def service_account_token(self, name: str, *, namespace: str, audience: str, lifetime_s: int = 600) -> str:
-        """A token as a pod's projected volume has it, bound to no pod."""
+    def service_account_token(
+        self, name: str, *, namespace: str, audience: str, lifetime_s: int = 600, pod: Mapping[str, Any] | None = None
+    ) -> str:
+        """A token as a pod's projected volume has it, bound to the pod that is given."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
-        wanted = {"spec": {"audiences": [audience], "expirationSeconds": lifetime_s}}
+        wanted: dict[str, Any] = {"spec": {"audiences": [audience], "expirationSeconds": lifetime_s}}
+        if pod is not None:
+            bound = {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+            wanted["spec"]["boundObjectRef"] = bound
         token: str = self._object("POST", path, wanted)["status"]["token"]
         return token
 

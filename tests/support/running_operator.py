@@ -12,6 +12,7 @@ Rules: what it may is what `sidegate_operator.permissions` says, so that a missi
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import signal
 import subprocess
@@ -29,22 +30,24 @@ from tests.support.fault_proxy import FaultProxy
 
 GATE_IMAGE: Final = f"registry.example/gate@sha256:{'0' * 64}"
 LEASE: Final = "sidegate-operator"
+_NUMBERS: Final = itertools.count(1)
 _RBAC: Final = "rbac.authorization.k8s.io"
 
 
 class OperatorAccount:
     """The operator's namespace, with its service account and what that may."""
 
-    def __init__(self, api: ApiServer) -> None:
+    def __init__(self, api: ApiServer, namespace: str | None = None, name: str = "operator") -> None:
+        """`namespace`: one that is there already."""
         self.api = api
-        self.namespace = api.create_namespace("sidegate-system")
-        self.name = "operator"
+        self.namespace = namespace or api.create_namespace("sidegate-system")
+        self.name = name
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": self.name, "namespace": self.namespace}}
-        api.admin.create(account)
+        api.admin.apply(account)
         self.grant()
         subject = {"kind": "ServiceAccount", "name": self.name, "namespace": self.namespace}
         for kind, place in (("ClusterRole", {}), ("Role", {"namespace": self.namespace})):
-            api.admin.create(
+            api.admin.apply(
                 {
                     "apiVersion": f"{_RBAC}/v1",
                     "kind": f"{kind}Binding",
@@ -69,10 +72,13 @@ class OperatorAccount:
 
 
 class RunningOperator:
-    def __init__(self, account: OperatorAccount, proxy: FaultProxy | None = None, lease_seconds: int = 15) -> None:
-        """Through the proxy, if one is given."""
+    def __init__(
+        self, account: OperatorAccount, proxy: FaultProxy | None = None, lease_seconds: int = 15, options: tuple[str, ...] = ()
+    ) -> None:
+        """Through the proxy, if one is given. `options` are the command's."""
+        self._options = options
         self.account = account
-        self.log = account.api.directory / f"operator-{id(self)}.log"
+        self.log = account.api.directory / f"operator-{next(_NUMBERS)}.log"
         source: ApiServer | FaultProxy = proxy or account.api
         self._kubeconfig = source.kubeconfig_for_token(account.token())
         self._lease_seconds = lease_seconds
@@ -82,7 +88,7 @@ class RunningOperator:
     def __enter__(self) -> Self:
         command: list[str | Path] = [sys.executable, "-m", "sidegate_operator.main", "run", "--gate-image", GATE_IMAGE]
         command += ["--kubeconfig", self._kubeconfig, "--namespace", self.account.namespace, "--log-format", "text"]
-        command += ["--health", "127.0.0.1:0", "--lease", LEASE, "--lease-seconds", str(self._lease_seconds)]
+        command += ["--health", "127.0.0.1:0", "--lease", LEASE, "--lease-seconds", str(self._lease_seconds), *self._options]
         self._process = processes.start(command, self.log)
         return self
 
@@ -136,6 +142,12 @@ class RunningOperator:
     def is_running(self) -> bool:
         assert self._process is not None
         return self._process.poll() is None
+
+    def kill(self) -> None:
+        """As a node that is lost."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
 
     def terminate(self, timeout_s: float = 30.0) -> int:
         """As the kubelet ends it; the exit status."""

@@ -1,34 +1,23 @@
-"""Approval requests: where each stands follows from its decisions and the time; ended ones go after a while.
-
-A decision counts when its seal verifies with a key that admission publishes. No key, no seal, a seal of another key: it doesn't count.
-"""
+"""Approval requests: where each stands follows from its decisions and the time; ended ones go after a while."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from sidegate.api.approval_request import ApprovalRequest, Decision
 from sidegate.api.meta import ConditionStatus
 from sidegate_operator.apply import Writer
 from sidegate_operator.cluster import Cluster, Unreadable, WorkKey
-from sidegate_operator.plan.approval import sealed
+from sidegate_operator.decision_keys import is_genuine
 from sidegate_operator.plan.approval_lifecycle import ENDED, Keeping, plan_cleanup, plan_lifecycle
 from sidegate_operator.plan.reconcile import Event, ObjectKey, Plan, StatusPatch
-from sidegate_operator.resources import APPROVAL_REQUESTS, CONFIG_MAPS
+from sidegate_operator.resources import APPROVAL_REQUESTS
 from sidegate_operator.store import Change, Key
 
 LOG: Final = logging.getLogger(__name__)
-DECISION_KEYS: Final = (
-    "sidegate-decision-keys"  # the ConfigMap, in the operator's namespace, that admission publishes its keys in
-)
 
 
 def concerned(change: Change, cluster: Cluster) -> Iterator[WorkKey]:
@@ -41,26 +30,6 @@ def all_open(cluster: Cluster) -> Iterator[WorkKey]:
         request = cluster.approvals.readable(key)
         if request is not None and (request.status is None or request.status.phase not in ENDED):
             yield WorkKey(APPROVAL_REQUESTS, key)
-
-
-def is_genuine(request: ApprovalRequest, decision: Decision, cluster: Cluster, namespace: str) -> bool:
-    """`namespace`: the operator's."""
-    published = cluster.stores[CONFIG_MAPS].get(Key(namespace, DECISION_KEYS))
-    data = published.get("data") if published is not None else None
-    try:
-        signature = base64.b64decode(decision.signature or "", validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    content = sealed(request, decision)
-    return any(_verifies(text, signature, content) for text in (data or {}).values())
-
-
-def _verifies(key: object, signature: bytes, content: bytes) -> bool:
-    try:
-        Ed25519PublicKey.from_public_bytes(base64.b64decode(str(key), validate=True)).verify(signature, content)
-    except (InvalidSignature, binascii.Error, ValueError):
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)

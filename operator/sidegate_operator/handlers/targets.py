@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Protocol
 
 from sidegate.api.access_policy import AccessPolicy
-from sidegate.api.meta import MAX_BOUND
+from sidegate.api.meta import MAX_BOUND, ConditionStatus
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.policy.compile import binds
 from sidegate_operator.api_client import NotFound
@@ -16,9 +17,13 @@ from sidegate_operator.apply import Writer
 from sidegate_operator.cluster import Cluster, Unreadable, WorkKey
 from sidegate_operator.handlers import policies
 from sidegate_operator.plan.beside import Builder, nothing_beside
-from sidegate_operator.plan.owned import TARGET_LABEL
+from sidegate_operator.plan.conditions import ConditionType
+from sidegate_operator.plan.gate_container import AUTHORITY_KEY
+from sidegate_operator.plan.owned import TARGET_LABEL, config_map_name
+from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import ObjectKey, Pace, Plan, Snapshot, reconcile
-from sidegate_operator.resources import PROTECTED_TARGETS, Object, resource_of
+from sidegate_operator.plan.status import condition_status
+from sidegate_operator.resources import CONFIG_MAPS, PROTECTED_TARGETS, Object, resource_of
 from sidegate_operator.store import Change, Key
 
 
@@ -53,6 +58,32 @@ def owners(change: Change, cluster: Cluster) -> Iterator[WorkKey]:
             yield WorkKey(PROTECTED_TARGETS, Key(change.key.namespace, name))
 
 
+class Gates(Protocol):
+    """What gates say, and what they are to trust."""
+
+    def enforced(self, target: Key) -> dict[str, str]:
+        """Pod uid -> the revision that its gate says it enforces."""
+
+    def is_young(self) -> bool:
+        """Whether not every gate can have been heard of yet."""
+
+    def authority(self) -> str:
+        """PEM; empty while it isn't known."""
+
+
+class NoGates:
+    """Where no gateway runs."""
+
+    def enforced(self, target: Key) -> dict[str, str]:
+        return {}
+
+    def is_young(self) -> bool:
+        return False
+
+    def authority(self) -> str:
+        return ""
+
+
 @dataclass(frozen=True, slots=True)
 class TargetWork:
     cluster: Cluster
@@ -60,6 +91,7 @@ class TargetWork:
     now: Callable[[], float]
     beside: Builder = nothing_beside
     pace: Pace = field(default_factory=Pace)
+    gates: Gates = field(default_factory=NoGates)
 
     async def reconcile(self, key: Key) -> float | None:
         """Seconds after which to look again, when time alone changes something.
@@ -104,16 +136,35 @@ class TargetWork:
 
     def _snapshot(self, key: Key, target: ProtectedTarget, strangers: Mapping[ObjectKey, Object]) -> Snapshot:
         cluster, namespace = self.cluster, key.namespace
+        live = cluster.live(key)
+        pods = tuple(each for _, each in cluster.pods.readable_within(namespace))
         return Snapshot(
             target=target,
             policies=tuple(each for _, each in cluster.policies.readable_within(namespace) if _matters(each, target)),
             unreadable=cluster.unreadable_policies(namespace),
             neighbours=tuple(each for other, each in cluster.targets.readable_within(namespace) if other != key),
-            pods=tuple(each for _, each in cluster.pods.readable_within(namespace)),
-            live={**strangers, **cluster.live(key)},
+            pods=pods,
+            enforced={**self._assumed(target, pods), **self.gates.enforced(key)},
+            live={**strangers, **live},
             last_good=cluster.last_good.get(key),
             elsewhere=cluster.elsewhere(key),
+            authority=self.gates.authority() or _authority_in(live, target),
         )
+
+    def _assumed(self, target: ProtectedTarget, pods: Sequence[SeenPod]) -> dict[str, str]:
+        """While gates can't have reported yet: what the last leader wrote down, so that a new one calls no gate late that isn't."""
+        status = target.status
+        if status is None or status.revision is None or not self.gates.is_young():
+            return {}
+        if condition_status(status.conditions, ConditionType.SYNCED) is not ConditionStatus.TRUE:
+            return {}
+        return {each.uid: status.revision for each in pods if each.has_gate and each.is_of(target)}
+
+
+def _authority_in(live: Mapping[ObjectKey, Object], target: ProtectedTarget) -> str:
+    """What is published stays while the authority isn't known."""
+    found = live.get(ObjectKey(CONFIG_MAPS.kind, config_map_name(target)))
+    return str((found.get("data") or {}).get(AUTHORITY_KEY, "")) if found is not None else ""
 
 
 def _matters(policy: AccessPolicy, target: ProtectedTarget) -> bool:

@@ -21,12 +21,13 @@ from sidegate_operator import clock
 from sidegate_operator.api_client import ApiClient, ApiError
 from sidegate_operator.credentials import ACCOUNT_DIR, Credentials, CredentialsError
 from sidegate_operator.plan.gate_container import GateSettings
-from sidegate_operator.webhook.authority import Held, Lifetimes
+from sidegate_operator.serving.authority import Held, Lifetimes
+from sidegate_operator.serving.tls import listening_context, load_chain
 from sidegate_operator.webhook.certificates import CertificateKeeper, Places
 from sidegate_operator.webhook.decide_approval import Seal
 from sidegate_operator.webhook.deciders import deciders
 from sidegate_operator.webhook.decision_key import DecisionKey, fetch_decision_key
-from sidegate_operator.webhook.server import Admission, Limits, Metrics, load_chain, serve, tls_context
+from sidegate_operator.webhook.server import Admission, Limits, Metrics, serve
 
 LOG: Final = logging.getLogger(__name__)
 _API_TIMEOUT_S: Final = 3.0  # within the budget of one review
@@ -95,7 +96,7 @@ class Serving:
 async def run(api: ApiClient, settings: Settings, stop: asyncio.Event) -> None:
     """Until `stop` is set."""
     serving = Serving(CertificateKeeper(api, settings.places, settings.lifetimes))
-    tls = tls_context(settings.client_authority)
+    tls = listening_context(settings.client_authority)
     metrics = Metrics()
 
     async def refresh() -> None:
@@ -165,7 +166,9 @@ async def _is_set_within(stop: asyncio.Event, seconds: float) -> bool:
     help="what gates run, with its digest; also SIDEGATE_GATE_IMAGE",
 )
 @click.option(
+    "--gateway-url",
     "--gateway",
+    "gateway",
     default="",
     envvar="SIDEGATE_GATEWAY",
     metavar="URL",

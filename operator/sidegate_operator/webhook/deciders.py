@@ -10,13 +10,13 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from sidegate_operator.api_client import ApiClient, ApiError
+from sidegate_operator.api_client import ApiClient, ApiError, read_or_none
 from sidegate_operator.plan.gate_container import GateSettings
 from sidegate_operator.resources import PROTECTED_TARGETS
 from sidegate_operator.webhook import validate
 from sidegate_operator.webhook.decide_approval import Seal, decide, operator_account
 from sidegate_operator.webhook.inject import inject, target_name
-from sidegate_operator.webhook.neighbours import read_neighbours, read_or_none
+from sidegate_operator.webhook.neighbours import read_neighbours
 from sidegate_operator.webhook.review import Answer, Reason, Review, refuse
 from sidegate_operator.webhook.server import Decider
 

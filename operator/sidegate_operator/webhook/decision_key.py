@@ -21,9 +21,8 @@ from typing import Final, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from sidegate_operator.api_client import ApiClient, ApiError
+from sidegate_operator.api_client import ApiClient, ApiError, read_or_none
 from sidegate_operator.resources import CONFIG_MAPS, SECRETS, Object
-from sidegate_operator.webhook.neighbours import read_or_none
 
 SECRET: Final = "sidegate-decision-key"  # noqa: S105 - a name
 CONFIG_MAP: Final = "sidegate-decision-keys"

@@ -60,14 +60,17 @@ def object_files() -> dict[str, str]:
 
 
 @cache
-def _rendered(namespace: str) -> tuple[Json, ...]:
+def _rendered(namespace: str, url: str = "") -> tuple[Json, ...]:
     texts = (text.replace(NAMESPACE_VARIABLE, namespace) for text in object_files().values())
-    return tuple(document for text in texts for document in yaml.safe_load_all(text))
+    documents = [document for text in texts for document in yaml.safe_load_all(text)]
+    for webhook in (each for document in documents for each in document.get("webhooks", ()) if url):
+        webhook["clientConfig"]["url"] = url + webhook["clientConfig"].pop("service")["path"]
+    return tuple(documents)
 
 
-def admission_objects(namespace: str) -> list[dict[str, Any]]:
-    """Everything as it is applied when Sidegate lives in this namespace."""
-    return [copy.deepcopy(dict(each)) for each in _rendered(namespace)]
+def admission_objects(namespace: str, url: str = "") -> list[dict[str, Any]]:
+    """Everything as it is applied when Sidegate lives in this namespace. `url`: the webhook's, where it is called by no Service."""
+    return [copy.deepcopy(dict(each)) for each in _rendered(namespace, url)]
 
 
 def guard_keys(namespace: str) -> tuple[tuple[Resource, str], ...]:
@@ -75,11 +78,13 @@ def guard_keys(namespace: str) -> tuple[tuple[Resource, str], ...]:
     return tuple((_KINDS[each["kind"]], each["metadata"]["name"]) for each in _rendered(namespace))
 
 
-def guards_in_place(live: Iterable[Json | None], namespace: str) -> tuple[GuardProblem, ...]:
-    """What is missing or changed among the live objects, None of them when all guards stand. Others' objects are ignored."""
+def guards_in_place(live: Iterable[Json | None], namespace: str, url: str = "") -> tuple[GuardProblem, ...]:
+    """What is missing or changed among the live objects, None of them when all guards stand. Others' objects are ignored. `url` as in
+    `admission_objects`.
+    """
     found = {_key(each): each for each in live if each}
     problems = []
-    for wanted in _rendered(namespace):
+    for wanted in _rendered(namespace, url):
         name = _key(wanted)
         there = found.get(name)
         if there is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from sidegate_operator.api_client import ApiClient, NotFound
-from sidegate_operator.resources import ACCESS_POLICIES, PROTECTED_TARGETS, Object, Resource
+from sidegate_operator.api_client import ApiClient
+from sidegate_operator.resources import ACCESS_POLICIES, PROTECTED_TARGETS
 from sidegate_operator.webhook.validate import Neighbours
 
 
@@ -17,15 +17,3 @@ async def read_neighbours(api: ApiClient, namespace: str) -> Neighbours:
     """
     targets, policies = await asyncio.gather(api.list(PROTECTED_TARGETS, namespace), api.list(ACCESS_POLICIES, namespace))
     return Neighbours(targets.items, policies.items)
-
-
-async def read_or_none(api: ApiClient, resource: Resource, namespace: str | None, name: str) -> Object | None:
-    """The object as it is now, None when there is none.
-
-    Raises:
-        ApiError: it can't be read.
-    """
-    try:
-        return await api.get(resource, namespace, name)
-    except NotFound:
-        return None

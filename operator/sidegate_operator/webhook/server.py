@@ -16,10 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import ssl
-import tempfile
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -177,40 +175,6 @@ class Admission:
         self.metrics.ready.set(await self._missing() is None)
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=generate_latest(self.metrics.registry), headers=headers)
-
-
-def tls_context(client_authority: str | None = None) -> ssl.SSLContext:
-    """For the listener; `load_chain` gives it its certificate, at the start and at each rotation.
-
-    Clients without a certificate get in all the same: the kubelet's probes have none.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    if client_authority is not None:
-        context.load_verify_locations(cadata=client_authority)
-        context.verify_mode = ssl.CERT_OPTIONAL
-    return context
-
-
-def load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """Into a context, also into one that is in use: handshakes from now on have it. `ssl` reads files alone.
-
-    Raises:
-        ssl.SSLError: they don't belong together.
-    """
-    if hasattr(os, "memfd_create"):  # never on a disk
-        descriptor = os.memfd_create("sidegate-certificate")
-        try:
-            os.write(descriptor, certificate.rstrip() + b"\n" + key)
-            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-        finally:
-            os.close(descriptor)
-        return
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(certificate.rstrip() + b"\n" + key)
-        file.flush()
-        context.load_cert_chain(file.name)
 
 
 async def serve(

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from sidegate_operator.api_client import ApiClient
 from sidegate_operator.credentials import Credentials
-from sidegate_operator.webhook.authority import DAY_S, Lifetimes, is_trusted
+from sidegate_operator.serving.authority import DAY_S, Lifetimes, is_trusted
 from sidegate_operator.webhook.certificates import CertificateKeeper, Places
 from tests.support import processes
 from tests.support.admission import CONFIGURATIONS, NAMESPACE, REGISTRATION, SECRET, Admission, dry_run, policy

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sidegate.api.approval_request import ApprovalRequest
 from sidegate.api.text import Timestamp
-from sidegate_operator.handlers.approvals import DECISION_KEYS
+from sidegate_operator.decision_keys import DECISION_KEYS
 from sidegate_operator.plan.approval import sealed
 from tests.cluster.running.resources import VERSION, settled
 from tests.support.api_server import ApiServer

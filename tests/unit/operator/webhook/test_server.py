@@ -15,9 +15,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sidegate_operator.webhook.authority import Lifetimes, Step, take_step
+from sidegate_operator.serving.authority import Lifetimes, Step, take_step
+from sidegate_operator.serving.tls import listening_context, load_chain
 from sidegate_operator.webhook.review import Answer, Review, allow
-from sidegate_operator.webhook.server import Admission, Limits, load_chain, serve, tls_context
+from sidegate_operator.webhook.server import Admission, Limits, serve
 from tests.support.cluster_authority import Authority
 from tests.unit.operator.webhook.test_review import body
 
@@ -70,7 +71,7 @@ async def running(
     readiness: Callable[[], Awaitable[str | None]] = ready,
 ) -> AsyncIterator[Running]:
     held = take_step(Step.CREATE, None, ("127.0.0.1",), time.time(), Lifetimes())  # noqa: TID251 - TLS reads this clock
-    tls = tls_context(client_authority.pem.decode() if client_authority else None)
+    tls = listening_context(client_authority.pem.decode() if client_authority else None)
     load_chain(tls, held.serving.certificate, held.serving.key)
     calling = ssl.create_default_context(cadata=held.authority.certificate.decode())
     if client_authority is not None and user is not None:

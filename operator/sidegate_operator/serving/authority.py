@@ -1,19 +1,19 @@
-"""The webhook's certificates as values: what is held, which step comes next, what the API server must trust meanwhile. Pure but for keys.
+"""A listener's certificates as values: what is held, which step comes next, what callers must trust meanwhile. Pure but for keys.
 
-The rotation of the authority, so that at no moment a replica serves what the API server doesn't trust:
-1. `STAGE`: the next authority is made and only trusted: caBundle = current + next. All go on to serve the current one's certificate.
-2. `NOTE_PUBLISHED`: every configuration is seen to trust it; the time is written down.
-3. `PROMOTE`: `settle_s` later, when every API server has seen the configuration, it signs a serving certificate. caBundle = new + old.
-4. `RETIRE`: `overlap_s` later, when every replica has read the new certificate, the old authority leaves the caBundle.
+The rotation of the authority, so that at no moment a replica serves what a caller doesn't trust:
+1. `STAGE`: the next authority is made and only trusted: bundle = current + next. All go on to serve the current one's certificate.
+2. `NOTE_PUBLISHED`: every place that callers read is seen to have it; the time is written down.
+3. `PROMOTE`: `settle_s` later, when every caller has read it, it signs a serving certificate. bundle = new + old.
+4. `RETIRE`: `overlap_s` later, when every replica has read the new certificate, the old authority leaves the bundle.
 
 Rules it keeps:
 - `next_step` looks at what is held, at what is published and at `now`, and at nothing else: each replica comes to the same step, and the
   one whose write is first wins (the Secret's resourceVersion).
-- An authority may sign for the webhook's names only (name constraints), and nothing below it may sign (path length 0): who steals its
+- An authority may sign for the listener's names only (name constraints), and nothing below it may sign (path length 0): who steals its
   key can't be another service.
 - What can't be read as a whole is as if it weren't there: it is made anew.
 
-Left out: reading and writing the Secret and the configurations (`certificates`).
+Left out: reading and writing the Secret, and publishing (`keeper`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY_S: Final = 86_400.0
 _TRIFLE_S: Final = 1.0  # certificates count whole seconds
-_BACKDATED: Final = timedelta(hours=1)  # clocks of API servers may be behind
+_BACKDATED: Final = timedelta(hours=1)  # clocks of callers may be behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Held:
 
     @property
     def bundle(self) -> bytes:
-        """What the API server must trust."""
+        """What callers must trust."""
         trusted = [self.authority.certificate, self.staged.certificate if self.staged else None, self.retiring]
         return b"".join(each.strip() + b"\n" for each in trusted if each is not None)
 
@@ -90,7 +90,7 @@ class Step(enum.Enum):
 
 
 def next_step(held: Held | None, published: Sequence[bytes], names: Sequence[str], now: float, lifetimes: Lifetimes) -> Step:
-    """`published`: the caBundle of every webhook there is. Without any, nothing counts as published."""
+    """`published`: the bundle at every place that callers read. Without any, nothing counts as published."""
     if held is None or held.authority.not_after <= now:
         return Step.CREATE
     if held.staged is None:
@@ -219,7 +219,7 @@ def _time(value: bytes | None) -> float | None:
 def new_authority(names: Sequence[str], now: float, lifetimes: Lifetimes) -> KeyPair:
     """A self-signed authority for certificates of these names alone."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sidegate-webhook-authority")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sidegate-authority")])
     constrained = x509.NameConstraints([_subtree(name) for name in names], None)
     unsigned = (
         _unsigned(subject, subject, key, now, lifetimes.authority_s)
@@ -238,7 +238,7 @@ def new_serving(authority: KeyPair, names: Sequence[str], now: float, lifetimes:
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     # Nothing reads the common name, and a longer one than 64 characters isn't allowed (RFC 5280, ub-common-name).
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sidegate-webhook")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sidegate")])
     lifetime = min(lifetimes.serving_s, issuer.not_valid_after_utc.timestamp() - now)
     unsigned = (
         _unsigned(subject, issuer.subject, key, now, lifetime)

@@ -1,4 +1,4 @@
-"""The rotation of the webhook's authority: at every moment, whoever serves an allowed certificate is trusted by what was published."""
+"""The rotation of the listener's authority: at every moment, whoever serves an allowed certificate is trusted by what was published."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ssl
 import pytest
 from cryptography import x509
 
-from sidegate_operator.webhook.authority import (
+from sidegate_operator.serving.authority import (
     DAY_S,
     Held,
     KeyPair,
@@ -177,7 +177,7 @@ def test_openssl_takes_the_certificate_and_no_other_name_of_the_authority() -> N
 
 
 def handshake(authority: KeyPair, serving: KeyPair, name: str) -> ssl.SSLError | None:
-    from sidegate_operator.webhook.server import load_chain
+    from sidegate_operator.serving.tls import load_chain
 
     listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_chain(listening, serving.certificate + authority.certificate, serving.key)
