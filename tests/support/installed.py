@@ -78,7 +78,7 @@ class Installed:
     def __init__(self, api: ApiServer, chart: Path = CHART, values: Mapping[str, Any] | None = None) -> None:
         """By `helm install`, into a namespace that enforces Pod Security `restricted`."""
         self.api = api
-        self.release = HelmRelease(api, chart)
+        self.release = HelmRelease(api.kubeconfig, api.directory, chart)
         self.port = processes.free_port()
         self.gateway_port = processes.free_port()
         self._running: list[Process] = []

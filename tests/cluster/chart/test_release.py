@@ -171,7 +171,7 @@ def test_uninstalling_leaves_peoples_objects_and_nothing_that_blocks(api: ApiSer
 
 
 def test_installing_again_takes_the_definitions_that_stayed(api: ApiServer, installed: Installed) -> None:
-    HelmRelease(api).install()
+    HelmRelease(api.kubeconfig, api.directory).install()
     assert categories(api) == ["sidegate"]
 
 
