@@ -44,6 +44,7 @@ ROWS: Final = (
         (
             Panel("Operator leads", (("", "max(sidegate_operator_leader)"),), kind="stat"),
             Panel("Webhook replicas ready", (("", "sum(sidegate_admission_ready)"),), kind="stat"),
+            Panel("Decisions are guarded", (("", "min(sidegate_operator_guarded)"),), kind="stat"),
             Panel("Approval requests", (("{{phase}}", "max by (phase) (sidegate_operator_requests)"),), kind="stat"),
             Panel("Targets by condition", (("{{condition}} {{status}}", _CONDITIONS.format("ProtectedTarget")),)),
             Panel("Policies by condition", (("{{condition}} {{status}}", _CONDITIONS.format("AccessPolicy")),)),
@@ -136,6 +137,12 @@ ROWS: Final = (
                 (("{{how}} {{kind}}", "sum by (how, kind) (rate(sidegate_operator_writes_total[$__rate_interval]))"),),
                 "ops",
             ),
+            Panel(
+                "Answers to gates",
+                (("{{action}} {{status}}", "sum by (action, status) (rate(sidegate_gateway_answers_total[$__rate_interval]))"),),
+                "ops",
+            ),
+            Panel("Gates that report", (("{{version}}", "max by (version) (sidegate_operator_gates)"),)),
             Panel("Silence of watches", (("{{kind}}", "max by (kind) (sidegate_operator_watch_silence_seconds)"),), "s"),
         ),
     ),

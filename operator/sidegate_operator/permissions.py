@@ -71,7 +71,7 @@ CLUSTER: Final = (
         "admissionregistration.k8s.io",
         ("validatingadmissionpolicies", "validatingadmissionpolicybindings"),
         ("get",),
-        "no hold is made unless decisions are guarded",
+        "no hold is made unless these are as they were installed",
         _names(ADMISSION_POLICIES, ADMISSION_POLICY_BINDINGS),
     ),
     Permission("events.k8s.io", ("events",), ("create",), "people are told of what changed"),

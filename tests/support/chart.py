@@ -30,7 +30,7 @@ EVERYTHING: Final[Mapping[str, Any]] = {
         "clientAuthority": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         "tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists", "effect": "NoSchedule"}],
     },
-    "gateway": {"enabled": False},
+    "gateway": {"port": 9444},
     "imagePullSecrets": [{"name": "registry"}],
     "roles": {"aggregateEditor": True},
     "networkPolicies": {"apiServer": {"cidrs": ["10.0.0.1/32"]}, "metricsFrom": ["monitoring"]},

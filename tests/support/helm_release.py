@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.api_server import ApiServer
 from tests.support.chart import CHART, LEAST, NAMESPACE, RELEASE, merged
 
 _SCRIPT: Final = """\
@@ -36,8 +35,10 @@ class HelmError(Exception):
 
 
 class HelmRelease:
-    def __init__(self, api: ApiServer, chart: Path = CHART, namespace: str = NAMESPACE) -> None:
-        self.api = api
+    def __init__(self, kubeconfig: Path, home: Path, chart: Path = CHART, namespace: str = NAMESPACE) -> None:
+        """`home`: where Helm keeps what it discovered."""
+        self.kubeconfig = kubeconfig
+        self.home = home
         self.chart = chart
         self.namespace = namespace
 
@@ -52,8 +53,8 @@ class HelmRelease:
 
     def _run(self, verb: str, values: Mapping[str, Any] | None) -> None:
         given = json.dumps(merged(LEAST, values or {}))
-        command = [sys.executable, "-c", _SCRIPT, verb, str(self.api.kubeconfig), self.namespace, RELEASE, str(self.chart), given]
-        environment = {**os.environ, "HOME": str(self.api.directory)}  # where Helm keeps what it discovered
+        command = [sys.executable, "-c", _SCRIPT, verb, str(self.kubeconfig), self.namespace, RELEASE, str(self.chart), given]
+        environment = {**os.environ, "HOME": str(self.home)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode != 0:
             raise HelmError(done.stderr[-4000:])

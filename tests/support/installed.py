@@ -5,13 +5,14 @@
         installed.operator.wait_until_leading()
 
 Every object is as Helm made it. The processes run with the arguments of their Deployments, and with the tokens of their service accounts:
-so they have the rights that the chart gives them and no others. Two things differ from a cluster with nodes: they listen on loopback, and
-the webhook's configurations name it by URL.
+so they have the rights that the chart gives them and no others. Two things differ from a cluster with nodes: they listen on loopback and
+are called by that address, and the webhook's configurations name it by URL.
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import ssl
 import subprocess
@@ -29,6 +30,7 @@ from tests.support.helm_release import HelmRelease
 
 REGISTRATION: Final = "admissionregistration.k8s.io/v1"
 CONFIGURATIONS: Final = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+_NUMBERS: Final = itertools.count(1)
 _RESTRICTED: Final[Mapping[str, str]] = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -38,7 +40,7 @@ class Process:
     def __init__(self, api: ApiServer, component: str, *options: str) -> None:
         self.api = api
         self.account = f"system:serviceaccount:{NAMESPACE}:sidegate-{component}"
-        self.log = api.directory / f"{component}.log"
+        self.log = api.directory / f"{component}-{next(_NUMBERS)}.log"
         deployment = api.admin.get("apps/v1", "Deployment", f"sidegate-{component}", namespace=NAMESPACE)
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         token = api.admin.service_account_token(
@@ -76,8 +78,9 @@ class Installed:
     def __init__(self, api: ApiServer, chart: Path = CHART, values: Mapping[str, Any] | None = None) -> None:
         """By `helm install`, into a namespace that enforces Pod Security `restricted`."""
         self.api = api
-        self.release = HelmRelease(api, chart)
+        self.release = HelmRelease(api.kubeconfig, api.directory, chart)
         self.port = processes.free_port()
+        self.gateway_port = processes.free_port()
         self._running: list[Process] = []
         self._make_namespaces()
         self.release.install(values)
@@ -92,10 +95,19 @@ class Installed:
     def start(self) -> None:
         self.call_by_url()
         self.start_webhook()
-        self.operator = Process(self.api, "operator", "--health", "127.0.0.1:0")
-        self._running.append(self.operator)
-        self.operator.wait_for_line("every kind is listed")
+        self.start_operator("--gateway-url", "https://127.0.0.1:8444")
         self.wait_until_enforced()
+
+    def start_operator(self, *options: str) -> None:
+        loopback = ("--health", "127.0.0.1:0", "--gateway", f"127.0.0.1:{self.gateway_port}")
+        guards = ("--webhook-url", f"https://127.0.0.1:{self.port}", "--guards-every", "0.5")
+        self.operator = Process(self.api, "operator", *loopback, *guards, *options)
+        self._running.append(self.operator)
+        self.operator.wait_for_line("every target is planned")
+
+    def restart_operator(self, *options: str) -> None:
+        self.operator.stop()
+        self.start_operator(*options)
 
     def start_webhook(self, *options: str) -> None:
         loopback = ("--listen", f"127.0.0.1:{self.port}", "--name", "127.0.0.1", "--interval", "0.5", "--leave", "0.2")

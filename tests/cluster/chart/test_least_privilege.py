@@ -5,6 +5,7 @@ One story is played; the API server's audit log says who did what. So a right th
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -12,11 +13,14 @@ from typing import Any, Final
 import pytest
 
 from sidegate_operator.permissions import Permission
+from sidegate_operator.plan.gate_container import AUDIENCE
 from sidegate_operator.roles import ROLES
-from tests.support.admission import OPERATOR, PROTECTED, policy, request_of, target
+from tests.cluster.gateway.conftest import RULE, new_hold
+from tests.support.admission import OPERATOR, PROTECTED, policy, target
 from tests.support.api_server import ApiServer
 from tests.support.chart import GATE_IMAGE, NAMESPACE
 from tests.support.cluster_client import ApiError, ClusterClient
+from tests.support.gate_client import GateClient
 from tests.support.installed import Installed
 from tests.support.processes import wait_until
 
@@ -45,9 +49,9 @@ def story(installed: Installed, api: ApiServer) -> str:
     _bind(admin, shop, "sidegate-approver", "dba")
     owner = admin.acting_as("olga", ["owners"])
     owner.create(target(shop))
-    owner.create(policy(shop))
+    owner.create(policy(shop, rules=[RULE]))
     _settled(lambda: _has(admin, "v1", "ConfigMap", "sidegate-shop-db", shop), "the gate's config")
-    admin.create(asking(shop))
+    pod = admin.create(asking(shop))
     _settled(lambda: "sidegate.dev/revision" in _annotations(admin, shop), "the gate to be told of its revision")
     owner.create(outside(shop))
     for version, kind in (("apps/v1", "Deployment"), ("policy/v1", "PodDisruptionBudget")):
@@ -55,7 +59,7 @@ def story(installed: Installed, api: ApiServer) -> str:
             lambda version=version, kind=kind: _has(admin, version, kind, "orders-gate", shop), f"the {kind} of a gate outside"
         )
     _leave_strays(admin, shop)
-    _decide_and_end_requests(admin, shop)
+    _hold_and_decide(installed, pod)
     _renew_keys(installed)
     return shop
 
@@ -101,16 +105,20 @@ def _leave_strays(admin: ClusterClient, shop: str) -> None:
         _settled(lambda version=version, kind=kind: not _has(admin, version, kind, "old", shop), f"the old {kind} to be removed")
 
 
-def _decide_and_end_requests(admin: ClusterClient, shop: str) -> None:
-    operator = admin.acting_as(OPERATOR, ["system:masters"])
-    request = operator.create(request_of(shop))
-    name = request["metadata"]["name"]
-    _settled(lambda: _phase(admin, shop, name) == "Pending", "the request to be pending")
+def _hold_and_decide(installed: Installed, pod: dict[str, Any]) -> None:
+    """As a gate does it, with the token of its pod; and as a person does."""
+    admin, shop = installed.api.admin, pod["metadata"]["namespace"]
+    authority = admin.get("v1", "Secret", "sidegate-gateway-certificates", namespace=NAMESPACE)["data"]["ca.crt"]
+    token = admin.service_account_token("default", namespace=shop, audience=AUDIENCE, pod=pod)
+    gate = GateClient(installed.gateway_port, shop, "shop-db", token, base64.b64decode(authority).decode())
+    held, ended = new_hold(shop), new_hold(shop, fingerprint="fedcba9876543210fedcba9876543210")
+    _settled(lambda: gate.post("holds", held).status in {200, 201}, "decisions to be guarded, and the hold to be taken")
+    _settled(lambda: _phase(admin, shop, held["name"]) == "Pending", "the request to be pending")
     dora = admin.acting_as("dora", ["dba"])
-    dora.merge_patch(SIDEGATE, "ApprovalRequest", name, {"spec": {"decision": "Approved"}}, namespace=shop)
-    _settled(lambda: _phase(admin, shop, name) == "Approved", "the approval to count")
-    ended = operator.create(request_of(shop))["metadata"]["name"]
-    _settled(lambda: _phase(admin, shop, ended) == "Pending", "the other request to be pending")
+    dora.merge_patch(SIDEGATE, "ApprovalRequest", held["name"], {"spec": {"decision": "Approved"}}, namespace=shop)
+    _settled(lambda: _phase(admin, shop, held["name"]) == "Approved", "the approval to count")
+    assert gate.post("holds", ended).status == 201
+    _settled(lambda: _phase(admin, shop, ended["name"]) == "Pending", "the other request to be pending")
     long_ago = {
         "type": "Finished",
         "status": "True",
@@ -119,8 +127,9 @@ def _decide_and_end_requests(admin: ClusterClient, shop: str) -> None:
         "lastTransitionTime": "2020-01-01T00:00:00Z",
     }
     status = {"status": {"phase": "Denied", "conditions": [long_ago]}}
-    operator.merge_patch(SIDEGATE, "ApprovalRequest", ended, status, namespace=shop, subresource="status")
-    _settled(lambda: not _has(admin, SIDEGATE, "ApprovalRequest", ended, shop), "the ended request to be removed")
+    operator = admin.acting_as(OPERATOR, ["system:masters"])
+    operator.merge_patch(SIDEGATE, "ApprovalRequest", ended["name"], status, namespace=shop, subresource="status")
+    _settled(lambda: not _has(admin, SIDEGATE, "ApprovalRequest", ended["name"], shop), "the ended request to be removed")
 
 
 def _renew_keys(installed: Installed) -> None:
@@ -136,6 +145,7 @@ def _renew_keys(installed: Installed) -> None:
     _settled(lambda: len(published()) > len(keys), "the next key to be published")
     assert keys.items() <= published().items()  # what the old one signed still counts
     installed.restart_webhook("--name", "localhost")
+    installed.restart_operator()  # whose gateway has the chart's name now
 
 
 def _bind(admin: ClusterClient, namespace: str, role: str, group: str) -> None:
@@ -180,7 +190,9 @@ def _phase(admin: ClusterClient, namespace: str, name: str) -> str | None:
 
 def test_a_pod_got_the_charts_gate(api: ApiServer, story: str) -> None:
     pod = api.admin.get("v1", "Pod", "shop-db-0", namespace=story)
-    assert [(each["name"], each["image"]) for each in pod["spec"]["initContainers"]] == [("sidegate-gate", GATE_IMAGE)]
+    (gate,) = pod["spec"]["initContainers"]
+    assert (gate["name"], gate["image"]) == ("sidegate-gate", GATE_IMAGE)
+    assert gate["env"] == [{"name": "SIDEGATE_GATEWAY", "value": f"https://sidegate-gateway.{NAMESPACE}.svc:8444"}]
 
 
 def test_the_approvers_decision_is_stamped_and_sealed(api: ApiServer, story: str) -> None:

@@ -151,6 +151,11 @@ def test_nothing_is_let_in_but_what_is_needed() -> None:
     assert narrow["egress"][1]["to"] == [{"ipBlock": {"cidr": "10.0.0.1/32"}}]
 
 
+def test_no_policy_cuts_the_operators_probes_off() -> None:
+    """A door that they can't reach looks closed, while others find it open."""
+    assert named(rendered(EVERYTHING), "NetworkPolicy", "sidegate-operator")["spec"]["policyTypes"] == ["Ingress"]
+
+
 def test_every_object_says_what_it_is_part_of(objects: list[dict[str, Any]]) -> None:
     assert {each["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") for each in objects} == {"sidegate"}
 
