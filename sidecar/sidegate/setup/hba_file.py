@@ -33,7 +33,7 @@ def bring_up_to_date(server: Server, path: Path, name: str, lines: Sequence[str]
         ServerProblem: the file isn't the server's, can't be written, or the server can't use it. Then it is as it was.
     """
     real = Path(os.path.realpath(path))
-    broken = [each for each in server.rules() if each.error is not None]
+    broken = [each for each in server.rules() if each.is_broken]
     if broken:
         raise ServerProblem(f"{broken[0].place} can't be read already: {broken[0].error}", "mend it first")
     try:
@@ -66,7 +66,7 @@ def bring_up_to_date(server: Server, path: Path, name: str, lines: Sequence[str]
 
 
 def _check(server: Server) -> None:
-    broken = [each for each in server.rules() if each.error is not None]
+    broken = [each for each in server.rules() if each.is_broken]
     if broken:
         raise ServerProblem(
             f"the server can't read the new rules, the old ones are back: {broken[0].place}: {broken[0].error}", "report it"

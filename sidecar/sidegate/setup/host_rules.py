@@ -54,7 +54,9 @@ _TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """One rule as `pg_hba_file_rules` shows it. `error` is why the server can't read it."""
+    """One rule as `pg_hba_file_rules` shows it. `error` is why the server can't read it (then it has no type), or can't use it as it is
+    configured now, as a line for TLS without TLS: that one is in force.
+    """
 
     type: str
     databases: tuple[str, ...]
@@ -66,6 +68,10 @@ class HostRule:
     file: str = ""
     line: int = 0
     error: str | None = None
+
+    @property
+    def is_broken(self) -> bool:
+        return self.error is not None and not self.type
 
     @property
     def place(self) -> str:
@@ -111,7 +117,7 @@ def _worst(found: Iterable[_Match]) -> _Match:
 def admitting(rules: Sequence[HostRule], knock: Knock) -> HostRule | None:
     """The rule that lets the knock in, or may; None: it is rejected."""
     for rule in rules:
-        if rule.error is not None:
+        if rule.is_broken:
             continue
         match = _matches(rule, knock)
         if match is _Match.NO or (match is _Match.MAYBE and rule.method == REJECT):
@@ -128,7 +134,7 @@ def ways_in(rules: Sequence[HostRule], login: Login, inside: Sequence[Network] |
             if (transport is Transport.SOCKET) != (inside is None):
                 continue
             near = Knock(login, transport, None, database, replicates)
-            concerned = [each for each in rules if each.error is None and _matches_but_for_address(each, near) is not _Match.NO]
+            concerned = [each for each in rules if not each.is_broken and _matches_but_for_address(each, near) is not _Match.NO]
             addresses: Iterable[Address | None] = (None,) if inside is None else _representatives(concerned, inside)
             for address in addresses:
                 rule = admitting(concerned, Knock(login, transport, address, database, replicates))

@@ -109,7 +109,7 @@ def _warning(problem: str, way_forward: str) -> Observation:
 
 def _rules_in_force(facts: ServerFacts) -> Iterator[Observation]:
     for rule in facts.rules:
-        if rule.error is not None:
+        if rule.is_broken:
             yield _door(
                 f"{rule.place} can't be read, so the rules before the last change are in force: {rule.error}",
                 "mend the line, and reload",
@@ -197,7 +197,7 @@ def _others(facts: ServerFacts, wanted: Wanted) -> Iterator[Observation]:
                 "name the roles that must come that way, as the application's, and let `host all all all reject` be the last line",
             )
     for rule in facts.rules:
-        if rule.method == TRUST and rule not in by_rule and rule.error is None:
+        if rule.method == TRUST and rule not in by_rule:
             where = "over the socket" if rule.type == "local" else f"from {rule.address}"
             yield _warning(
                 f"{rule.place} asks nobody {where} for a password: whoever gets into the pod gets in as {', '.join(rule.roles)}",

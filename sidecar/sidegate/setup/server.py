@@ -20,9 +20,10 @@ from sidegate.setup.roles import RoleFacts, Statement
 
 CONNECT_TIMEOUT_S: Final = 10
 OLDEST: Final = 140000
+# In the order of the files: a line that waits for TLS has no rule number, and is in force all the same.
 _RULES: Final = """
     SELECT type, database, user_name, auth_method, address, netmask, options, {file}, line_number, error
-    FROM pg_hba_file_rules ORDER BY {order}"""
+    FROM pg_hba_file_rules() WITH ORDINALITY ORDER BY ordinality"""
 _ROLES: Final = """
     WITH RECURSIVE member(role, held) AS (
         SELECT oid, oid FROM pg_authid
@@ -156,10 +157,7 @@ class Server:
 
 
 def _rules(connection: psycopg.Connection[Any], version: int) -> tuple[HostRule, ...]:
-    is_new = version >= 160000
-    query = _RULES.format(
-        file="file_name" if is_new else "''", order="rule_number NULLS LAST, line_number" if is_new else "line_number"
-    )
+    query = _RULES.format(file="file_name" if version >= 160000 else "''")
     return tuple(_rule(row) for row in connection.execute(query).fetchall())
 
 

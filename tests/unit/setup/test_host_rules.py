@@ -98,8 +98,13 @@ def test_replication_is_matched_by_its_own_word_alone() -> None:
 
 
 def test_a_rule_that_the_server_cant_read_lets_nobody_in() -> None:
-    broken = HostRule("host", ("all",), ("all",), "trust", "all", error="invalid")
+    broken = HostRule("", (), (), "", error="invalid")
     assert admitting([broken], knock()) is None
+
+
+def test_a_rule_that_waits_for_tls_counts_as_if_it_were_there() -> None:
+    waiting = HostRule("hostssl", ("all",), ("all",), "trust", "all", error="hostssl record cannot match because SSL is disabled")
+    assert admitting([waiting], knock(Transport.TLS)) is waiting
 
 
 def test_an_address_between_two_networks_is_found() -> None:

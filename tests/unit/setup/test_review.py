@@ -58,7 +58,7 @@ def test_a_closed_server_has_nothing_to_say() -> None:
         (with_role(groups=frozenset({"readonly", "postgres"})), "member of `postgres`"),
         (dataclasses.replace(CLOSED, roles={"postgres": POSTGRES}), "isn't there"),
         (dataclasses.replace(CLOSED, is_stale=True), "changed after they were loaded"),
-        (with_rules(*CLOSED.rules, host("", error="invalid")), "can't be read"),
+        (with_rules(*CLOSED.rules, HostRule("", (), (), "", error="invalid")), "can't be read"),
         (with_rules(host("trust"), *CLOSED.rules), "without any password"),
         (with_rules(host("md5"), *CLOSED.rules), "from outside by md5"),
         (with_rules(host("scram-sha-256"), *CLOSED.rules), "from outside by scram-sha-256"),
