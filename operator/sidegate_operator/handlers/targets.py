@@ -17,7 +17,10 @@ from sidegate_operator.cluster import Cluster, Unreadable, WorkKey
 from sidegate_operator.handlers import policies
 from sidegate_operator.plan.beside import Builder, nothing_beside
 from sidegate_operator.plan.owned import TARGET_LABEL
+from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import ObjectKey, Pace, Plan, Snapshot, reconcile
+from sidegate_operator.plan.status import Probe
+from sidegate_operator.probe.schedule import aim_at
 from sidegate_operator.resources import PROTECTED_TARGETS, Object, resource_of
 from sidegate_operator.store import Change, Key
 
@@ -113,7 +116,14 @@ class TargetWork:
             live={**strangers, **cluster.live(key)},
             last_good=cluster.last_good.get(key),
             elsewhere=cluster.elsewhere(key),
+            probe=self._probe(key, target),
         )
+
+    def _probe(self, key: Key, target: ProtectedTarget) -> Probe | None:
+        """What is known of the ways past the gates; and what there is to try from now on."""
+        policies = (each for _, each in self.cluster.policies.readable_within(key.namespace))
+        pods: Iterator[SeenPod] = (each for _, each in self.cluster.pods.readable_within(key.namespace))
+        return self.cluster.doors.note(key, aim_at(target, policies, pods))
 
 
 def _matters(policy: AccessPolicy, target: ProtectedTarget) -> bool:

@@ -40,6 +40,8 @@ class SeenPod:
     is_gate_ready: bool
     is_over: bool
     is_of_a_job: bool
+    address: str = ""  # its IP address, once it has one
+    is_up: bool = False  # all its containers are ready, so that the target can be expected to listen
 
     @classmethod
     def from_wire(cls, pod: Mapping[str, Any]) -> SeenPod:
@@ -53,7 +55,8 @@ class SeenPod:
         outside = OUTSIDE_GATE_LABEL in labels and any(
             each.get("name") == GATE_CONTAINER for each in spec.get("containers") or []
         )
-        states = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+        own = status.get("containerStatuses") or []
+        states = [*(status.get("initContainerStatuses") or []), *own]
         return cls(
             name=metadata["name"],
             uid=metadata["uid"],
@@ -63,6 +66,8 @@ class SeenPod:
             is_gate_ready=any(each.get("name") == GATE_CONTAINER and each.get("ready") is True for each in states),
             is_over="deletionTimestamp" in metadata or status.get("phase") in {"Succeeded", "Failed"},
             is_of_a_job=is_of_a_job(pod),
+            address=status.get("podIP") or "",
+            is_up=bool(own) and all(each.get("ready") is True for each in own),
         )
 
     @property
