@@ -34,11 +34,14 @@ _ROLES: Final = """
     GROUP BY role.oid, role.rolname, role.rolcanlogin, role.rolsuper, role.rolbypassrls, role.rolreplication, role.rolcreaterole,
         role.rolpassword"""
 _DATABASES: Final = """
-    SELECT datname, EXISTS (
+    SELECT datname, NOT datistemplate AND EXISTS (
         SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) WHERE grantee = 0 AND privilege_type = 'CONNECT')
     FROM pg_database WHERE datallowconn ORDER BY datname"""
 _EXTENSIONS: Final = (
     "SELECT extname FROM pg_extension WHERE extname = ANY (%s) UNION SELECT lanname FROM pg_language WHERE lanname = ANY (%s)"
+)
+_WAY_IN: Final = (
+    "check --url (or PGHOST and its kin) and the password; by `peer` only the server's own user comes in: run this as that user"
 )
 # A verifier isn't a password, but whoever reads logs needn't have it either.
 _QUIET: Final = {"log_statement": "none", "log_min_duration_statement": "-1", "log_min_error_statement": "panic"}
@@ -75,9 +78,7 @@ class Server:
         try:
             connection = psycopg.connect(**cast("Any", parameters), autocommit=True)
         except psycopg.Error as error:
-            raise ServerProblem(
-                f"the server can't be reached: {_first_line(error)}", "give --url, or PGHOST and its kin"
-            ) from error
+            raise ServerProblem(f"the server lets nobody in: {_first_line(error)}", _WAY_IN) from error
         try:
             with connection:
                 yield connection
