@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from sidegate.api.access_policy import AccessPolicy
@@ -17,9 +17,7 @@ from sidegate_operator.cluster import Cluster, Unreadable, WorkKey
 from sidegate_operator.handlers import policies
 from sidegate_operator.plan.beside import Builder, nothing_beside
 from sidegate_operator.plan.owned import TARGET_LABEL
-from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import ObjectKey, Pace, Plan, Snapshot, reconcile
-from sidegate_operator.plan.status import Probe
 from sidegate_operator.probe.schedule import aim_at
 from sidegate_operator.resources import PROTECTED_TARGETS, Object, resource_of
 from sidegate_operator.store import Change, Key
@@ -99,7 +97,9 @@ class TargetWork:
             return None
         if isinstance(target, Unreadable):
             raise UnreadableTarget(target.problem)
-        plan = reconcile(self._snapshot(key, target, strangers), self.now(), self.beside, self.pace)
+        snapshot = self._snapshot(key, target, strangers)
+        known = self.cluster.doors.note(key, aim_at(target, snapshot.policies, snapshot.pods))
+        plan = reconcile(replace(snapshot, probe=known), self.now(), self.beside, self.pace)
         self.cluster.reports[key] = plan.reports
         if plan.last_good is not None:
             self.cluster.last_good[key] = plan.last_good
@@ -116,14 +116,7 @@ class TargetWork:
             live={**strangers, **cluster.live(key)},
             last_good=cluster.last_good.get(key),
             elsewhere=cluster.elsewhere(key),
-            probe=self._probe(key, target),
         )
-
-    def _probe(self, key: Key, target: ProtectedTarget) -> Probe | None:
-        """What is known of the ways past the gates; and what there is to try from now on."""
-        policies = (each for _, each in self.cluster.policies.readable_within(key.namespace))
-        pods: Iterator[SeenPod] = (each for _, each in self.cluster.pods.readable_within(key.namespace))
-        return self.cluster.doors.note(key, aim_at(target, policies, pods))
 
 
 def _matters(policy: AccessPolicy, target: ProtectedTarget) -> bool:
