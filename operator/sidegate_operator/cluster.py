@@ -22,6 +22,7 @@ from sidegate_operator.plan.owned import TARGET_LABEL
 from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import LastGood, ObjectKey, UnreadablePolicy
 from sidegate_operator.plan.status import PolicyReport
+from sidegate_operator.probe.schedule import Board
 from sidegate_operator.resources import (
     ACCESS_POLICIES,
     APPROVAL_REQUESTS,
@@ -112,6 +113,7 @@ def slim_pod(pod: Object) -> Object:
         "spec": {part: _only(spec.get(part), "name", "image", "restartPolicy") for part in ("initContainers", "containers")},
         "status": {
             "phase": status.get("phase"),
+            "podIP": status.get("podIP"),
             **{
                 part: _only(status.get(part), "name", "ready", "containerID")
                 for part in ("initContainerStatuses", "containerStatuses")
@@ -154,6 +156,7 @@ class Cluster:
         self.pods: Final = Typed(self.stores[PODS], SeenPod.from_wire)
         self.reports: Final[dict[Key, Mapping[str, PolicyReport]]] = {}  # of each target's last plan
         self.last_good: Final[dict[Key, LastGood]] = {}
+        self.doors: Final = Board()
 
     def unreadable_policies(self, namespace: str) -> tuple[UnreadablePolicy, ...]:
         found = self.policies.within(namespace)

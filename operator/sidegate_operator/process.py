@@ -35,6 +35,7 @@ from sidegate_operator.health import Metrics, Pages, serving
 from sidegate_operator.lease import Election, Leadership
 from sidegate_operator.observed import by_condition, by_phase
 from sidegate_operator.plan.beside import objects_beside
+from sidegate_operator.probe.schedule import Prober
 from sidegate_operator.resources import (
     ACCESS_POLICIES,
     APPROVAL_REQUESTS,
@@ -203,7 +204,11 @@ class Operator:
         LOG.info("every kind is listed: %s", ", ".join(f"{len(each.store)} {each.resource}" for each in self._watchers))
         await self._prime()
         LOG.info("every target is planned: %d keys have something to do", self.workers.queue.waiting)
-        await asyncio.gather(self.framework.run(), self.workers.run())
+        doors = Prober(self.cluster.doors, self._probed, lambda key: self.cluster.targets.store.get(key) is not None, elapsed)
+        await asyncio.gather(self.framework.run(), self.workers.run(), doors.run())
+
+    def _probed(self, target: Key) -> None:
+        self.workers.add(WorkKey(PROTECTED_TARGETS, target))
 
     async def _prime(self) -> None:
         """Each policy's status is about all of its targets: so all are planned once before anything is written. Who has nothing to do then

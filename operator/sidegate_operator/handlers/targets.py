@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import ObjectKey, Pace, Plan, Snapshot, reconcile
 from sidegate_operator.plan.status import condition_status
 from sidegate_operator.plan.upgrade import Upgrade, plan_upgrade
+from sidegate_operator.probe.schedule import aim_at
 from sidegate_operator.resources import CONFIG_MAPS, PROTECTED_TARGETS, Object, resource_of
 from sidegate_operator.store import Change, Key
 
@@ -144,7 +145,9 @@ class TargetWork:
             return None
         if isinstance(target, Unreadable):
             raise UnreadableTarget(target.problem)
-        plan = reconcile(self._snapshot(key, target, strangers), self.now(), self.beside, self.pace)
+        snapshot = self._snapshot(key, target, strangers)
+        known = self.cluster.doors.note(key, aim_at(target, snapshot.policies, snapshot.pods))
+        plan = reconcile(replace(snapshot, probe=known), self.now(), self.beside, self.pace)
         self.cluster.reports[key] = plan.reports
         if plan.last_good is not None:
             self.cluster.last_good[key] = plan.last_good

@@ -73,6 +73,7 @@ class TargetReason(enum.Enum):
     DOORS_OPEN = Row(_ENFORCED, _F, "DoorsOpen", "there are ways into the target that avoid the gate")
     PODS_WITHOUT_GATE = Row(_ENFORCED, _F, "PodsWithoutGate", "pods of the target run without a gate")
     NOT_PROBED = Row(_ENFORCED, _U, "NotProbed", "nobody has tried the ways into the target that avoid the gate")
+    PROBE_UNCLEAR = Row(_ENFORCED, _U, "ProbeUnclear", "a probe of other ways into the target got answers that tell nothing")
     NO_PODS = Row(_ENFORCED, _U, "NoPods", "there is no pod that could be protected")
 
     READY = Row(_READY, _T, "Ready", "every gate enforces the newest policies, and no other way in is open")

@@ -44,6 +44,8 @@ class SeenPod:
     is_of_a_job: bool
     gate_image: str | None = None
     gate_container_id: str = ""
+    address: str = ""  # its IP address, once it has one
+    is_up: bool = False  # all its containers are ready, so that the target can be expected to listen
 
     @classmethod
     def from_wire(cls, pod: Mapping[str, Any]) -> SeenPod:
@@ -55,7 +57,8 @@ class SeenPod:
         outside = OUTSIDE_GATE_LABEL in labels and any(
             each.get("name") == GATE_CONTAINER for each in spec.get("containers") or []
         )
-        states = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+        own = status.get("containerStatuses") or []
+        states = [*(status.get("initContainerStatuses") or []), *own]
         return cls(
             name=metadata["name"],
             uid=metadata["uid"],
@@ -69,6 +72,8 @@ class SeenPod:
             gate_container_id=next(
                 (str(each.get("containerID") or "") for each in states if each.get("name") == GATE_CONTAINER), ""
             ),
+            address=status.get("podIP") or "",
+            is_up=bool(own) and all(each.get("ready") is True for each in own),
         )
 
     @property

@@ -9,6 +9,7 @@ Rules it keeps:
 - What bears the name of an object wanted and is somebody else's is left alone, and the status says so: whoever may make targets may not
   by that overwrite Services and ConfigMaps.
 - A pod of the target that runs without a gate is never overlooked: it counts, and it makes `Enforced` False.
+- A probe counts for the pods that it tried: one that came since makes `Enforced` Unknown again, an open door stays one.
 - Events tell of conditions whose status changed, and once of a pod without a gate.
 
 Left out: gathering the snapshot, writing, and what other objects a target has (`beside` is an argument).
@@ -185,7 +186,7 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         pods_without_gate=tuple(each.name for each in without),
         silent_pods=tuple(each.name for each in without if each.asks_for != target.metadata.name),
         shared_pods=_shared(snapshot, mine),
-        probe=snapshot.probe,
+        probe=snapshot.probe if snapshot.probe is not None and snapshot.probe.covers(each.uid for each in mine) else None,
     )
     status = target_status(target, facts, now)
     reports = {str(each.metadata.name): _report(target, each, status, findings, errors) for each in bound}

@@ -50,9 +50,17 @@ class GateState:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a probe of the other ways in found, each as a phrase for a person."""
+    """What a probe of the other ways in found, each as a phrase for a person. `unclear`: what gave no answer that says either. `pods`: the
+    uids of those that were tried; None: the target isn't in pods.
+    """
 
     open_doors: tuple[str, ...] = ()
+    unclear: tuple[str, ...] = ()
+    pods: frozenset[str] | None = None
+
+    def covers(self, uids: Iterable[str]) -> bool:
+        """Whether it says anything of these pods. An open door is one, whoever else there is by now."""
+        return bool(self.open_doors) or self.pods is None or self.pods.issuperset(uids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +213,8 @@ def _enforced(facts: TargetFacts) -> Observed:
         return Observed(TargetReason.NO_PODS)
     if facts.probe is None:
         return Observed(TargetReason.NOT_PROBED, "run `sidegate doctor`")
+    if facts.probe.unclear:
+        return Observed(TargetReason.PROBE_UNCLEAR, f"{_listed(facts.probe.unclear)}; fix: see what the target logs")
     return Observed(TargetReason.DOORS_CLOSED)
 
 

@@ -15,6 +15,7 @@ VERBS: Final = {
     "gate": ("gate", "gate", "Run a gate from a compiled gate config."),
     "local": ("local", "local", "Run gates on this machine from manifests, without a cluster."),
     "policy": ("policy", "policy", "Explain, check and compile policies."),
+    "setup": ("setup", "setup", "Prepare a target so that only its gate gets in."),
     "approvals": ("approvals", "approvals", "List, show and watch approval requests."),
     "approve": ("approvals", "approve", "Approve a held statement."),
     "deny": ("approvals", "deny", "Deny a held statement."),

@@ -525,6 +525,21 @@ def test_every_condition_that_changes_is_told_once() -> None:
     assert "Ready" not in {each.reason for each in told}
 
 
+def test_a_probe_counts_for_the_pods_that_it_tried() -> None:
+    world = World()
+    world.settle()
+    uids = frozenset(each["metadata"]["uid"] for each in world.pods)
+    for probe, reason in [
+        (Probe(pods=uids), "DoorsClosed"),
+        (Probe(pods=uids - {min(uids)}), "NotProbed"),  # one came since
+        (Probe(pods=uids | {"gone"}), "DoorsClosed"),
+        (Probe(("5432 asks",), pods=frozenset()), "DoorsOpen"),  # closed by nothing but another probe
+    ]:
+        world.probe = probe
+        world.run(NOW + 1)
+        assert world.conditions()["Enforced"][1] == reason
+
+
 def test_a_note_fits_into_an_event() -> None:
     world = World(probe=Probe(tuple("é" * 300 for _ in range(9))))
     notes = [each.note.encode() for each in world.run().events]

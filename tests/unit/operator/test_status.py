@@ -55,6 +55,16 @@ TARGETS: list[tuple[TargetFacts, tuple[TargetReason, ...], str]] = [
     (dataclasses.replace(GOOD, probe=None), (R.ACCEPTED, R.COMPILED, R.SYNCED, R.NOT_PROBED, R.READY_UNPROBED), "`sidegate doctor`"),
     (dataclasses.replace(GOOD, probe=Probe(("5433 answers",))), (R.ACCEPTED, R.COMPILED, R.SYNCED, R.DOORS_OPEN, R.NOT_ENFORCED), "5433 answers"),
     (
+        dataclasses.replace(GOOD, probe=Probe(unclear=("5432 is starting up",))),
+        (R.ACCEPTED, R.COMPILED, R.SYNCED, R.PROBE_UNCLEAR, R.READY_UNPROBED),
+        "5432 is starting up",
+    ),
+    (
+        dataclasses.replace(GOOD, probe=Probe(("5433 answers",), ("5432 is starting up",))),
+        (R.ACCEPTED, R.COMPILED, R.SYNCED, R.DOORS_OPEN, R.NOT_ENFORCED),
+        "5433 answers",
+    ),
+    (
         dataclasses.replace(GOOD, pods_without_gate=("shop-db-1",)),
         (R.ACCEPTED, R.COMPILED, R.SYNCED, R.PODS_WITHOUT_GATE, R.NOT_ENFORCED),
         "`shop-db-1`; fix: have them made again",
