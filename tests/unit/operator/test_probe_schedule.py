@@ -27,7 +27,7 @@ OPEN, CLOSED = Probe(("asks",), pods=frozenset({"uid-1"})), Probe(pods=frozenset
 def seen(target: ProtectedTarget, **change: Any) -> SeenPod:
     assert target.spec.selector is not None
     labels = {"sidegate.dev/target": str(target.metadata.name), **target.spec.selector.match_labels}
-    pod = SeenPod("shop-db-0", "uid-1", labels, {}, True, True, False, False, "10.1.2.3", True)
+    pod = SeenPod("shop-db-0", "uid-1", labels, {}, True, True, False, False, address="10.1.2.3", is_up=True)
     return dataclasses.replace(pod, **change)
 
 
