@@ -24,6 +24,7 @@ from sidegate_operator.resources import Object, Resource, resource_of
 
 FIELD_MANAGER: Final = "sidegate-operator"
 MERGE_PATCH: Final = "application/merge-patch+json"
+STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 TIMEOUT_S: Final = 30.0
 _CLOSING_S: Final = 0.1
@@ -212,6 +213,11 @@ class ApiClient:
     ) -> Object:
         path = resource.path(namespace, name, subresource)
         return await self._ask("PATCH", path, patch, content_type=MERGE_PATCH, query={"fieldManager": FIELD_MANAGER})
+
+    async def strategic_patch(self, resource: Resource, namespace: str | None, name: str, patch: Object) -> Object:
+        """Lists are merged by their entries' names; Kubernetes' own kinds have it alone."""
+        path = resource.path(namespace, name)
+        return await self._ask("PATCH", path, patch, content_type=STRATEGIC_PATCH, query={"fieldManager": FIELD_MANAGER})
 
     async def delete(self, resource: Resource, namespace: str | None, name: str, uid: str | None = None) -> None:
         """`uid`: only this very object, not a namesake that was made since."""

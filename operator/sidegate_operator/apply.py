@@ -23,7 +23,9 @@ from typing import Final
 
 from sidegate_operator.api_client import FIELD_MANAGER, ApiClient, ApiError, Conflict, NotFound
 from sidegate_operator.clock import micro_timestamp
+from sidegate_operator.plan.gate_container import GATE_CONTAINER
 from sidegate_operator.plan.reconcile import Event, ObjectKey, Plan, PodAnnotation, StatusPatch
+from sidegate_operator.plan.upgrade import Exchange
 from sidegate_operator.resources import KNOWN, PODS, Object, Resource, resource_of
 from sidegate_operator.store import Change, Key, Store
 
@@ -128,6 +130,20 @@ class Writer:
         except (NotFound, Conflict):
             return  # it is gone, or it is another pod by now: the watch brings that
         self._seen(PODS, answer)
+
+    async def exchange_gate(self, exchange: Exchange, namespace: str) -> None:
+        """Another image for the gate of this very pod."""
+        self._ask_leave("exchange", PODS)
+        patch = {
+            "metadata": {"uid": exchange.uid, "annotations": dict(exchange.annotations)},
+            "spec": {"initContainers": [{"name": GATE_CONTAINER, "image": exchange.image}]},
+        }
+        try:
+            answer = await self.client.strategic_patch(PODS, namespace, exchange.pod, patch)
+        except (NotFound, Conflict):
+            return  # it is gone, or it is another pod by now: the watch brings that
+        self._seen(PODS, answer)
+        LOG.info("gate of pod %s/%s: exchanged for `%s`", namespace, exchange.pod, exchange.image)
 
     async def _tell(self, event: Event, namespace: str) -> None:
         resource = _BY_KIND[event.key.kind]

@@ -112,7 +112,10 @@ def slim_pod(pod: Object) -> Object:
         "spec": {part: _only(spec.get(part), "name", "image", "restartPolicy") for part in ("initContainers", "containers")},
         "status": {
             "phase": status.get("phase"),
-            **{part: _only(status.get(part), "name", "ready") for part in ("initContainerStatuses", "containerStatuses")},
+            **{
+                part: _only(status.get(part), "name", "ready", "containerID")
+                for part in ("initContainerStatuses", "containerStatuses")
+            },
         },
     }
 

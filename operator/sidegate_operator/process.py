@@ -105,7 +105,10 @@ class Operator:
         self.gateway: Final = self._gateway_of(settings, client) if settings.gateway is not None else None
         self._gateway_ends: asyncio.Task[None] | None = None
         gates = self.gateway or targets.NoGates()
-        self._targets = targets.TargetWork(self.cluster, writer, now, objects_beside(settings.gate), gates=gates)
+        upgrades = settings.gate if settings.gateway is not None else None
+        self._targets = targets.TargetWork(
+            self.cluster, writer, now, objects_beside(settings.gate), gates=gates, upgrades=upgrades
+        )
         self._works: dict[Resource, Callable[[Any], Awaitable[float | None]]] = {
             PROTECTED_TARGETS: self._targets.reconcile,
             ACCESS_POLICIES: policies.PolicyWork(self.cluster, writer, now).reconcile,

@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidegate_operator.api_client import ApiClient, ApiError
+from sidegate_operator.api_client import ApiError
 from sidegate_operator.gateway.asking import Caller, caller_of, expiry, review_of
 from sidegate_operator.gateway.problem import Kind, Refusal, unavailable
+from sidegate_operator.resources import Object
 
 LOG: Final = logging.getLogger(__name__)
 KEPT_S: Final = 30.0
@@ -39,7 +40,9 @@ class _Kept:
 
 @dataclass(slots=True)
 class Authentication:
-    client: ApiClient
+    """`create` has the API server answer a TokenReview, and may raise ApiError."""
+
+    create: Callable[[Object], Awaitable[Object]]
     now: Callable[[], float]
     elapsed: Callable[[], float]
     reviews: int = 0
@@ -63,7 +66,7 @@ class Authentication:
         asked_at = self.elapsed()
         self.reviews += 1
         try:
-            answer = caller_of(await self.client.create(review_of(token)))
+            answer = caller_of(await self.create(review_of(token)))
         except ApiError as problem:
             LOG.warning("gateway: a token can't be reviewed: %s; fix: %s", problem, problem.way_forward)
             return unavailable("the API server can't be asked about the token")

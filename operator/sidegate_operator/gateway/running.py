@@ -67,7 +67,7 @@ class RunningGateway:
         self.guarding: Final = Guarding(client, around.namespace, settings.webhook_url, settings.guards_every_s)
         self.reports: Final = Reports(around.elapsed())
         self.waiting: Final = Waiting()
-        self.authentication: Final = Authentication(client, around.now, around.elapsed)
+        self.authentication: Final = Authentication(client.create, around.now, around.elapsed)
         self._gateway: Final = Gateway(
             Service(
                 around.cluster,

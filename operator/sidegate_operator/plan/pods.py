@@ -30,7 +30,9 @@ _TOLD: Final = re.compile(r"([1-9][0-9]{0,5}) times, last at (\S{20})")
 
 @dataclass(frozen=True, slots=True)
 class SeenPod:
-    """One pod of the target's namespace."""
+    """One pod of the target's namespace. `gate_image`: of a gate beside the database, None without one; `gate_container_id`: of the one
+    that runs, empty before.
+    """
 
     name: str
     uid: str
@@ -40,16 +42,16 @@ class SeenPod:
     is_gate_ready: bool
     is_over: bool
     is_of_a_job: bool
+    gate_image: str | None = None
+    gate_container_id: str = ""
 
     @classmethod
     def from_wire(cls, pod: Mapping[str, Any]) -> SeenPod:
         """Read a pod as the API server gives it."""
         metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
         labels = metadata.get("labels") or {}
-        inside = any(
-            each.get("name") == GATE_CONTAINER and each.get("restartPolicy") == "Always"
-            for each in spec.get("initContainers") or []
-        )
+        sidecars = spec.get("initContainers") or []
+        inside = [each for each in sidecars if each.get("name") == GATE_CONTAINER and each.get("restartPolicy") == "Always"]
         outside = OUTSIDE_GATE_LABEL in labels and any(
             each.get("name") == GATE_CONTAINER for each in spec.get("containers") or []
         )
@@ -59,10 +61,14 @@ class SeenPod:
             uid=metadata["uid"],
             labels=labels,
             annotations=metadata.get("annotations") or {},
-            has_gate=inside or outside,
+            has_gate=bool(inside) or outside,
             is_gate_ready=any(each.get("name") == GATE_CONTAINER and each.get("ready") is True for each in states),
             is_over="deletionTimestamp" in metadata or status.get("phase") in {"Succeeded", "Failed"},
             is_of_a_job=is_of_a_job(pod),
+            gate_image=str(inside[0].get("image", "")) if inside else None,
+            gate_container_id=next(
+                (str(each.get("containerID") or "") for each in states if each.get("name") == GATE_CONTAINER), ""
+            ),
         )
 
     @property

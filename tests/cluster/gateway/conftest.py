@@ -20,6 +20,7 @@ from tests.support.processes import wait_until
 from tests.support.running_operator import OperatorAccount, RunningOperator
 
 VERSION: Final = "sidegate.dev/v1alpha1"
+GATEWAY_URL: Final = "https://127.0.0.1:8444"
 APPROVERS: Final = {"groups": ["dba"], "users": ["chief"]}
 RULE: Final = {
     "name": "ddl",
@@ -67,8 +68,10 @@ class Gateways:
 
 def start_replica(admission: Admission, account: OperatorAccount, *options: str, lease_seconds: int = 6) -> Replica:
     port = processes.free_port()
-    given = ("--gateway", f"127.0.0.1:{port}", "--gateway-url", "https://127.0.0.1:8444", "--webhook-url", admission.url)
-    operator = RunningOperator(account, lease_seconds=lease_seconds, options=(*given, "--guards-every", "0.3", *options))
+    given = ("--gateway", f"127.0.0.1:{port}", "--gateway-url", GATEWAY_URL, "--webhook-url", admission.url)
+    operator = RunningOperator(
+        account, lease_seconds=lease_seconds, options=(*given, "--guards-every", "0.3", "--certificates-every", "0.5", *options)
+    )
     operator.__enter__()
     return Replica(operator, port)
 
@@ -81,7 +84,7 @@ def wait_until_serving(replica: Replica) -> None:
 
 @pytest.fixture(scope="session")
 def gateways() -> Iterator[Gateways]:
-    with ApiServer() as api, Admission(api) as admission:
+    with ApiServer() as api, Admission(api, "--gateway-url", GATEWAY_URL) as admission:
         account = OperatorAccount(api, NAMESPACE, "sidegate-operator")
         made = Gateways(admission, [start_replica(admission, account) for _ in range(2)])
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from sidegate_operator.api_client import ApiClient
 from sidegate_operator.clock import elapsed, now
 from sidegate_operator.credentials import Credentials
@@ -17,7 +19,10 @@ from tests.support.api_server import ApiServer
 from tests.support.running_operator import GATE_IMAGE
 
 
-async def test_ends_when_its_watches_hang_although_their_own_limit_would_let_them(api_server: ApiServer, namespace: str) -> None:
+@pytest.mark.parametrize("leads", [True, False], ids=["leading", "standing by"])
+async def test_ends_when_its_watches_hang_although_their_own_limit_would_let_them(
+    api_server: ApiServer, namespace: str, leads: bool
+) -> None:
     """A stand-in for whatever hangs: the silence that a watch may have is longer here than what the watchdog bears."""
     settings = Settings(
         namespace, "operator-under-test", GateSettings(GATE_IMAGE, "1"), terms=Terms(600, 400, 200), stale_after_s=0.5
@@ -32,8 +37,9 @@ async def test_ends_when_its_watches_hang_although_their_own_limit_would_let_the
         operator = Operator(settings, credentials, client, Leadership(client, namespace, "lease", election, elapsed, now))
         with api_server.paused():
             try:
-                async with asyncio.timeout(30):
-                    assert await operator.lead(asyncio.Event()) == FAILED
+                stop = asyncio.Event()
+                async with asyncio.timeout(30), operator.serving_gates(stop):
+                    assert await (operator.lead(stop) if leads else operator.live(stop)) == FAILED
                 assert any("no sign of life" in line for line in operator.stale())
             finally:
                 if operator.deadline is not None:

@@ -1,0 +1,199 @@
+"""The listener's bounds: connections, strangers, bodies, requests of one pod; and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from sidegate_operator.api_client import ApiClient
+from sidegate_operator.apply import Writer
+from sidegate_operator.cluster import Cluster
+from sidegate_operator.credentials import Credentials
+from sidegate_operator.gateway.authentication import Authentication
+from sidegate_operator.gateway.reports import Reports
+from sidegate_operator.gateway.server import Gateway
+from sidegate_operator.gateway.service import Service
+from sidegate_operator.gateway.settings import Limits
+from sidegate_operator.gateway.waiting import Waiting
+from sidegate_operator.resources import APPROVAL_REQUESTS, PODS, PROTECTED_TARGETS
+from sidegate_operator.serving.tls import listening_context, load_chain
+from tests.support.cluster_authority import Authority
+from tests.unit.operator.approval_objects import stored_request
+from tests.unit.operator.gateway.test_asking import pod, review, token
+from tests.unit.operator.gateway.test_authentication import NOW
+from tests.unit.operator.snapshots import target
+
+AUTHORITY = Authority.create("gateway-tests")
+HEAD = f"Host: localhost\r\nAuthorization: Bearer {token(exp=NOW + 3600)}\r\n"
+
+
+@dataclass
+class Listening:
+    port: int
+    service: Service
+    answers: list[tuple[str, int]]
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        context = ssl.create_default_context(cadata=AUTHORITY.pem.decode())
+        return await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
+
+    async def ask(self, text: str, body: bytes = b"") -> tuple[int, dict[str, Any]]:
+        reader, writer = await self.connect()
+        try:
+            writer.write(text.encode() + body)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next((int(each.split(":")[1]) for each in head.splitlines() if each.lower().startswith("content-length")), 0)
+            content = await reader.readexactly(length)
+        finally:
+            writer.close()
+        return int(head.split()[1]), json.loads(content) if content else {}
+
+
+def post(path: str, body: bytes, **headers: str) -> tuple[str, bytes]:
+    extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    kind = "Content-Type: application/json\r\n"
+    return f"POST /v1/targets/shop/shop-db/{path} HTTP/1.1\r\n{HEAD}{kind}Content-Length: {len(body)}\r\n{extra}\r\n", body
+
+
+def get(path: str) -> str:
+    return f"GET /v1/targets/shop/shop-db/{path} HTTP/1.1\r\n{HEAD}\r\n"
+
+
+@asynccontextmanager
+async def listening(answer: Callable[[], dict[str, Any]] = review, **limits: Any) -> AsyncIterator[Listening]:
+    """With one gate, its target and one request in the stores; the API server knows the token, and isn't there for anything else."""
+    cluster, waiting, answers = Cluster(), Waiting(), list[tuple[str, int]]()
+    found = pod(metadata={"resourceVersion": "5"})
+    for resource, each in ((PODS, found), (PROTECTED_TARGETS, target()), (APPROVAL_REQUESTS, stored_request())):
+        cluster.stores[resource].relisted([{"apiVersion": "v1", "kind": resource.kind, **each}], "10")
+    loop = asyncio.get_running_loop()
+
+    async def create(_: dict[str, Any]) -> dict[str, Any]:
+        return answer()
+
+    async with ApiClient(Credentials("https://127.0.0.1:1")) as client:
+        writer = Writer(client, cluster.stores, lambda: True, lambda: NOW, "tests")
+        reports = Reports(loop.time())
+        service = Service(
+            cluster, writer, "sidegate-system", lambda: NOW, loop.time, reports, waiting, lambda: "unguarded", lambda _: None
+        )
+        gateway = Gateway(
+            service,
+            Authentication(create, lambda: NOW, loop.time),
+            Limits(**limits),
+            lambda action, status: answers.append((action, status)),
+        )
+        tls = listening_context(minimum=ssl.TLSVersion.TLSv1_3)
+        pair = AUTHORITY.issue_for_host("127.0.0.1")
+        load_chain(tls, pair.certificate, pair.key)
+        async with gateway.listening(tls, "127.0.0.1", 0) as port:
+            yield Listening(port, service, answers)
+
+
+REPORT = b'{"revision":"r1","version":"1","sessions":0}'
+
+
+async def test_a_gate_reports_and_is_told_that_holds_are_refused() -> None:
+    async with listening() as running:
+        assert await running.ask(*post("report", REPORT)) == (200, {"nextS": 10.0, "canHold": False, "problem": "unguarded"})
+        assert list(running.service.reports.versions()) == ["1"]
+        assert running.answers == [("report", 200)]
+
+
+async def test_nothing_of_a_strangers_body_is_read() -> None:
+    """The refusal comes while the body is still to come."""
+    async with listening(lambda: review(authenticated=False)) as running:
+        head, _ = post("holds", b"x" * 100_000)
+        status, told = await running.ask(head)
+        assert (status, told["type"]) == (401, "Unauthenticated")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("report", b"x" * (512 * 1024 + 1), {}, 413),
+        ("report", b"[" * 200_000, {}, 400),
+        ("report", b"\xff\xfe", {}, 400),
+        ("report", REPORT[:-1] + b',"more":1}', {}, 400),
+        ("report", b"", {}, 400),
+        ("report", b"x\x9c\xcbH\xcd\xc9\xc9\x07\x00\x06,\x02\x15", {"Content-Encoding": "deflate"}, 400),
+        ("holds/ar-1/claim", b'{"uid":""}', {}, 400),
+    ],
+    ids=["large", "deep", "no-text", "unknown-field", "empty", "compressed", "constraint"],
+)
+async def test_a_body_that_isnt_one_is_refused(path: str, body: bytes, headers: dict[str, str], status: int) -> None:
+    async with listening() as running:
+        said, told = await running.ask(*post(path, body, **headers))
+        assert said == status
+        assert told["wayForward"]
+
+
+async def test_a_body_that_doesnt_come_is_waited_for_in_vain() -> None:
+    async with listening(body_s=0.2) as running:
+        head, body = post("report", REPORT)
+        assert (await running.ask(head, body[:5]))[0] == 400
+
+
+async def test_a_connection_on_which_nobody_is_known_is_closed() -> None:
+    async with listening(unknown_s=0.3) as running:
+        reader, writer = await running.connect()
+        writer.write(b"GET / HTTP/1.1\r\n")  # and nothing more
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+async def test_over_the_limit_of_connections_nobody_gets_in() -> None:
+    async with listening(max_connections=1) as running:
+        _, first = await running.connect()
+        with pytest.raises((OSError, EOFError)):
+            await running.ask(get("holds/ar-1"))
+        first.close()
+
+
+async def test_over_the_limit_of_one_pod_it_is_told_to_wait() -> None:
+    async with listening(max_per_pod=1) as running:
+        waiting = asyncio.create_task(running.ask(get("holds/ar-1?wait=20&version=10")))
+        while not len(running.service.waiting):
+            await asyncio.sleep(0)
+        status, told = await running.ask(get("holds/ar-1"))
+        assert (status, told["type"]) == (429, "TooMany")
+        waiting.cancel()
+
+
+async def test_who_waits_hears_of_a_change_and_else_of_nothing_new() -> None:
+    async with listening() as running:
+        assert (await running.ask(get("holds/ar-1?wait=0.05&version=10")))[0] == 304
+        waiting = asyncio.create_task(running.ask(get("holds/ar-1?wait=20&version=10")))
+        while not len(running.service.waiting):
+            await asyncio.sleep(0)
+        store = running.service.cluster.stores[APPROVAL_REQUESTS]
+        change = store.seen(stored_request(metadata={"resourceVersion": "11"}))
+        assert change is not None
+        running.service.waiting.wake(change.key)
+        status, told = await waiting
+        assert (status, told["request"]["metadata"]["resourceVersion"]) == (200, "11")
+
+
+async def test_at_the_end_who_waits_is_answered_at_once() -> None:
+    async with listening() as running:
+        waiting = asyncio.create_task(running.ask(get("holds/ar-1?wait=30&version=10")))
+        while not len(running.service.waiting):
+            await asyncio.sleep(0)
+    status, told = await waiting
+    assert (status, told["type"]) == (503, "Unavailable")
+
+
+async def test_an_error_of_ours_refuses_and_quotes_nothing() -> None:
+    def fails() -> dict[str, Any]:
+        raise RuntimeError("SECRET")
+
+    async with listening(fails) as running:
+        status, told = await running.ask(get("holds/ar-1"))
+        assert (status, "SECRET" in str(told)) == (503, False)
