@@ -118,6 +118,14 @@ class StartFailure(click.ClickException):
     help="How often it is looked whether decisions are guarded.",
 )
 @click.option(
+    "--certificates-every",
+    type=click.FloatRange(0.1, 3600),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often the gateway's certificates are looked after.",
+)
+@click.option(
     "--scrapers", multiple=True, metavar="NAMESPACE", help="A namespace that may read the metrics of gates outside; repeatable."
 )
 @click.option(
@@ -154,6 +162,7 @@ def run(
     gateway: str,
     webhook_url: str,
     guards_every: float,
+    certificates_every: float,
     scrapers: tuple[str, ...],
     replicas: int,
     workers: int,
@@ -166,7 +175,12 @@ def run(
     if gateway_url:
         names = (_host_of(gateway_url),)
         served = GatewaySettings(
-            listen_host, listen_port, names, guards_every_s=guards_every, webhook_url=webhook_url.rstrip("/")
+            listen_host,
+            listen_port,
+            names,
+            every_s=certificates_every,
+            guards_every_s=guards_every,
+            webhook_url=webhook_url.rstrip("/"),
         )
     try:
         gate = GateSettings(

@@ -69,7 +69,9 @@ class Gateways:
 def start_replica(admission: Admission, account: OperatorAccount, *options: str, lease_seconds: int = 6) -> Replica:
     port = processes.free_port()
     given = ("--gateway", f"127.0.0.1:{port}", "--gateway-url", GATEWAY_URL, "--webhook-url", admission.url)
-    operator = RunningOperator(account, lease_seconds=lease_seconds, options=(*given, "--guards-every", "0.3", *options))
+    operator = RunningOperator(
+        account, lease_seconds=lease_seconds, options=(*given, "--guards-every", "0.3", "--certificates-every", "0.5", *options)
+    )
     operator.__enter__()
     return Replica(operator, port)
 
