@@ -316,7 +316,9 @@ class Operator:
             if each.problem is not None
         ]
         if self.gateway is not None and self.gateway.problem is not None:
-            problems.append(f"gateway: {self.gateway.problem}; fix: nothing, or see the log for what keeps it")
+            problems.append(
+                f"gateway: {self.gateway.problem}; fix: see the log for the kind that isn't listed, or the Secret that can't be read"
+            )
         return problems
 
     def refresh(self) -> None:
