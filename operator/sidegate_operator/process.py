@@ -199,6 +199,8 @@ class Operator:
 
     async def _work(self) -> None:
         await asyncio.gather(*(each.synced.wait() for each in self._watchers))
+        if self.gateway is not None:
+            await self.gateway.guarding.looked.wait()  # so that no status loses what it says of that, for a moment
         LOG.info("every kind is listed: %s", ", ".join(f"{len(each.store)} {each.resource}" for each in self._watchers))
         await self._prime()
         LOG.info("every target is planned: %d keys have something to do", self.workers.queue.waiting)

@@ -67,7 +67,7 @@ def get(path: str) -> str:
 
 
 @asynccontextmanager
-async def listening(answer: Callable[[], dict[str, Any]] = review, **limits: float) -> AsyncIterator[Listening]:
+async def listening(answer: Callable[[], dict[str, Any]] = review, **limits: Any) -> AsyncIterator[Listening]:
     """With one gate, its target and one request in the stores; the API server knows the token, and isn't there for anything else."""
     cluster, waiting, answers = Cluster(), Waiting(), list[tuple[str, int]]()
     found = pod(metadata={"resourceVersion": "5"})
@@ -151,7 +151,8 @@ async def test_a_connection_on_which_nobody_is_known_is_closed() -> None:
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_unknown"])
 async def test_over_the_limit_of_connections_nobody_gets_in(limit: str) -> None:
-    async with listening(review, **{limit: 1}) as running:
+    limits: dict[str, Any] = {limit: 1}
+    async with listening(review, **limits) as running:
         _, first = await running.connect()
         with pytest.raises((OSError, EOFError)):
             await running.ask(get("holds/ar-1"))
