@@ -30,7 +30,7 @@ def client_of(gateway: FakeGateway, *ports: int, **settings: object) -> GatewayC
         return tuple(("127.0.0.1", each) for each in ports or (port,))
 
     chosen = replace(gateway.settings, **settings)  # type: ignore[arg-type]
-    return GatewayClient(chosen, resolve_name=replicas, connect_timeout_s=2, answer_timeout_s=0.5)
+    return GatewayClient(chosen, resolve_name=replicas, connect_timeout_s=5, answer_timeout_s=5)
 
 
 async def test_asks_with_the_token_and_the_authority_that_the_files_have_now(tmp_path: Path, gateway: FakeGateway) -> None:
