@@ -61,7 +61,9 @@ class Fault(enum.Enum):
 
 
 class FakeGateway:
-    """A running gateway of one replica. `clock` is its machine's; `targets` are those whose gates hold its token."""
+    """A running gateway of one replica. `clock` is its machine's; `targets` are those whose gates hold its token; `names` are its
+    certificate's.
+    """
 
     def __init__(
         self,
@@ -69,9 +71,12 @@ class FakeGateway:
         *,
         clock: Callable[[], float] = time.time,  # noqa: TID251 - between real programs
         targets: Sequence[str] = ("shop/shop-db",),
+        names: Sequence[str] = ("localhost", "127.0.0.1"),
+        newest_tls: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     ) -> None:
         self.clock = clock
         self.targets = frozenset(targets)
+        self._newest_tls = newest_tls
         self.key = Ed25519PrivateKey.generate()
         self.faults: dict[str, Fault] = {}
         self.lie: Callable[[dict[str, Any]], object] | None = None
@@ -88,7 +93,7 @@ class FakeGateway:
         self._runner: web.AppRunner | None = None
         self._port = 0
         authority = trustme.CA()
-        self._certificate = authority.issue_cert("localhost", "127.0.0.1")
+        self._certificate = authority.issue_cert(*names)
         self.token_file, self.ca_file = directory / "token", directory / "ca.crt"
         self.token = "gate.token-1"
         directory.mkdir(exist_ok=True)
@@ -146,7 +151,7 @@ class FakeGateway:
             return
         self._changed = asyncio.Condition()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.maximum_version = self._newest_tls
         self._certificate.configure_cert(context)
         app = web.Application(client_max_size=messages.MAX_BODY_BYTES)
         at = "/v1/targets/{namespace}/{target}"

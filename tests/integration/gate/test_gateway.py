@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from tests.integration.gate.conftest import (
     replace,
     rewrite,
     running,
+    running_workers,
     wait_for_event,
     wire,
 )
@@ -391,3 +393,22 @@ def test_a_gateway_that_is_no_place_is_refused_at_start(tmp_path: Path, url: str
     assert done.returncode == 1
     assert url in done.stderr
     assert "https://" in done.stderr
+
+
+def test_several_workers_share_what_waits_and_take_an_approval_once(
+    own_gateway: FakeGateway, postgres: PostgresServer, issuer: Issuer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("", own_gateway.url), ("_TOKEN", str(own_gateway.token_file)), ("_CA", str(own_gateway.ca_file))):
+        monkeypatch.setenv(f"SIDEGATE_GATEWAY{name}", value)
+    with running_workers(config_with(postgres, issuer, BIG, role="owner"), 2) as gate, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(wire(gate, issuer, database, "owner")) for _ in range(6)]  # the kernel spreads them
+        clients[0].send(m.query(STATEMENT))
+        request = held(clients[0])
+        for each in clients[1:]:
+            each.send(m.query(STATEMENT))
+            assert held(each) == request
+        own_gateway.decide(request, DANA)
+        replies = [each.receive_until_ready() for each in clients]
+        assert [m.CommandComplete("DELETE 50") in each for each in replies].count(True) == 1
+        assert len(own_gateway.objects) == 1
+        assert accounts(postgres, database) == 4950

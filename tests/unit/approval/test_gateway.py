@@ -20,7 +20,9 @@ from tests.support.fake_gateway import STRANGER, FakeGateway, Fault
 from tests.unit.approval.conftest import NOW
 
 DANA, DORA = "dana@example.com", "dora@example.com"
-SHORT = Patience(asking_s=1.0, telling_s=1.0, doubting_s=0.4, first_pause_s=0.02, longest_pause_s=0.1, wait_s=2)
+# Where the gateway answers, times are long and nothing waits for them; where it is to fail, the gate gives up soon.
+PATIENT = Patience(asking_s=20.0, telling_s=20.0, doubting_s=0.4, first_pause_s=0.02, longest_pause_s=0.1, wait_s=2)
+HASTY = replace(PATIENT, asking_s=1.0)
 
 
 class Clock:
@@ -45,10 +47,12 @@ def gateway(tmp_path: Path, clock: Clock) -> Iterator[FakeGateway]:
 _bytes = itertools.count()
 
 
-def new_gate(settings: GatewaySettings, clock: Clock) -> GatewayApprovals:
+def new_gate(
+    settings: GatewaySettings, clock: Clock, patience: Patience = PATIENT, answer_timeout_s: float = 10.0
+) -> GatewayApprovals:
     """Another gate, or the same after a restart: it remembers nothing."""
-    client = GatewayClient(settings, connect_timeout_s=0.5, answer_timeout_s=0.5)
-    return GatewayApprovals(client, clock=clock, random_bytes=lambda n: next(_bytes).to_bytes(n, "big"), patience=SHORT)
+    client = GatewayClient(settings, connect_timeout_s=10.0, answer_timeout_s=answer_timeout_s)
+    return GatewayApprovals(client, clock=clock, random_bytes=lambda n: next(_bytes).to_bytes(n, "big"), patience=patience)
 
 
 @pytest.fixture
@@ -56,8 +60,13 @@ def approvals(gateway: FakeGateway, clock: Clock) -> GatewayApprovals:
     return new_gate(gateway.settings, clock)
 
 
+@pytest.fixture
+def hasty(gateway: FakeGateway, clock: Clock) -> GatewayApprovals:
+    return new_gate(gateway.settings, clock, HASTY, 0.5)
+
+
 async def decided(approvals: GatewayApprovals, name: str) -> Verdict:
-    return await asyncio.wait_for(approvals.wait(name), 10)
+    return await asyncio.wait_for(approvals.wait(name), 25)
 
 
 async def off_loop(what: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
@@ -421,10 +430,12 @@ async def test_a_claim_whose_answer_is_lost_is_lost(
 
 @pytest.mark.parametrize("fault", [Fault.ERROR, Fault.HANG, Fault.GARBAGE, Fault.HUGE, Fault.CUT, Fault.CHUNKED, Fault.REDIRECT])
 async def test_a_claim_that_is_answered_otherwise_is_never_an_approval(
-    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest, fault: Fault
+    gateway: FakeGateway, approvals: GatewayApprovals, clock: Clock, request_of_ada: HoldRequest, fault: Fault
 ) -> None:
     name = await approvals.submit(request_of_ada, NOW)
     await off_loop(gateway.decide, name, DANA)
+    approvals._patience = HASTY
+    approvals._client = GatewayClient(gateway.settings, answer_timeout_s=0.5)
     gateway.faults["claim"] = fault
     with pytest.raises(ApprovalUnavailable) as caught:
         await decided(approvals, name)
@@ -445,10 +456,12 @@ async def test_a_claim_that_nobody_could_serve_is_asked_again(
 
 
 async def test_an_approval_that_could_not_be_asked_for_is_still_there(
-    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
+    gateway: FakeGateway, approvals: GatewayApprovals, clock: Clock, request_of_ada: HoldRequest
 ) -> None:
     name = await approvals.submit(request_of_ada, NOW)
     await off_loop(gateway.decide, name, DANA)
+    approvals._patience = HASTY
+    approvals._client = GatewayClient(gateway.settings, answer_timeout_s=0.5)
     gateway.faults["claim"] = Fault.UNAVAILABLE
     with pytest.raises(ApprovalUnavailable, match="guard of decisions"):
         await decided(approvals, name)
@@ -460,8 +473,9 @@ async def test_an_approval_that_could_not_be_asked_for_is_still_there(
     "fault", [Fault.LOSE_ANSWER, Fault.UNAVAILABLE, Fault.BUSY, Fault.ERROR, Fault.HANG, Fault.HUGE, Fault.CUT, Fault.CHUNKED]
 )
 async def test_a_request_that_is_sent_twice_is_made_once(
-    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest, fault: Fault
+    gateway: FakeGateway, approvals: GatewayApprovals, clock: Clock, request_of_ada: HoldRequest, fault: Fault
 ) -> None:
+    approvals = new_gate(gateway.settings, clock, answer_timeout_s=0.5)
     gateway.faults["submit"] = fault
     asking = asyncio.create_task(approvals.submit(request_of_ada, NOW))
     if fault in (Fault.HANG, Fault.HUGE):
@@ -476,13 +490,13 @@ async def test_a_request_that_is_sent_twice_is_made_once(
 @pytest.mark.parametrize("operation", ["find", "submit"])
 @pytest.mark.parametrize("fault", [*Fault, None])
 async def test_a_gateway_that_fails_refuses_the_statement_in_bounded_time_and_says_where_to_look(
-    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest, fault: Fault | None, operation: str
+    gateway: FakeGateway, hasty: GatewayApprovals, request_of_ada: HoldRequest, fault: Fault | None, operation: str
 ) -> None:
     if fault is None:
         await off_loop(gateway.go_down)
     else:
         gateway.faults[operation] = fault
-    asked = approvals.take_grant(request_of_ada, NOW) if operation == "find" else approvals.submit(request_of_ada, NOW)
+    asked = hasty.take_grant(request_of_ada, NOW) if operation == "find" else hasty.submit(request_of_ada, NOW)
     with pytest.raises(ApprovalUnavailable) as caught:
         await asyncio.wait_for(asked, 5)
     assert gateway.url in caught.value.way_forward
@@ -511,8 +525,9 @@ async def test_a_wait_outlives_a_gateway_that_restarts_and_one_that_fails(
 
 
 async def test_a_request_that_is_gone_is_looked_for_a_moment_and_then_refused(
-    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
+    gateway: FakeGateway, approvals: GatewayApprovals, clock: Clock, request_of_ada: HoldRequest
 ) -> None:
+    approvals = new_gate(gateway.settings, clock, replace(PATIENT, doubting_s=20.0))
     name = await approvals.submit(request_of_ada, NOW)
     kept = gateway.objects.pop(name)
     waiting = asyncio.create_task(decided(approvals, name))
@@ -521,6 +536,7 @@ async def test_a_request_that_is_gone_is_looked_for_a_moment_and_then_refused(
     await off_loop(gateway.decide, name, DANA)
     assert (await waiting).phase is Phase.APPROVED
     del gateway.objects[name]
+    approvals._patience = PATIENT
     with pytest.raises(ApprovalUnavailable, match="any more"):
         await decided(approvals, name)
 
@@ -531,7 +547,7 @@ async def test_a_name_that_is_anothers_is_not_taken_over(
     name = await approvals.submit(request_of_ada, NOW)
     same = iter([0, 1])
     other = GatewayApprovals(
-        GatewayClient(gateway.settings), clock=clock, patience=SHORT,
+        GatewayClient(gateway.settings), clock=clock, patience=PATIENT,
         random_bytes=lambda n: bytes(n) if next(same) == 0 else b"\x01" * n,
     )  # fmt: skip
     gateway.objects[f"{name[:-6]}bbbbbb"] = gateway.objects[name]

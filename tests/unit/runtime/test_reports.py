@@ -35,7 +35,7 @@ class Gate:
         async def replicas(host: str, port: int) -> tuple[tuple[str, int], ...]:
             return tuple(("127.0.0.1", each.port) for each in gateways)
 
-        client = GatewayClient(gateways[0].settings, resolve_name=replicas, connect_timeout_s=1, answer_timeout_s=0.3)
+        client = GatewayClient(gateways[0].settings, resolve_name=replicas, connect_timeout_s=5, answer_timeout_s=2)
         self.reports = GatewayReports(client, lambda: self.target, self.report, self.health, self.metrics)
 
     def report(self) -> Report:
@@ -61,7 +61,7 @@ class Gate:
 
 
 async def until(what: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(25):
         while not what():
             await asyncio.sleep(0.01)
 
