@@ -200,6 +200,8 @@ class Operator:
 
     async def _work(self) -> None:
         await asyncio.gather(*(each.synced.wait() for each in self._watchers))
+        if self.gateway is not None:
+            await self.gateway.guarding.looked.wait()  # so that no status loses what it says of that, for a moment
         LOG.info("every kind is listed: %s", ", ".join(f"{len(each.store)} {each.resource}" for each in self._watchers))
         await self._prime()
         LOG.info("every target is planned: %d keys have something to do", self.workers.queue.waiting)
@@ -317,7 +319,9 @@ class Operator:
             if each.problem is not None
         ]
         if self.gateway is not None and self.gateway.problem is not None:
-            problems.append(f"gateway: {self.gateway.problem}; fix: nothing, or see the log for what keeps it")
+            problems.append(
+                f"gateway: {self.gateway.problem}; fix: see the log for the kind that isn't listed, or the Secret that can't be read"
+            )
         return problems
 
     def refresh(self) -> None:

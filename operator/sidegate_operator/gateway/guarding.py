@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,14 +23,17 @@ _SHOWN: Final = 3
 
 @dataclass(slots=True)
 class Guarding:
-    """`url`: the webhook's, where it is called by no Service. `unguarded` is None when all is as it must be."""
+    """`url`: the webhook's, where it is called by no Service. `unguarded` is None when all is as it must be; `changed` is called when it is
+    another.
+    """
 
     client: ApiClient
     namespace: str
     url: str = ""
     every_s: float = 60.0
+    changed: Callable[[], None] = lambda: None
     unguarded: str | None = "it isn't known yet whether decisions are guarded"
-    _said: str | None = field(default=None)
+    looked: asyncio.Event = field(default_factory=asyncio.Event)  # once at least
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -49,10 +53,12 @@ class Guarding:
         self._found(f"decisions aren't guarded: {shown}{more}" if problems else None)
 
     def _found(self, problem: str | None) -> None:
-        self.unguarded = problem
-        if problem != self._said:
-            if problem is not None:
-                LOG.error("%s; new holds are refused meanwhile", problem)
-            else:
-                LOG.info("decisions are guarded again")
-        self._said = problem
+        before, was_known, self.unguarded = self.unguarded, self.looked.is_set(), problem
+        self.looked.set()
+        if was_known and problem == before:
+            return
+        if problem is not None:
+            LOG.error("%s; new holds are refused meanwhile", problem)
+        else:
+            LOG.info("decisions are guarded")
+        self.changed()

@@ -12,7 +12,6 @@ Left out: receiving them, and what follows from them (`plan/reconcile.py`). Pure
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +37,11 @@ class Reports:
         self._began_at = began_at
         self._by_uid: dict[str, Heard] = {}
         self._was_young = True
+
+    def problem_of(self, uid: str) -> str | None:
+        """Why a gate says that it isn't at the newest revision."""
+        found = self._by_uid.get(uid)
+        return found.report.problem if found is not None else None
 
     def hear(self, uid: str, heard: Heard) -> bool:
         """Whether what the gate enforces is news."""
@@ -68,6 +72,3 @@ class Reports:
     def versions(self) -> Counter[str]:
         """How many gates run which version."""
         return Counter(each.report.version for each in self._by_uid.values())
-
-    def problems(self) -> Iterator[Heard]:
-        return (each for each in self._by_uid.values() if each.report.problem)

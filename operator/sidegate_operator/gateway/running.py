@@ -64,7 +64,7 @@ class RunningGateway:
         )
         self._held: Held | None = None
         self._tls: Final = listening_context(minimum=ssl.TLSVersion.TLSv1_3)
-        self.guarding: Final = Guarding(client, around.namespace, settings.webhook_url, settings.guards_every_s)
+        self.guarding: Final = Guarding(client, around.namespace, settings.webhook_url, settings.guards_every_s, around.wake_all)
         self.reports: Final = Reports(around.elapsed())
         self.waiting: Final = Waiting()
         self.authentication: Final = Authentication(client.create, around.now, around.elapsed)
@@ -97,6 +97,10 @@ class RunningGateway:
 
     def is_young(self) -> bool:
         return self.reports.is_young(self._around.elapsed())
+
+    def unguarded(self) -> str | None:
+        """As it goes into statuses; None before the first look."""
+        return (self.guarding.unguarded or "") if self.guarding.looked.is_set() else None
 
     def heard(self, change: Change, decision_keys: Key) -> None:
         """A store changed."""

@@ -148,7 +148,7 @@ class Gateway:
         )
 
         def connected() -> asyncio.Protocol:
-            if len(server.connections) >= self.limits.max_connections:
+            if len(server.connections) >= self.limits.max_connections or len(self._unknown) >= self.limits.max_unknown:
                 self.count("connect", 503)
                 return _TurnedAway()
             protocol = server()

@@ -156,6 +156,8 @@ class Service:
 
     def _report(self, caller: Caller, route: Route, asked: Report) -> Reply:
         target = Key(route.namespace, route.target)
+        if asked.problem is not None and asked.problem != self.reports.problem_of(caller.uid):
+            LOG.warning("gateway: the gate of pod `%s` has a problem: %s", caller, plain(asked.problem))
         if self.reports.hear(caller.uid, Heard(target, caller.pod, asked, self.elapsed())):
             self.wake(target)
         problem = self.unguarded()

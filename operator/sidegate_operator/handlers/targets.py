@@ -71,6 +71,9 @@ class Gates(Protocol):
     def authority(self) -> str:
         """PEM; empty while it isn't known."""
 
+    def unguarded(self) -> str | None:
+        """Why decisions aren't guarded; empty when they are, None where nobody looks."""
+
 
 class NoGates:
     """Where no gateway runs."""
@@ -83,6 +86,9 @@ class NoGates:
 
     def authority(self) -> str:
         return ""
+
+    def unguarded(self) -> str | None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,7 @@ class TargetWork:
             last_good=cluster.last_good.get(key),
             elsewhere=cluster.elsewhere(key),
             authority=self.gates.authority() or _authority_in(live, target),
+            unguarded=self.gates.unguarded(),
         )
 
     def _assumed(self, target: ProtectedTarget, pods: Sequence[SeenPod]) -> dict[str, str]:

@@ -28,6 +28,7 @@ class ConditionType(enum.StrEnum):
     COMPILED = "Compiled"
     SYNCED = "Synced"
     ENFORCED = "Enforced"
+    GUARDED = "Guarded"
     READY = "Ready"
     DECIDED = "Decided"
     FINISHED = "Finished"
@@ -45,7 +46,7 @@ class Row:
 
 _T, _F, _U = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 _ACCEPTED, _COMPILED, _SYNCED = ConditionType.ACCEPTED, ConditionType.COMPILED, ConditionType.SYNCED
-_ENFORCED, _READY = ConditionType.ENFORCED, ConditionType.READY
+_ENFORCED, _GUARDED, _READY = ConditionType.ENFORCED, ConditionType.GUARDED, ConditionType.READY
 
 
 class TargetReason(enum.Enum):
@@ -75,12 +76,16 @@ class TargetReason(enum.Enum):
     NOT_PROBED = Row(_ENFORCED, _U, "NotProbed", "nobody has tried the ways into the target that avoid the gate")
     NO_PODS = Row(_ENFORCED, _U, "NoPods", "there is no pod that could be protected")
 
+    GUARDED = Row(_GUARDED, _T, "Guarded", "admission guards who decides, so statements can be held for approval")
+    UNGUARDED = Row(_GUARDED, _F, "Unguarded", "admission doesn't guard who decides, so no statement is held for approval")
+
     READY = Row(_READY, _T, "Ready", "every gate enforces the newest policies, and no other way in is open")
     READY_UNPROBED = Row(_READY, _T, "ReadyUnprobed", "every gate enforces the newest policies; other ways in were not probed")
     NOT_ACCEPTED = Row(_READY, _F, "NotAccepted", "see condition Accepted")
     NOT_COMPILED = Row(_READY, _F, "NotCompiled", "see condition Compiled")
     NOT_SYNCED = Row(_READY, _F, "NotSynced", "see condition Synced")
     NOT_ENFORCED = Row(_READY, _F, "NotEnforced", "see condition Enforced")
+    NOT_GUARDED = Row(_READY, _F, "NotGuarded", "see condition Guarded")
     WAITING = Row(_READY, _U, "Waiting", "there is nothing yet to tell it by")
 
 

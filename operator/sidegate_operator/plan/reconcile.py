@@ -83,7 +83,7 @@ class Snapshot:
     """Everything about one target. `policies`, `neighbours` (other targets) and `pods` are those of its namespace. `enforced`: pod uid ->
     the revision that its gate says it enforces, by its own proven identity. `live` are objects as the API server has them; `last_good` is
     what the plan before gave back, None after a restart. `elsewhere`: policy name -> reports of other targets. `authority`: the PEM
-    certificates by which gates know the operator's gateway.
+    certificates by which gates know the operator's gateway. `unguarded` as in `TargetFacts`.
     """
 
     target: ProtectedTarget
@@ -97,6 +97,7 @@ class Snapshot:
     probe: Probe | None = None
     elsewhere: Mapping[str, tuple[PolicyReport, ...]] = field(default_factory=dict)
     authority: str = ""
+    unguarded: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,7 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         silent_pods=tuple(each.name for each in without if each.asks_for != target.metadata.name),
         shared_pods=_shared(snapshot, mine),
         probe=snapshot.probe,
+        unguarded=snapshot.unguarded,
     )
     status = target_status(target, facts, now)
     reports = {str(each.metadata.name): _report(target, each, status, findings, errors) for each in bound}

@@ -60,6 +60,7 @@ class TargetFacts:
     """What is observed about a target. `errors` is why nothing could be compiled, empty when it could; `object_errors` is why an object
     beside the gate config can't be made, which keeps no rules back. `revision` is what is published, compiled now or before.
     `silent_pods` are selected and don't ask for a gate: they never come before admission. `shared_pods` names another target of each.
+    `unguarded` is why decisions aren't guarded, empty when they are, None where nobody looks.
     """
 
     policies: tuple[str, ...] = ()
@@ -72,6 +73,7 @@ class TargetFacts:
     silent_pods: tuple[str, ...] = ()
     shared_pods: Mapping[str, str] = field(default_factory=dict)
     probe: Probe | None = None
+    unguarded: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class PolicyReport:
 def target_status(target: ProtectedTarget, facts: TargetFacts, now: float) -> ProtectedTargetStatus:
     """The status wanted."""
     before = target.status.conditions if target.status is not None else ()
-    observed = [_accepted(target, facts), _compiled(target, facts), _synced(facts), _enforced(facts)]
+    observed = [_accepted(target, facts), _compiled(target, facts), _synced(facts), _enforced(facts), *_guarded(facts)]
     observed.append(_ready(observed))
     synced = sum(each.revision == facts.revision is not None for each in facts.gates)
     total = len(facts.gates) + len(facts.pods_without_gate)
@@ -208,8 +210,14 @@ def _enforced(facts: TargetFacts) -> Observed:
     return Observed(TargetReason.DOORS_CLOSED)
 
 
+def _guarded(facts: TargetFacts) -> list[Observed]:
+    if facts.unguarded is None:
+        return []
+    return [Observed(TargetReason.UNGUARDED, facts.unguarded) if facts.unguarded else Observed(TargetReason.GUARDED)]
+
+
 def _ready(observed: Sequence[Observed]) -> Observed:
-    accepted, compiled, synced, enforced = (each.row.status for each in observed)
+    accepted, compiled, synced, enforced, *guarded = (each.row.status for each in observed)
     if accepted is not _TRUE:
         return Observed(TargetReason.NOT_ACCEPTED)
     if compiled is not _TRUE:
@@ -218,6 +226,8 @@ def _ready(observed: Sequence[Observed]) -> Observed:
         return Observed(TargetReason.NOT_SYNCED)
     if enforced is _FALSE:
         return Observed(TargetReason.NOT_ENFORCED)
+    if _FALSE in guarded:
+        return Observed(TargetReason.NOT_GUARDED)
     if synced is _UNKNOWN:
         return Observed(TargetReason.WAITING)
     return Observed(TargetReason.READY if enforced is _TRUE else TargetReason.READY_UNPROBED)

@@ -192,9 +192,17 @@ def test_a_missing_guard_refuses_new_holds_until_it_is_back(gateways: Gateways, 
         report = client.post("report", {"revision": "", "version": "1", "sessions": 0})
         assert report.body["canHold"] is False
         assert gateways.replicas[0].operator.metric("sidegate_operator_guarded") == 0
+        wait_until(lambda: guarded(gateways, shop) == "False", "the target's status to say so", 15)
     finally:
         gateways.admission.apply_objects()
     wait_until(lambda: client.post("holds", new_hold(shop)).status == 201, "holds to be taken again", 15)
+    wait_until(lambda: guarded(gateways, shop) == "True", "the target's status to say so", 15)
+
+
+def guarded(gateways: Gateways, namespace: str) -> str:
+    status = gateways.api.admin.get(VERSION, "ProtectedTarget", "shop-db", namespace=namespace)["status"]
+    (found,) = (each for each in status["conditions"] if each["type"] == "Guarded")
+    return str(found["status"])
 
 
 def test_an_operator_is_killed_while_a_hold_waits_and_another_serves_it_on(

@@ -52,6 +52,8 @@ R = TargetReason
 GOOD = TargetFacts(policies=("readers",), revision=REVISION, gates=(gate(),), probe=Probe())
 TARGETS: list[tuple[TargetFacts, tuple[TargetReason, ...], str]] = [
     (GOOD, (R.ACCEPTED, R.COMPILED, R.SYNCED, R.DOORS_CLOSED, R.READY), "no way into the target but the gate"),
+    (dataclasses.replace(GOOD, unguarded=""), (R.ACCEPTED, R.COMPILED, R.SYNCED, R.DOORS_CLOSED, R.GUARDED, R.READY), "can be held"),
+    (dataclasses.replace(GOOD, unguarded="it is missing"), (R.ACCEPTED, R.COMPILED, R.SYNCED, R.DOORS_CLOSED, R.UNGUARDED, R.NOT_GUARDED), "it is missing"),
     (dataclasses.replace(GOOD, probe=None), (R.ACCEPTED, R.COMPILED, R.SYNCED, R.NOT_PROBED, R.READY_UNPROBED), "`sidegate doctor`"),
     (dataclasses.replace(GOOD, probe=Probe(("5433 answers",))), (R.ACCEPTED, R.COMPILED, R.SYNCED, R.DOORS_OPEN, R.NOT_ENFORCED), "5433 answers"),
     (

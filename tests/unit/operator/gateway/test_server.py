@@ -7,7 +7,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -87,7 +87,7 @@ async def listening(answer: Callable[[], dict[str, Any]] = review, **limits: Any
         gateway = Gateway(
             service,
             Authentication(create, lambda: NOW, loop.time),
-            Limits(**limits),
+            replace(Limits(), **limits),
             lambda action, status: answers.append((action, status)),
         )
         tls = listening_context(minimum=ssl.TLSVersion.TLSv1_3)
@@ -149,8 +149,10 @@ async def test_a_connection_on_which_nobody_is_known_is_closed() -> None:
         writer.close()
 
 
-async def test_over_the_limit_of_connections_nobody_gets_in() -> None:
-    async with listening(max_connections=1) as running:
+@pytest.mark.parametrize("limit", ["max_connections", "max_unknown"])
+async def test_over_the_limit_of_connections_nobody_gets_in(limit: str) -> None:
+    limits: dict[str, Any] = {limit: 1}
+    async with listening(review, **limits) as running:
         _, first = await running.connect()
         with pytest.raises((OSError, EOFError)):
             await running.ask(get("holds/ar-1"))
