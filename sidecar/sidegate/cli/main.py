@@ -9,8 +9,10 @@ from typing import Final
 import click
 
 from sidegate import __version__
+from sidegate.cli.place import CLUSTER_PACKAGE, cluster_module
 
-# Verb: module and attribute in sidegate.cli, and the line that `sidegate --help` shows for it.
+CLUSTER: Final = f"{CLUSTER_PACKAGE}.commands"
+# Verb: module and attribute in sidegate.cli, or in the package for clusters; and the line that `sidegate --help` shows for it.
 VERBS: Final = {
     "gate": ("gate", "gate", "Run a gate from a compiled gate config."),
     "local": ("local", "local", "Run gates on this machine from manifests, without a cluster."),
@@ -32,6 +34,10 @@ class _Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module, attribute, _ = VERBS[cmd_name]
+        if module.startswith(CLUSTER):
+            command = getattr(cluster_module(module.removeprefix(f"{CLUSTER_PACKAGE}.")), attribute)
+            assert isinstance(command, click.Command)
+            return command
         try:
             command = getattr(importlib.import_module(f"sidegate.cli.{module}"), attribute)
         except ModuleNotFoundError as error:
