@@ -11,7 +11,6 @@ Left out: whether a decision is allowed, which admission judges; counting, which
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -28,8 +27,9 @@ from sidegate.cli.request_view import name as quoted
 from sidegate.cli.request_view import request_lines, width
 from sidegate.mask.plain import plain
 from sidegate.runtime.clock import now
+from sidegate_cluster.commands.failures import failure, print_json
 from sidegate_cluster.connection import Cluster, connected
-from sidegate_cluster.pages.refusals import CallError, told
+from sidegate_cluster.pages.refusals import CallError
 from sidegate_cluster.pages.request_page import RequestPage, UnreadableError, request_page
 from sidegate_operator.resources import APPROVAL_REQUESTS, Object
 
@@ -43,7 +43,7 @@ def list_requests(choice: ClusterChoice, *, shows_all: bool, as_json: bool) -> N
     with connected(choice) as cluster:
         found = [each for each in _requests(cluster, choice) if shows_all or _phase(each) in _OPEN]
     if as_json:
-        _print_json({"apiVersion": "v1", "kind": "List", "items": found})
+        print_json({"apiVersion": "v1", "kind": "List", "items": found})
         return
     pages, unreadable = _pages(found)
     print_requests(
@@ -59,7 +59,7 @@ def show(choice: ClusterChoice, name: str, *, as_json: bool) -> None:
     with connected(choice) as cluster:
         wire = _get(cluster, name)
     if as_json:
-        _print_json(wire)
+        print_json(wire)
         return
     page = _page(wire)
     click.echo(_headline(page))
@@ -121,7 +121,7 @@ def _patch(cluster: Cluster, page: RequestPage, decision: Verdict, comment: str)
             return _page(cluster.patch(APPROVAL_REQUESTS, page.name, patch, page.hold.request.namespace))
         except CallError as error:
             if error.code != 409 or error.reason != "Conflict":
-                raise _failure(error) from error
+                raise failure(error) from error
         page = _page(_get(cluster, page.name))
         if not page.asks_the_same(shown):
             raise CommandFailure("the request isn't the one that you were shown any more", "look at it again, and decide anew")
@@ -161,7 +161,7 @@ def _requests(cluster: Cluster, choice: ClusterChoice) -> list[Object]:
     try:
         found = cluster.list(APPROVAL_REQUESTS, None if choice.all_namespaces else cluster.namespace)
     except CallError as error:
-        raise _failure(error) from error
+        raise failure(error) from error
     return sorted(found, key=lambda each: (each["metadata"]["creationTimestamp"], each["metadata"]["name"]))
 
 
@@ -174,7 +174,7 @@ def _get(cluster: Cluster, name: str) -> Object:
                 f"there is no approval request `{name}` in {_place(cluster)}",
                 "`sidegate approvals -A` lists those of every namespace; ended ones go after an hour",
             ) from error
-        raise _failure(error) from error
+        raise failure(error) from error
 
 
 def _page(wire: Object) -> RequestPage:
@@ -213,14 +213,5 @@ def _place(cluster: Cluster, choice: ClusterChoice | None = None) -> str:
     return f"namespace `{cluster.namespace}` of {cluster.where}"
 
 
-def _failure(error: CallError) -> CommandFailure:
-    words = told(error)
-    return CommandFailure(words.problem, words.way_forward)
-
-
 def _phase(wire: Object) -> str:
     return str((wire.get("status") or {}).get("phase") or Phase.PENDING.value)
-
-
-def _print_json(document: object) -> None:
-    click.echo(json.dumps(document, indent=2))  # ASCII alone: no text of others steers the terminal
