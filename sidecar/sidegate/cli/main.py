@@ -21,6 +21,7 @@ VERBS: Final = {
     "approve": ("approvals", "approve", "Approve a held statement."),
     "deny": ("approvals", "deny", "Deny a held statement."),
     "status": (f"{CLUSTER}.status", "status", "Show targets of a cluster: conditions, gates, pending approvals."),
+    "why": (f"{CLUSTER}.why", "why", "Say why a pod has its gate, or has none."),
     "replay": ("replay", "replay", "Show a recorded session as it happened."),
     "recordings": ("recordings", "recordings", "List and verify recordings."),
     "token": ("token", "token", "Print a token to use as the password of a gated target."),
