@@ -6,8 +6,8 @@ from typing import Final
 
 from sidegate_cluster.connection import Cluster
 from sidegate_cluster.pages.refusals import CallError
-from sidegate_cluster.pages.workloads import KINDS, WorkloadKind, controller, of_owner
-from sidegate_operator.resources import Object, Resource
+from sidegate_cluster.pages.workloads import DEPLOYMENT, KINDS, REPLICA_SETS, WorkloadKind, controller, of_owner
+from sidegate_operator.resources import PODS, Object, Resource
 
 _OWNERS: Final = 4  # pod, ReplicaSet, Deployment, and one more
 CORE_EVENTS: Final = Resource("", "v1", "events", "Event")
@@ -65,3 +65,18 @@ def failed_creation(cluster: Cluster, workload: Object, namespace: str) -> str |
         raise
     events.sort(key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""))
     return str(events[-1].get("message")) if events else None
+
+
+def pods_of(cluster: Cluster, kind: WorkloadKind, workload: Object) -> list[Object]:
+    """The pods that it made: by their owner, which labels can't feign; those of other operators' kinds by the label these give them."""
+    namespace, uid = workload["metadata"]["namespace"], workload["metadata"]["uid"]
+    labels = kind.pod_labels(workload)
+    query = {"labelSelector": ",".join(f"{key}={value}" for key, value in sorted(labels.items()))} if labels else {}
+    pods = cluster.list(PODS, namespace, **query)
+    if kind.pod_label is not None:
+        return pods
+    makers = {uid}
+    if kind is DEPLOYMENT:
+        sets = cluster.list(REPLICA_SETS, namespace, **query)
+        makers |= {each["metadata"]["uid"] for each in sets if (controller(each) or {}).get("uid") == uid}
+    return [each for each in pods if (controller(each) or {}).get("uid") in makers]

@@ -166,7 +166,7 @@ def _silent(facts: PodFacts, seen: SeenPod) -> PodStory:
                 False,
                 False,
                 f"{where} asks for target `{wanted}` by now, and this pod was made before it did",
-                kind.note
+                kind.how_rolled_out(owner)
                 or f"let its rollout go on, or begin it: kubectl rollout restart {kind.words[0]}/{owner['metadata']['name']}",
             )
         misplaced = (owner["metadata"].get("annotations") or {}).get(TARGET_LABEL)
@@ -315,6 +315,7 @@ def _again(facts: PodFacts) -> str:
     if facts.owner is None:
         return f"kubectl delete pod {facts.pod['metadata']['name']}, and create it again"
     kind, owner = facts.owner
-    if kind.pod_label is not None:
-        return kind.note.replace("NAME", owner["metadata"]["name"])
-    return f"kubectl rollout restart {kind.words[0]}/{owner['metadata']['name']}"
+    return (
+        kind.note.replace("NAME", owner["metadata"]["name"])
+        or f"kubectl rollout restart {kind.words[0]}/{owner['metadata']['name']}"
+    )

@@ -58,6 +58,21 @@ class WorkloadKind:
         made: dict[str, Any] = patch
         return made
 
+    def how_rolled_out(self, workload: Wire) -> str:
+        """How its pods come to be made again, once it was changed; empty: by themselves."""
+        name = str(workload["metadata"]["name"])
+        if self.note:
+            return self.note.replace("NAME", name)
+        spec = workload.get("spec") or {}
+        strategy = spec.get("updateStrategy") or {}
+        if strategy.get("type") == "OnDelete":
+            return "its updateStrategy is OnDelete: delete its pods one by one, and they are made again"
+        if (strategy.get("rollingUpdate") or {}).get("partition"):
+            return "its updateStrategy has a partition: pods below that number aren't made again until it is lowered"
+        if spec.get("paused"):
+            return f"it is paused: kubectl rollout resume {self.words[0]}/{name}"
+        return ""
+
     def pod_labels(self, workload: Wire) -> Mapping[str, str]:
         """Labels that its pods are known to have."""
         if self.pod_label is not None:
@@ -88,15 +103,18 @@ CLUSTER: Final = WorkloadKind(
     ("cluster", "clusters", "clusters.postgresql.cnpg.io"),
     ("spec", "inheritedMetadata", "annotations"),
     pod_label="cnpg.io/cluster",
-    note="CloudNativePG annotates the pods that run, which get no gate by that: it makes them again, one by one and the primary last, "
-    "after `kubectl cnpg restart NAME`",
+    # Its own restart may leave the primary's pod as it is (primaryUpdateMethod: restart), and a gate comes with a new pod alone.
+    note="CloudNativePG annotates the pods that run, and makes none again: delete the replicas of NAME one by one, then "
+    "`kubectl cnpg promote NAME REPLICA`, then delete the old primary",
 )
 POSTGRESQL: Final = WorkloadKind(
     ZALANDO,
     ("postgresql", "postgresqls", "postgresqls.acid.zalan.do"),
     ("spec", "podAnnotations"),
     pod_label="cluster-name",
-    note="Zalando's operator makes the pods again one by one, the primary last",
+    # A change of podAnnotations replaces its StatefulSet, whose pods it makes again for other changes only.
+    note="Zalando's operator annotates the pods that run, and makes none again until it is told: kubectl annotate pods "
+    "-l cluster-name=NAME zalando-postgres-operator-rolling-update-required=true; it does so at its next sync, the primary last",
 )
 KINDS: Final = (STATEFUL_SET, DEPLOYMENT, DAEMON_SET, REPLICA_SET, CLUSTER, POSTGRESQL)
 PROTECTABLE: Final = (STATEFUL_SET, DEPLOYMENT, DAEMON_SET, CLUSTER, POSTGRESQL)

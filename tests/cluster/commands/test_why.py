@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import calendar
-import copy
 import json
 import time
 from collections.abc import Iterator
@@ -12,37 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.commands.workload_objects import gated_pod, of, stateful_set
 from tests.support.admission import NAMESPACE, plain_pod, target
 from tests.support.cluster_client import Object
 from tests.support.installation import Installation
 from tests.support.processes import wait_until
 
 REGISTRATION = "admissionregistration.k8s.io/v1"
-LABELS = {"app": "shop-db"}
-
-
-def gated(namespace: str, name: str = "shop-db-0", **annotations: str) -> Object:
-    """A pod that asks for the gate of `shop-db`, and is selected by it."""
-    pod = plain_pod(namespace, name, **{"target": "shop-db", **annotations})
-    pod["metadata"]["labels"] = dict(LABELS)
-    return pod
-
-
-def stateful_set(namespace: str, pod: Object, name: str = "shop-db") -> Object:
-    template = {"metadata": {key: pod["metadata"].get(key, {}) for key in ("labels", "annotations")}, "spec": pod["spec"]}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"selector": {"matchLabels": LABELS}, "serviceName": name, "template": template},
-    }
-
-
-def of(owner: Object, pod: Object) -> Object:
-    owned = copy.deepcopy(pod)
-    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"]}
-    owned["metadata"]["ownerReferences"] = [{**reference, "uid": owner["metadata"]["uid"], "controller": True}]
-    return owned
 
 
 class Shop:
@@ -57,7 +32,7 @@ class Shop:
         answer = json.loads(said.stdout)
         return said.exit_code, answer["reason"], answer["problem"], answer["wayForward"]
 
-    def create_ungated(self, pod: Object) -> Object:
+    def create_ungated_pod(self, pod: Object) -> Object:
         """As while Sidegate wasn't there: nobody asked the webhook."""
         with without_webhook(self.installation):
             return self.admin.create(pod)
@@ -73,7 +48,7 @@ def without_webhook(installation: Installation) -> Iterator[None]:
 
     def is_asked() -> bool:
         try:
-            admin.request("POST", path, gated(probe), query={"dryRun": "All"})
+            admin.request("POST", path, gated_pod(probe), query={"dryRun": "All"})
         except Exception:
             return True
         return False
@@ -99,7 +74,7 @@ def with_target(shop: Shop) -> Shop:
 
 
 def test_a_gated_pod_has_its_gate(with_target: Shop) -> None:
-    with_target.admin.create(gated(with_target.namespace))
+    with_target.admin.create(gated_pod(with_target.namespace))
     status, reason, problem, _ = with_target.why()
     assert (status, reason) == (0, "Injected")
     assert "a gate of target `shop-db`" in problem
@@ -115,7 +90,7 @@ def test_a_pod_that_no_target_selects_needs_none(with_target: Shop) -> None:
 
 
 def test_a_selected_pod_without_the_annotation_is_silent(with_target: Shop) -> None:
-    pod = gated(with_target.namespace)
+    pod = gated_pod(with_target.namespace)
     pod["metadata"]["annotations"] = {}
     with_target.admin.create(pod)
     status, reason, problem, way_forward = with_target.why()
@@ -125,7 +100,7 @@ def test_a_selected_pod_without_the_annotation_is_silent(with_target: Shop) -> N
 
 
 def test_a_pod_older_than_its_owners_annotation_waits_for_the_rollout(with_target: Shop) -> None:
-    pod = gated(with_target.namespace)
+    pod = gated_pod(with_target.namespace)
     owner = with_target.admin.create(stateful_set(with_target.namespace, pod))
     pod["metadata"]["annotations"] = {}
     with_target.admin.create(of(owner, pod))
@@ -136,7 +111,7 @@ def test_a_pod_older_than_its_owners_annotation_waits_for_the_rollout(with_targe
 
 
 def test_an_annotation_on_the_workload_instead_of_its_template_is_found(with_target: Shop) -> None:
-    pod = gated(with_target.namespace)
+    pod = gated_pod(with_target.namespace)
     pod["metadata"]["annotations"] = {}
     wanted = stateful_set(with_target.namespace, pod)
     wanted["metadata"]["annotations"] = {"sidegate.dev/target": "shop-db"}
@@ -156,14 +131,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("spec", "reason"), REFUSED.values(), ids=REFUSED)
 def test_a_pod_in_the_gates_way_has_the_reason_of_injection(with_target: Shop, spec: dict[str, Any], reason: str) -> None:
-    pod = gated(with_target.namespace)
+    pod = gated_pod(with_target.namespace)
     pod["spec"].update(spec)
-    with_target.create_ungated(pod)
+    with_target.create_ungated_pod(pod)
     assert with_target.why()[:2] == (3, reason)
 
 
 def test_a_pod_whose_target_is_missing_has_the_reason_of_injection(shop: Shop) -> None:
-    shop.create_ungated(gated(shop.namespace))
+    shop.create_ungated_pod(gated_pod(shop.namespace))
     status, reason, problem, way_forward = shop.why()
     assert (status, reason) == (3, "TargetNotFound")
     assert "there is no ProtectedTarget `shop-db`" in problem
@@ -171,7 +146,7 @@ def test_a_pod_whose_target_is_missing_has_the_reason_of_injection(shop: Shop) -
 
 
 def test_a_workload_whose_pods_are_refused_is_told_why_though_there_is_no_pod(shop: Shop) -> None:
-    shop.admin.create(stateful_set(shop.namespace, gated(shop.namespace)))
+    shop.admin.create(stateful_set(shop.namespace, gated_pod(shop.namespace)))
     assert shop.why("statefulset/shop-db")[:2] == (3, "TargetNotFound")
     status, reason, problem, _ = shop.why("shop-db-0")
     assert (status, reason) == (3, "TargetNotFound")
@@ -182,7 +157,7 @@ def test_a_workload_whose_pods_are_refused_is_told_why_though_there_is_no_pod(sh
 
 
 def test_a_pod_older_than_its_target_has_to_be_made_again(shop: Shop) -> None:
-    shop.create_ungated(gated(shop.namespace))
+    shop.create_ungated_pod(gated_pod(shop.namespace))
     born = shop.admin.get("v1", "Pod", "shop-db-0", namespace=shop.namespace)["metadata"]["creationTimestamp"]
     wait_until(lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) > born, "the next second", 5)
     shop.admin.create(target(shop.namespace))
@@ -193,14 +168,14 @@ def test_a_pod_older_than_its_target_has_to_be_made_again(shop: Shop) -> None:
 
 def test_a_pod_older_than_the_webhook_has_to_be_made_again(with_target: Shop) -> None:
     with without_webhook(with_target.installation):
-        with_target.admin.create(gated(with_target.namespace))
+        with_target.admin.create(gated_pod(with_target.namespace))
         born = with_target.admin.get("v1", "Pod", "shop-db-0", namespace=with_target.namespace)["metadata"]["creationTimestamp"]
         wait_until(lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) > born, "the next second", 5)
     assert with_target.why()[:2] == (3, "OlderThanWebhook")
 
 
 def test_a_pod_annotated_after_it_was_made_is_told_that_gates_come_with_the_pod(with_target: Shop) -> None:
-    pod = gated(with_target.namespace)
+    pod = gated_pod(with_target.namespace)
     pod["metadata"]["annotations"] = {}
     born = with_target.admin.create(pod)["metadata"]["creationTimestamp"]
     wait_until(lambda: seconds_since(born) > 2, "times that are told apart, which are whole seconds", 5)
@@ -214,7 +189,7 @@ def seconds_since(moment: str) -> float:
 
 
 def test_while_the_webhook_is_down_the_pod_waits_for_it(with_target: Shop) -> None:
-    with_target.create_ungated(gated(with_target.namespace))
+    with_target.create_ungated_pod(gated_pod(with_target.namespace))
     with with_target.installation.admission.webhook_down():
         status, reason, problem, _ = with_target.why()
     assert (status, reason) == (3, "WebhookDown")
@@ -223,14 +198,14 @@ def test_while_the_webhook_is_down_the_pod_waits_for_it(with_target: Shop) -> No
 
 def test_without_the_webhook_configuration_nobody_adds_gates(with_target: Shop) -> None:
     with without_webhook(with_target.installation):
-        with_target.admin.create(gated(with_target.namespace))
+        with_target.admin.create(gated_pod(with_target.namespace))
         status, reason, _, way_forward = with_target.why()
     assert (status, reason) == (3, "WebhookMissing")
     assert "helm upgrade" in way_forward
 
 
 def test_a_job_needs_no_gate(with_target: Shop) -> None:
-    pod = gated(with_target.namespace)
+    pod = gated_pod(with_target.namespace)
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "dump", "uid": "0-1"}}
     with_target.admin.create(of(job, pod))
     assert with_target.why()[:2] == (0, "Job")
@@ -238,7 +213,7 @@ def test_a_job_needs_no_gate(with_target: Shop) -> None:
 
 def test_a_pod_that_opted_out_needs_no_gate(shop: Shop) -> None:
     shop.admin.create(target(shop.namespace, enforcement={"allowOptOut": True}))
-    pod = gated(shop.namespace)
+    pod = gated_pod(shop.namespace)
     pod["metadata"]["labels"]["sidegate.dev/inject"] = "false"
     shop.admin.create(pod)
     assert shop.why()[:2] == (0, "OptedOut")
@@ -246,7 +221,7 @@ def test_a_pod_that_opted_out_needs_no_gate(shop: Shop) -> None:
 
 def test_pods_of_sidegates_own_namespace_get_no_gate(installation: Installation) -> None:
     own = Shop(installation, NAMESPACE)
-    own.admin.create(gated(NAMESPACE))
+    own.admin.create(gated_pod(NAMESPACE))
     try:
         status, reason, _, _ = own.why()
     finally:
@@ -262,7 +237,7 @@ def test_what_makes_no_pod_is_said_so(shop: Shop) -> None:
 
 
 def test_who_may_not_make_pods_still_gets_an_answer(with_target: Shop) -> None:
-    with_target.create_ungated(gated(with_target.namespace))
+    with_target.create_ungated_pod(gated_pod(with_target.namespace))
     admin, group = with_target.admin, "rbac.authorization.k8s.io"
     metadata = {"name": "looker", "namespace": with_target.namespace}
     rules = [

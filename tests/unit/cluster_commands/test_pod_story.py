@@ -76,8 +76,12 @@ def test_a_selector_that_doesn_t_match_is_injections_own_reason() -> None:
             {"template": {"metadata": {"annotations": {"sidegate.dev/target": "shop-db"}}}},
             "kubectl rollout restart",
         ),
-        (CLUSTER, {"inheritedMetadata": {"annotations": {"sidegate.dev/target": "shop-db"}}}, "kubectl cnpg restart"),
-        (POSTGRESQL, {"podAnnotations": {"sidegate.dev/target": "shop-db"}}, "one by one"),
+        (
+            CLUSTER,
+            {"inheritedMetadata": {"annotations": {"sidegate.dev/target": "shop-db"}}},
+            "kubectl cnpg promote shop-db REPLICA",
+        ),
+        (POSTGRESQL, {"podAnnotations": {"sidegate.dev/target": "shop-db"}}, "-l cluster-name=shop-db"),
     ],
     ids=["StatefulSet", "CloudNativePG", "Zalando"],
 )
