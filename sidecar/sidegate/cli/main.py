@@ -23,6 +23,7 @@ VERBS: Final = {
     "status": (f"{CLUSTER}.status", "status", "Show targets of a cluster: conditions, gates, pending approvals."),
     "why": (f"{CLUSTER}.why", "why", "Say why a pod has its gate, or has none."),
     "protect": (f"{CLUSTER}.protect", "protect", "Have a workload's pods made again with a gate."),
+    "doctor": (f"{CLUSTER}.doctor", "doctor", "Look whether everything that protection stands on is in place."),
     "replay": ("replay", "replay", "Show a recorded session as it happened."),
     "recordings": ("recordings", "recordings", "List and verify recordings."),
     "token": ("token", "token", "Print a token to use as the password of a gated target."),
