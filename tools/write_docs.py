@@ -91,8 +91,8 @@ def commands() -> str:
     """The help of every verb, as `sidegate VERB --help` prints it."""
 
     def pages(command: click.Command, parent: click.Context, level: int) -> Iterable[str]:
-        names = {"help_option_names": ["-h", "--help"]}
-        context = click.Context(command, parent, command.name, terminal_width=100, max_content_width=100, **names)
+        context = click.Context(command, parent, command.name, terminal_width=100, max_content_width=100)
+        context.help_option_names = ["-h", "--help"]
         yield f"\n{'#' * level} {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
         if isinstance(command, click.Group):
             for name in command.list_commands(context):
