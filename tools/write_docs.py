@@ -1,5 +1,5 @@
-"""Write the documents that are made from tables in the code: `docs/reasons.md`, `docs/conditions.md`, `docs/rbac.md` and
-`docs/coverage/postgres.md`.
+"""Write the documents that are made from tables in the code: `docs/reasons.md`, `docs/conditions.md`, `docs/rbac.md`,
+`docs/commands.md` and `docs/coverage/postgres.md`.
 
 `--check` writes nothing and fails when a document isn't what the code says. Left out: `crds/`, which the API types make.
 """
@@ -11,6 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+import click
+
+from sidegate.cli.main import CLUSTER, VERBS
+from sidegate.cli.main import main as sidegate
 from sidegate.policy.reason import Reason
 from sidegate.postgres.messages import CLIENT_MESSAGES, TARGET_MESSAGES, MessageType, Treatment
 from sidegate_operator.permissions import Permission
@@ -127,10 +131,37 @@ def rbac() -> str:
     )
 
 
+def commands() -> str:
+    """The help of every verb, as `sidegate VERB --help` prints it."""
+
+    def pages(command: click.Command, parent: click.Context, level: int) -> Iterable[str]:
+        context = click.Context(command, parent, command.name, terminal_width=100, max_content_width=100)
+        context.help_option_names = ["-h", "--help"]
+        yield f"\n{'#' * level} {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                below = command.get_command(context, name)
+                if below is not None:
+                    yield from pages(below, context, level + 1)
+
+    root = click.Context(sidegate, info_name="sidegate")
+    verbs = {name: sidegate.get_command(root, name) for name in VERBS}
+    of_a_cluster = ", ".join(f"`{name}`" for name, (module, _, _) in VERBS.items() if module.startswith(CLUSTER))
+    return (
+        "# Commands\n\n"
+        + MADE_BY.format(source="the help of each command")
+        + f"\n{of_a_cluster}, and `approvals`, `approve` and `deny` in a cluster, need `sidegate[cluster]`; the others"
+        " `sidegate[local]`, and `gate` no more than `sidegate[gate]`. What a command says when it fails goes to standard error:"
+        " what is wrong, and the way forward.\n"
+        + "".join(page for verb in verbs.values() if verb is not None for page in pages(verb, root, 2))
+    )
+
+
 DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {
     "docs/reasons.md": reasons,
     "docs/conditions.md": conditions,
     "docs/rbac.md": rbac,
+    "docs/commands.md": commands,
     "docs/coverage/postgres.md": postgres_coverage,
 }
 

@@ -1,0 +1,77 @@
+"""What a check is, what it finds, and what it is given to look at.
+
+Rules it keeps: what couldn't be looked at is unknown, never fine; what is wrong comes with the way forward. Left out: how it is printed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from sidegate_cluster.connection import Cluster
+from sidegate_cluster.pages.refusals import CallError, told
+from sidegate_operator.resources import Object
+
+APPLY_CHART: Final = "apply the chart again: helm upgrade sidegate"
+
+
+class Outcome(enum.StrEnum):
+    FINE = "fine"
+    ADVICE = "advice"  # nothing is broken; something is weaker than it could be
+    WRONG = "wrong"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line: what was looked at and how it is; for all but what is fine, the way forward."""
+
+    outcome: Outcome
+    what: str
+    way_forward: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """A cluster with Sidegate in `home`. `targets` are those that are asked about, None: they couldn't be listed."""
+
+    cluster: Cluster
+    home: str
+    targets: Sequence[Object] | None
+    now: float
+
+
+Run: TypeAlias = "Callable[[Patient], Iterator[Result]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    title: str
+    run: Run
+
+    def results(self, patient: Patient) -> Iterator[Result]:
+        """All that it finds; what keeps it from looking is one of them."""
+        try:
+            yield from self.run(patient)
+        except CallError as error:
+            words = told(error)
+            outcome = Outcome.UNKNOWN if error.code == 403 else Outcome.WRONG
+            yield Result(outcome, words.problem, words.way_forward)
+
+
+def fine(what: str) -> Result:
+    return Result(Outcome.FINE, what)
+
+
+def wrong(what: str, way_forward: str) -> Result:
+    return Result(Outcome.WRONG, what, way_forward)
+
+
+def advice(what: str, way_forward: str) -> Result:
+    return Result(Outcome.ADVICE, what, way_forward)
+
+
+def unknown(what: str, way_forward: str) -> Result:
+    return Result(Outcome.UNKNOWN, what, way_forward)
