@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sidegate.api.protected_target import ProtectedTarget, Protocol
+from sidegate.api.protected_target import EnforcementMode, ProtectedTarget, Protocol
 from sidegate.api.text import shown
 from sidegate_operator.plan.gate_container import (
     GATE_CONTAINER,
@@ -120,6 +120,9 @@ def _target_problem(pod: Pod, name: str, target: ProtectedTarget | None) -> Inje
     if target.spec.protocol is not Protocol.POSTGRES:
         problem = f"protocol `{target.spec.protocol.value}` can't be gated by this version"
         return InjectionRefused(InjectionReason.PROTOCOL_NOT_GATED, problem)
+    if target.spec.enforcement.mode is EnforcementMode.REDIRECT:
+        problem = f"ProtectedTarget `{name}` has enforcement.mode `Redirect`, which this version can't set up"
+        return InjectionRefused(InjectionReason.REDIRECT_IMPOSSIBLE, problem)
     if inject not in {"true", "false"}:
         return InjectionRefused(InjectionReason.INJECT_LABEL_INVALID, f"label `{INJECT_LABEL}` is {shown(inject)}")
     return None
