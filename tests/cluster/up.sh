@@ -193,6 +193,10 @@ ctr() { command ctr -a containerd.sock -n k8s.io "$@"; }
 ip addr add $node_ip/32 dev lo
 sysctl -qw net.ipv4.ip_forward=1
 echo 1 >$bridged
+# where Docker is, or was, it lets nothing be forwarded but its own containers' packets
+iptables -w -N KUBE-PODS
+for side in -s -d; do iptables -w -A KUBE-PODS $side $pod_range -j ACCEPT; done
+iptables -w -I FORWARD -j KUBE-PODS
 
 say "starting etcd, kube-apiserver and containerd"
 start containerd containerd -c containerd.toml

@@ -18,13 +18,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from sidegate_operator.permissions import CLUSTER, own_namespace, rules
 from tests.support import processes
-from tests.support.api_server import ApiServer
-from tests.support.cluster_client import ApiError
+from tests.support.cluster_client import ApiError, ClusterClient
 from tests.support.fault_proxy import FaultProxy
 
 GATE_IMAGE: Final = f"registry.example/gate@sha256:{'0' * 64}"
@@ -32,10 +32,24 @@ LEASE: Final = "sidegate-operator"
 _RBAC: Final = "rbac.authorization.k8s.io"
 
 
+class Api(Protocol):
+    """The API server that the operator works with: `ApiServer`, or that of a cluster with a node."""
+
+    @property
+    def admin(self) -> ClusterClient: ...
+
+    @property
+    def directory(self) -> Path: ...
+
+    def create_namespace(self, prefix: str = ...) -> str: ...
+
+    def kubeconfig_for_token(self, token: str) -> Path: ...
+
+
 class OperatorAccount:
     """The operator's namespace, with its service account and what that may."""
 
-    def __init__(self, api: ApiServer) -> None:
+    def __init__(self, api: Api) -> None:
         self.api = api
         self.namespace = api.create_namespace("sidegate-system")
         self.name = "operator"
@@ -69,18 +83,26 @@ class OperatorAccount:
 
 
 class RunningOperator:
-    def __init__(self, account: OperatorAccount, proxy: FaultProxy | None = None, lease_seconds: int = 15) -> None:
+    def __init__(
+        self,
+        account: OperatorAccount,
+        proxy: FaultProxy | None = None,
+        lease_seconds: int = 15,
+        gate_image: str = GATE_IMAGE,
+        options: Sequence[str] = (),
+    ) -> None:
         """Through the proxy, if one is given."""
         self.account = account
         self.log = account.api.directory / f"operator-{id(self)}.log"
-        source: ApiServer | FaultProxy = proxy or account.api
+        source: Api | FaultProxy = proxy or account.api
         self._kubeconfig = source.kubeconfig_for_token(account.token())
         self._lease_seconds = lease_seconds
+        self._options = ["--gate-image", gate_image, *options]
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None
 
     def __enter__(self) -> Self:
-        command: list[str | Path] = [sys.executable, "-m", "sidegate_operator.main", "run", "--gate-image", GATE_IMAGE]
+        command: list[str | Path] = [sys.executable, "-m", "sidegate_operator.main", "run", *self._options]
         command += ["--kubeconfig", self._kubeconfig, "--namespace", self.account.namespace, "--log-format", "text"]
         command += ["--health", "127.0.0.1:0", "--lease", LEASE, "--lease-seconds", str(self._lease_seconds)]
         self._process = processes.start(command, self.log)
