@@ -69,13 +69,6 @@ class StartFailure(click.ClickException):
     help="Image of the gates that aren't given another one, pinned by digest.",
 )
 @click.option(
-    "--scraper",
-    "scrapers",
-    multiple=True,
-    metavar="NAMESPACE",
-    help="A namespace that may read gates' metrics, through managed NetworkPolicies. Repeatable; default: none may.",
-)
-@click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -113,7 +106,6 @@ class StartFailure(click.ClickException):
 )
 def run(
     gate_image: str,
-    scrapers: tuple[str, ...],
     kubeconfig: Path | None,
     namespace: str | None,
     lease: str,
@@ -127,7 +119,7 @@ def run(
     if not host or not port.isdigit():
         raise StartFailure(f"`{health}` isn't an address", "write HOST:PORT, as in 0.0.0.0:8080")
     try:
-        gate = GateSettings(image=gate_image, version=version("sidegate"), scrapers=scrapers)
+        gate = GateSettings(image=gate_image, version=version("sidegate"))
     except ValueError as problem:
         raise StartFailure(problem, "give --gate-image by digest") from problem
     try:

@@ -6,20 +6,17 @@ gate checks.
 
 from __future__ import annotations
 
-import itertools
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
-import yaml
 
 from tests.e2e.shop import CLIENT, MASK_RULE, POD, Shop, policy
+from tests.support.any_api import NodeApi
 from tests.support.cluster_authority import Authority
-from tests.support.cluster_client import ApiError, ClusterClient, Object
+from tests.support.cluster_client import ApiError, Object
 from tests.support.cluster_node import ROOT, Cluster, ClusterImage
 from tests.support.issuer import Issuer
 from tests.support.processes import wait_until
@@ -28,34 +25,6 @@ from tests.unit.api.crd_rules import merged
 
 GATES = f"{POD}-gate"  # Service, Deployment and PodDisruptionBudget are called so
 _GATE_FOR = "sidegate.dev/gate-for"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeApi:
-    """The cluster's API server, as `RunningOperator` wants one."""
-
-    cluster: Cluster
-    directory: Path
-    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-    @property
-    def admin(self) -> ClusterClient:
-        return self.cluster.client
-
-    def create_namespace(self, prefix: str = "outside") -> str:
-        name = f"{prefix}-{uuid.uuid4().hex[:8]}"
-        self.admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        self.admin.wait_for("v1", "ServiceAccount", "default", lambda account: True, namespace=name)
-        return name
-
-    def kubeconfig_for_token(self, token: str) -> Path:
-        document = yaml.safe_load(self.cluster.kubeconfig.read_text())
-        (user,) = document["users"]
-        user["user"] = {"token": token}
-        file = self.directory / f"kubeconfig-{next(self._numbers)}"
-        file.touch(mode=0o600)
-        file.write_text(yaml.safe_dump(document))
-        return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +87,14 @@ def target(shop: Shop, elsewhere: Shop, memory: str) -> Object:
 
 
 @pytest.fixture(scope="module")
-def parts(cluster: Cluster, images: Mapping[str, ClusterImage], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    api = NodeApi(cluster, tmp_path_factory.mktemp("operator"))
-    for file in sorted((ROOT / "crds").glob("*.yaml")):
-        cluster.client.apply(yaml.safe_load(file.read_text()))
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+def parts(cluster: Cluster, images: Mapping[str, ClusterImage]) -> Iterator[tuple[Shop, Shop, OperatorAccount]]:
+    api, suffix = NodeApi(cluster), uuid.uuid4().hex[:8]
+    api.apply_crds()
     with Issuer(now=None) as issuer:
         issuer.go_down()
         authority, of_database = Authority.create("shop"), Authority.create("elsewhere")
-        shop = Shop(cluster, api.create_namespace("outside"), images, issuer, authority)
-        elsewhere = Shop(cluster, api.create_namespace("elsewhere"), images, issuer, of_database)
+        shop = Shop(cluster, api.create_namespace(f"outside-{suffix}"), images, issuer, authority)
+        elsewhere = Shop(cluster, api.create_namespace(f"elsewhere-{suffix}"), images, issuer, of_database)
         secrets = shop.secrets()
         theirs = [merged(each, {"metadata": {"namespace": elsewhere.namespace}}) for each in secrets]
         ca = shop._secret("shop-db-ca", {"ca.crt": of_database.pem})
@@ -146,7 +113,7 @@ def outside(parts: tuple[Shop, Shop, OperatorAccount]) -> Iterator[Outside]:
     shop, elsewhere, account = parts
     made = json.loads((ROOT / "build" / "images" / "images.json").read_text())["gate"]
     image = f"{made['image'].rpartition(':')[0]}@{made['digest']}"
-    with RunningOperator(account, gate_image=image, options=["--scraper", "monitoring"]) as operator:
+    with RunningOperator(account, gate_image=image) as operator:
         operator.wait_until_leading()
         elsewhere.wait_until_ready(POD)
         shop.wait_until_ready(CLIENT)
@@ -175,14 +142,11 @@ def test_people_reach_the_database_through_the_gates_service(outside: Outside) -
     assert "no-deletes" in refused.stderr
 
 
-def test_the_gates_admit_scrapers_of_the_namespaces_that_the_operator_was_told(outside: Outside) -> None:
+def test_the_gates_are_reached_at_their_port_alone(outside: Outside) -> None:
     client, namespace = outside.shop.cluster.client, outside.shop.namespace
     wanted = client.get("networking.k8s.io/v1", "NetworkPolicy", f"sidegate-{POD}", namespace=namespace)["spec"]
     assert wanted["podSelector"] == {"matchLabels": {_GATE_FOR: POD}}
-    gate, metrics = wanted["ingress"]
-    assert [each["port"] for each in gate["ports"]] == [6432]
-    assert [each["port"] for each in metrics["ports"]] == [6480]
-    assert "monitoring" in json.dumps(metrics["from"])
+    assert wanted["ingress"] == [{"ports": [{"port": 6432, "protocol": "TCP"}]}]
 
 
 def test_one_gate_may_be_evicted_and_not_both(outside: Outside) -> None:
