@@ -1,4 +1,4 @@
-"""Make the images of gate and operator, and a PostgreSQL for tests, without Docker and without an image registry: `make image`.
+"""Make the images of gate, operator and redirection, and a PostgreSQL for tests, without Docker or an image registry: `make image`.
 
 Layers, each made again only when what it is made from changed: Debian with Python; the locked dependencies (wheels, checked by hash);
 the project. So a change of the project's code costs the top layer. An image's tag is the hash of its content: the same code on the same
@@ -43,9 +43,10 @@ PYTHON: Final = "3.11"  # of the suite
 SITE: Final = f"usr/local/lib/python{PYTHON}/dist-packages"
 DEBIAN_PACKAGES: Final = ("ca-certificates", "python3")
 POSTGRES_PACKAGES: Final = ("postgresql", "postgresql-client")
+REDIRECT_PACKAGES: Final = ("nftables",)
 # Numbers that no image of a database uses, so that a gate's user is its own in the pod it shares.
 USERS: Final = {"sidegate": 64801, "sidegate-operator": 64802}
-IMAGES: Final = ("gate", "operator", "postgres")
+IMAGES: Final = ("gate", "operator", "redirect", "postgres")
 _GATE: Final = {"sidegate": "sidegate.cli.main"}
 # Each image's commands, the first of which it starts. What `sidegate local` and `sidegate policy` need is in the operator's image alone.
 COMMANDS: Final = {"gate": _GATE, "operator": {"sidegate-operator": "sidegate_operator.main", **_GATE}}
@@ -94,7 +95,7 @@ class Workshop:
         """
         key = hashlib.sha256(b"\0".join(each.encode() if isinstance(each, str) else each for each in inputs)).hexdigest()[:16]
         folder, done = self.cache / f"{name}-{key}", self.cache / f"{name}-{key}" / "digest"
-        if done.exists() and not (self.fresh and name in {"debian", "postgres"}):
+        if done.exists() and not (self.fresh and name in {"debian", "postgres", "redirect"}):
             done.touch()
             return Layer(folder / "layer.tar", done.read_text())
         began = time.monotonic()
@@ -148,6 +149,19 @@ class Workshop:
 
         inputs = (base.digest, *POSTGRES_PACKAGES, _content_of("image_debian.py", "image_archive.py", "image_postgres.sh"))
         return self.layer("postgres", inputs, "the PostgreSQL layer", 15, make)
+
+    def redirect(self, base: Layer) -> Layer:
+        lower = base.file.parent / "root"
+
+        def make(root: Path, file: Path) -> Layer:
+            shutil.rmtree(root)
+            subprocess.run(["cp", "-a", "--reflink=auto", str(lower), str(root)], check=True)
+            debian.install(root, REDIRECT_PACKAGES)
+            debian.tidy(root)
+            return layer_of(root, file, debian.added_to(lower, root))
+
+        inputs = (base.digest, *REDIRECT_PACKAGES, _content_of("image_debian.py", "image_archive.py"))
+        return self.layer("redirect", inputs, "the layer of redirection", 10, make)
 
     def dependencies(self, base: Layer, extra: str) -> Layer:
         """The locked packages of an extra, as wheels for the image's Python."""
@@ -243,6 +257,8 @@ def _recipe(workshop: Workshop, base: Layer, name: str, *, compiled: bool) -> tu
         command = ["/usr/local/bin/run-postgres"]
         # at SIGTERM it would wait for its clients to go
         return layers, Settings(command, user, environment, labels=labels, ports=[5432], stop_signal="SIGINT")
+    if name == "redirect":  # root, with the one capability that its pod gives it
+        return [base, workshop.redirect(base)], Settings(["/usr/sbin/nft"], "0", {"LANG": "C.UTF-8"}, labels=labels)
     sources = [_gate_sources(compiled=compiled)]
     if name == "operator":
         sources.append(ROOT / "operator" / "sidegate_operator")

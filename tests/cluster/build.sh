@@ -8,7 +8,7 @@
 # environment: XDG_CACHE_HOME (else ~/.cache, else build/ of the project); Go's own settings, as GOPROXY and GOFLAGS, are Go's
 set -euo pipefail
 cd "$(dirname "$0")"
-kubernetes=1.35.4 coredns=1.15.0
+kubernetes=1.35.4 coredns=1.15.0 network_policies=0.8.0
 sources=(go.mod go.sum main.go node.go pause/main.go build.sh)
 
 fail() { echo "build of the test cluster: $1" >&2; exit "${2:-1}"; }
@@ -53,7 +53,11 @@ if [ "$part" = node ]; then
   build -tags node -o "$here/components" .
   build -o "$here/pause" ./pause
   # `go install` of a version keeps CoreDNS out of this module's dependencies, which would have to agree with Kubernetes'
-  (cd / && GOBIN=$here CGO_ENABLED=0 nice -n 10 "$go" install -trimpath -ldflags "-s -w" "github.com/coredns/coredns@v$coredns")
+  # and likewise what enforces NetworkPolicies, whose program is called after its folder
+  install() { (cd / && GOBIN=$here CGO_ENABLED=0 nice -n 10 "$go" install -trimpath -ldflags "-s -w" "$1"); }
+  install "github.com/coredns/coredns@v$coredns"
+  install "sigs.k8s.io/kube-network-policies/cmd@v$network_policies"
+  mv "$here/cmd" "$here/kube-network-policies"
 else
   build -o "$here/components" .
 fi

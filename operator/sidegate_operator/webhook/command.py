@@ -166,6 +166,13 @@ async def _is_set_within(stop: asyncio.Event, seconds: float) -> bool:
     help="what gates run, with its digest; also SIDEGATE_GATE_IMAGE",
 )
 @click.option(
+    "--redirect-image",
+    default="",
+    envvar="SIDEGATE_REDIRECT_IMAGE",
+    metavar="IMAGE",
+    help="what sets redirection up in pods of targets that ask for it, with its digest; default: none may; also SIDEGATE_REDIRECT_IMAGE",
+)
+@click.option(
     "--gateway-url",
     "--gateway",
     "gateway",
@@ -199,6 +206,7 @@ def webhook(
     service: str,
     names: tuple[str, ...],
     gate_image: str,
+    redirect_image: str,
     gateway: str,
     secret: str,
     client_authority: Path | None,
@@ -216,9 +224,9 @@ def webhook(
     if own is None:
         raise click.UsageError("give --namespace: this is no pod that has one")
     try:
-        gate = GateSettings(gate_image, __version__, gateway)
+        gate = GateSettings(gate_image, __version__, gateway, redirect_image=redirect_image)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--gate-image") from error
+        raise click.BadParameter(str(error), param_hint="--gate-image or --redirect-image") from error
     settings = Settings(
         Places(own, secret, (f"{service}.{own}.svc", *names)),
         gate,
