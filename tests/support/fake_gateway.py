@@ -153,6 +153,10 @@ class FakeGateway:
             async with asyncio.timeout(5):
                 while len(registered) > 1:  # its own waker is one
                     await asyncio.sleep(0.005)
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # those who waited for news
+        for each in left:
+            each.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
         for _ in range(5):  # what was closed last is let go in the next rounds
             await asyncio.sleep(0)
 
