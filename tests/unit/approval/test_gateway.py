@@ -591,3 +591,15 @@ async def test_terms_without_approvers_are_nobodys_to_approve(
         await off_loop(gateway.decide, name, DANA)
         with pytest.raises(ApprovalUnavailable, match="NotAnApprover"):
             await decided(approvals, name)
+
+
+async def test_a_wait_ends_as_expired_though_the_loops_clock_is_ahead_of_the_gates(
+    gateway: FakeGateway, approvals: GatewayApprovals, clock: Clock, request_of_ada: HoldRequest
+) -> None:
+    name = await approvals.submit(request_of_ada, NOW)
+    clock.now = NOW + 3599.9
+    waiting = asyncio.create_task(decided(approvals, name))
+    await off_loop(gateway.wait_for, lambda: gateway.answered("wait"))
+    assert not (await asyncio.wait({waiting}, timeout=0.5))[0]  # the loop thinks that the time is over, the gate doesn't
+    clock.now = NOW + 3600
+    assert (await waiting).phase is Phase.EXPIRED
