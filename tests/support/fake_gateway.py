@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import copy
 import enum
 import ssl
@@ -41,6 +42,7 @@ from sidegate.policy.seal import SealedDecision
 T = TypeVar("T")
 
 OPERATIONS: Final = ("report", "submit", "find", "wait", "claim", "withdrawal", "outcome")
+BROKEN_OFF: Final = 599  # in `requests`: no answer
 STRANGER: Final = Ed25519PrivateKey.from_private_bytes(b"s" * 32)  # a key that no answer has
 
 
@@ -139,9 +141,24 @@ class FakeGateway:
 
     def close(self) -> None:
         self.go_down()
+        self._run(self._last_connections_gone())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _last_connections_gone(self) -> None:
+        """Those that broke off in the midst of a handshake are no requests yet, and the loop has to see their end."""
+        registered = self._loop._selector.get_map()  # type: ignore[attr-defined]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while len(registered) > 1:  # its own waker is one
+                    await asyncio.sleep(0.005)
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # those who waited for news
+        for each in left:
+            each.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        for _ in range(5):  # what was closed last is let go in the next rounds
+            await asyncio.sleep(0)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
@@ -174,6 +191,9 @@ class FakeGateway:
     async def _stop(self) -> None:
         if self._runner is not None:
             runner, self._runner = self._runner, None
+            for each in runner.server.connections if runner.server is not None else ():
+                if each.transport is not None:
+                    each.transport.abort()  # TLS would wait for the other side's goodbye
             await runner.cleanup()
 
     # ---- what people and the operator do ------------------------------------------------------------------------------------------
@@ -266,9 +286,10 @@ class FakeGateway:
                 except msgspec.ValidationError as error:
                     response = problem(400, "Unreadable", str(error))
             if fault is not None:
-                response = await self._misbehave(request, fault)
+                response = await self._misbehave(operation, request, fault)
             assert response is not None
-            self.requests.append((operation, response.status))
+            if response.status != BROKEN_OFF:
+                self.requests.append((operation, response.status))
             return response
 
         return guarded
@@ -280,7 +301,7 @@ class FakeGateway:
             return problem(403, "OtherTarget", "the pod is not a gate of that target")
         return None
 
-    async def _misbehave(self, request: web.Request, fault: Fault) -> web.StreamResponse:
+    async def _misbehave(self, operation: str, request: web.Request, fault: Fault) -> web.StreamResponse:
         match fault:
             case Fault.UNAVAILABLE:
                 return problem(503, "Unguarded", "the guard of decisions is missing", "apply the chart again")
@@ -308,8 +329,9 @@ class FakeGateway:
             await chunked.prepare(request)
             await chunked.write(b"{}")
             return chunked
+        self.requests.append((operation, BROKEN_OFF))  # before the other side can know
         request.transport.close()
-        return web.Response(status=599)  # goes nowhere
+        return web.Response(status=BROKEN_OFF)  # goes nowhere
 
     async def _report(self, request: web.Request) -> web.Response:
         self.reports.append(msgspec.json.decode(await request.read(), type=messages.Report))

@@ -211,12 +211,11 @@ class GatewayApprovals(ApprovalBackend):
         """Once, for as long as the gateway waits for something newer than `version`."""
         wait_s = max(1, min(self._patience.wait_s, int(left_s))) if version else 0
         query: dict[str, str | int] = {"wait": wait_s, "version": version} if version else {}
+        path = self._path(asked, "holds", asked.name, **query)
         try:
-            answer = await self._ask("GET", self._path(asked, "holds", asked.name, **query), None, left_s, wait_s=wait_s)
-        except ApprovalUnavailable:
-            if self._clock() >= asked.expires_at:
-                return _expired(asked)
-            raise
+            answer = await self._ask("GET", path, None, left_s, wait_s=wait_s)
+        except ApprovalUnavailable:  # nothing until it expires, as far as the loop's clock can tell
+            return _Seen(version)
         if answer.status == NOT_MODIFIED:
             return _Seen(version)
         if answer.status == 404:  # a replica that is behind has not seen a new one yet

@@ -428,6 +428,21 @@ async def test_a_claim_whose_answer_is_lost_is_lost(
     assert (await decided(approvals, name)).phase is Phase.EXECUTED
 
 
+async def test_a_claim_is_not_asked_again_of_another_replica(
+    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
+) -> None:
+    async def two(host: str, port: int) -> tuple[tuple[str, int], ...]:
+        return ((host, port), (host, port))
+
+    name = await approvals.submit(request_of_ada, NOW)
+    await off_loop(gateway.decide, name, DANA)
+    approvals._client = GatewayClient(gateway.settings, resolve_name=two)
+    gateway.faults["claim"] = Fault.LOSE_ANSWER
+    with pytest.raises(ApprovalUnavailable, match="counts as lost"):
+        await decided(approvals, name)
+    assert len([each for each in gateway.requests if each[0] == "claim"]) == 1
+
+
 @pytest.mark.parametrize("fault", [Fault.ERROR, Fault.HANG, Fault.GARBAGE, Fault.HUGE, Fault.CUT, Fault.CHUNKED, Fault.REDIRECT])
 async def test_a_claim_that_is_answered_otherwise_is_never_an_approval(
     gateway: FakeGateway, approvals: GatewayApprovals, clock: Clock, request_of_ada: HoldRequest, fault: Fault
@@ -576,3 +591,15 @@ async def test_terms_without_approvers_are_nobodys_to_approve(
         await off_loop(gateway.decide, name, DANA)
         with pytest.raises(ApprovalUnavailable, match="NotAnApprover"):
             await decided(approvals, name)
+
+
+async def test_a_wait_ends_as_expired_though_the_loops_clock_is_ahead_of_the_gates(
+    gateway: FakeGateway, approvals: GatewayApprovals, clock: Clock, request_of_ada: HoldRequest
+) -> None:
+    name = await approvals.submit(request_of_ada, NOW)
+    clock.now = NOW + 3599.9
+    waiting = asyncio.create_task(decided(approvals, name))
+    await off_loop(gateway.wait_for, lambda: gateway.answered("wait"))
+    assert not (await asyncio.wait({waiting}, timeout=0.5))[0]  # the loop thinks that the time is over, the gate doesn't
+    clock.now = NOW + 3600
+    assert (await waiting).phase is Phase.EXPIRED

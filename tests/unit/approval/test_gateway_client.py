@@ -122,8 +122,10 @@ async def test_a_replica_that_can_not_serve_is_left_for_another(tmp_path: Path, 
 async def test_a_replica_that_takes_connections_and_says_nothing_costs_a_bounded_time(gateway: FakeGateway) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
-        writer.close()
+        writer.transport.abort()
+        left.set()
 
+    left = asyncio.Event()
     listening = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     try:
@@ -133,6 +135,7 @@ async def test_a_replica_that_takes_connections_and_says_nothing_costs_a_bounded
         with pytest.raises(GatewayError, match="in time") as caught:
             await asyncio.wait_for(client.ask("GET", PATH, None), 5)
         assert not caught.value.may_have_arrived
+        await left.wait()  # its end of the connection is closed too
     finally:
         listening.close()
 
