@@ -11,12 +11,12 @@ import logging
 import os
 import signal
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 import click
 
+from sidegate import __version__
 from sidegate_operator import clock
 from sidegate_operator.api_client import ApiClient, ApiError
 from sidegate_operator.credentials import ACCOUNT_DIR, Credentials, CredentialsError
@@ -216,7 +216,7 @@ def webhook(
     if own is None:
         raise click.UsageError("give --namespace: this is no pod that has one")
     try:
-        gate = GateSettings(gate_image, metadata.version("sidegate"), gateway)
+        gate = GateSettings(gate_image, __version__, gateway)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--gate-image") from error
     settings = Settings(
