@@ -111,7 +111,8 @@ def test_an_annotated_pod_gets_its_gate_and_psql_gets_masked_rows(shop: Shop) ->
 
 
 def test_an_edited_policy_reaches_the_gate(shop: Shop) -> None:
-    assert shop.psql("DELETE FROM customers WHERE id = 99").returncode != 0
+    refused = shop.psql("DELETE FROM customers WHERE id = 99")
+    assert "no-deletes" in refused.stderr
     rules = {"spec": {"rules": [MASK_RULE]}}
     shop.cluster.client.merge_patch("sidegate.dev/v1alpha1", "AccessPolicy", "assistants", rules, namespace=shop.namespace)
     wait_until(
