@@ -28,8 +28,10 @@ def asked(installation: Installation, namespace: str) -> str:
 
 
 def make(installation: Installation, namespace: str, **spec: Any) -> str:
-    """A request as the operator makes it, and its target, without which it is withdrawn."""
-    installation.api.admin.apply(target(namespace))
+    """A request as the operator makes it, for a target that it knows: without one it is withdrawn."""
+    admin = installation.api.admin
+    admin.apply(target(namespace))
+    admin.wait_for(VERSION, "ProtectedTarget", "shop-db", lambda found: "status" in found, namespace=namespace)
     made = installation.api.admin.acting_as(OPERATOR).create(request_of(namespace, **spec))
     name: str = made["metadata"]["name"]
     return name
@@ -200,7 +202,7 @@ def test_a_version_that_was_not_seen_is_decided_only_if_it_asks_the_same(install
     os.close(ours)
     os.close(theirs)
     assert process.returncode == 0, errors
-    assert said.decode().splitlines()[-1] == f"approved  {name}  (2 of 2 approvals)"
+    assert said.decode().splitlines()[-2:] == [f"approved  {name}  by dana", f"approved  {name}  (2 of 2 approvals)"]
     assert {each["by"] for each in get(installation, namespace, name)["spec"]["decisions"]} == {"dan", "dana"}
 
 
