@@ -91,8 +91,7 @@ def decide(choice: ClusterChoice, verdict: str, name: str, *, comment: str, is_s
         _refuse_ended(page)
         if not is_sure:
             _ask(cluster, decision)
-        decided = _patch(cluster, page, decision, comment)
-        me = next(iter(set(decided.stamped()) - set(page.stamped())), None)
+        decided, me = _patch(cluster, page, decision, comment)
         by = f"  by {quoted(me)}" if me is not None else ""
         click.echo(f"{decision.value.lower()}  {plain(page.name)}{by}")
         if waits:
@@ -110,7 +109,8 @@ def _ask(cluster: Cluster, decision: Verdict) -> None:
         raise CommandFailure("you said no, and nothing was decided", "run the command again when you want to decide")
 
 
-def _patch(cluster: Cluster, page: RequestPage, decision: Verdict, comment: str) -> RequestPage:
+def _patch(cluster: Cluster, page: RequestPage, decision: Verdict, comment: str) -> tuple[RequestPage, str | None]:
+    """The request as it is decided, and the name that was written down with the decision."""
     spec: dict[str, str] = {"decision": decision.value}
     if comment:
         spec["comment"] = comment
@@ -118,7 +118,8 @@ def _patch(cluster: Cluster, page: RequestPage, decision: Verdict, comment: str)
     for _ in range(_TRIES):
         patch = {"metadata": {"resourceVersion": page.resource_version}, "spec": spec}
         try:
-            return _page(cluster.patch(APPROVAL_REQUESTS, page.name, patch, page.hold.request.namespace))
+            decided = _page(cluster.patch(APPROVAL_REQUESTS, page.name, patch, page.hold.request.namespace))
+            return decided, next((each for each in decided.stamped() if each not in page.stamped()), None)
         except CallError as error:
             if error.code != 409 or error.reason != "Conflict":
                 raise failure(error) from error

@@ -15,6 +15,7 @@ import yaml
 
 from tests.support.admission import DEVELOPERS, OPERATOR, REQUESTER, request_of, target
 from tests.support.api_server import ADMIN_GROUP
+from tests.support.cluster_client import ApiError
 from tests.support.installation import Installation
 from tests.support.processes import wait_until
 
@@ -28,8 +29,10 @@ def asked(installation: Installation, namespace: str) -> str:
 
 
 def make(installation: Installation, namespace: str, **spec: Any) -> str:
-    """A request as the operator makes it, and its target, without which it is withdrawn."""
-    installation.api.admin.apply(target(namespace))
+    """A request as the operator makes it, for a target that it knows: without one it is withdrawn."""
+    admin = installation.api.admin
+    admin.apply(target(namespace))
+    admin.wait_for(VERSION, "ProtectedTarget", "shop-db", lambda found: "status" in found, namespace=namespace)
     made = installation.api.admin.acting_as(OPERATOR).create(request_of(namespace, **spec))
     name: str = made["metadata"]["name"]
     return name
@@ -130,8 +133,20 @@ def test_without_the_webhook_configuration_nothing_is_approved_and_the_hint_says
     finally:
         installation.admission.apply_objects()
         wait_until(installation.admission.is_ready, "the webhook to be trusted again", 30)
-        installation.admission.wait_until_enforced()
+        wait_until(lambda: is_stamped(installation, namespace, asked), "decisions to be stamped again", 30)
     assert "decisions" not in get(installation, namespace, asked)["spec"]
+
+
+def is_stamped(installation: Installation, namespace: str, name: str) -> bool:
+    """Whether an approver's decision would be taken now."""
+    dana = installation.api.admin.acting_as("dana", [*DBA, DEVELOPERS])
+    path = dana.path_of(VERSION, "ApprovalRequest", name, namespace=namespace)
+    patch = {"spec": {"decision": "Approved"}}
+    try:
+        tried = dana.request("PATCH", path, patch, query={"dryRun": "All"}, content_type="application/merge-patch+json")
+    except ApiError:
+        return False
+    return bool(tried["spec"].get("decisions"))
 
 
 def test_a_request_that_has_ended_is_shown_and_not_decided(installation: Installation, namespace: str, asked: str) -> None:
@@ -200,7 +215,7 @@ def test_a_version_that_was_not_seen_is_decided_only_if_it_asks_the_same(install
     os.close(ours)
     os.close(theirs)
     assert process.returncode == 0, errors
-    assert said.decode().splitlines()[-1] == f"approved  {name}  (2 of 2 approvals)"
+    assert said.decode().splitlines()[-2:] == [f"approved  {name}  by dana", f"approved  {name}  (2 of 2 approvals)"]
     assert {each["by"] for each in get(installation, namespace, name)["spec"]["decisions"]} == {"dan", "dana"}
 
 

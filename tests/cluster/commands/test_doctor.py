@@ -136,6 +136,7 @@ def test_a_webhook_that_isn_t_asked_is_told(installation: Installation, shop: st
             "the API server to forget the webhook",
             30,
         )
+    wait_until(lambda: wrongs(installation, "-n", shop) == [], "the API server to ask it again", 30)
 
 
 def test_an_operator_that_doesn_t_lead_is_told_by_its_lease(installation: Installation, shop: str) -> None:
