@@ -28,7 +28,7 @@ from sidegate_operator.webhook.decision_key import CONFIG_MAP as KEYS
 from sidegate_operator.webhook.decision_key import SECRET as KEY_SECRET
 from sidegate_operator.webhook.guards import admission_objects
 from tests.support import processes
-from tests.support.api_server import ApiServer
+from tests.support.any_api import AnyApi
 from tests.support.cluster_client import ApiError, ClusterClient
 
 NAMESPACE: Final = "sidegate-system"
@@ -77,7 +77,7 @@ OWN_RIGHTS: Final = (
 class Admission:
     """Installed and answering once it is made."""
 
-    def __init__(self, api: ApiServer, *options: str) -> None:
+    def __init__(self, api: AnyApi, *options: str) -> None:
         self.api = api
         self.options = options
         self.port = processes.free_port()

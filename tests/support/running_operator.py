@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 
 from sidegate_operator.permissions import CLUSTER, own_namespace, rules
 from tests.support import processes
-from tests.support.api_server import ApiServer
+from tests.support.any_api import AnyApi
 from tests.support.cluster_client import ApiError
 from tests.support.fault_proxy import FaultProxy
 
@@ -35,16 +35,16 @@ _RBAC: Final = "rbac.authorization.k8s.io"
 class OperatorAccount:
     """The operator's namespace, with its service account and what that may."""
 
-    def __init__(self, api: ApiServer) -> None:
+    def __init__(self, api: AnyApi, name: str = "operator") -> None:
         self.api = api
         self.namespace = api.create_namespace("sidegate-system")
-        self.name = "operator"
+        self.name = name
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": self.name, "namespace": self.namespace}}
-        api.admin.create(account)
+        api.admin.apply(account)
         self.grant()
         subject = {"kind": "ServiceAccount", "name": self.name, "namespace": self.namespace}
         for kind, place in (("ClusterRole", {}), ("Role", {"namespace": self.namespace})):
-            api.admin.create(
+            api.admin.apply(
                 {
                     "apiVersion": f"{_RBAC}/v1",
                     "kind": f"{kind}Binding",
@@ -69,18 +69,26 @@ class OperatorAccount:
 
 
 class RunningOperator:
-    def __init__(self, account: OperatorAccount, proxy: FaultProxy | None = None, lease_seconds: int = 15) -> None:
+    def __init__(
+        self,
+        account: OperatorAccount,
+        proxy: FaultProxy | None = None,
+        lease_seconds: int = 15,
+        *,
+        gate_image: str = GATE_IMAGE,
+    ) -> None:
         """Through the proxy, if one is given."""
         self.account = account
         self.log = account.api.directory / f"operator-{id(self)}.log"
-        source: ApiServer | FaultProxy = proxy or account.api
+        source: AnyApi | FaultProxy = proxy or account.api
         self._kubeconfig = source.kubeconfig_for_token(account.token())
         self._lease_seconds = lease_seconds
+        self._gate_image = gate_image
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None
 
     def __enter__(self) -> Self:
-        command: list[str | Path] = [sys.executable, "-m", "sidegate_operator.main", "run", "--gate-image", GATE_IMAGE]
+        command: list[str | Path] = [sys.executable, "-m", "sidegate_operator.main", "run", "--gate-image", self._gate_image]
         command += ["--kubeconfig", self._kubeconfig, "--namespace", self.account.namespace, "--log-format", "text"]
         command += ["--health", "127.0.0.1:0", "--lease", LEASE, "--lease-seconds", str(self._lease_seconds)]
         self._process = processes.start(command, self.log)
