@@ -51,7 +51,7 @@ class GatedCluster:
     # What there is
 
     def pods(self) -> list[Object]:
-        """The instances, oldest first."""
+        """The instances, in the order of their names."""
         found = self.cluster.client.list(
             "v1", "Pod", namespace=NAMESPACE, labelSelector=f"cnpg.io/cluster={NAME},cnpg.io/podRole=instance"
         )
@@ -248,19 +248,18 @@ def _kubectl(cluster: Cluster, *arguments: str, stdin: str = "") -> None:
 
 
 def _remove_example(cluster: Cluster) -> None:
+    """While Sidegate and CloudNativePG still run, and may have something to undo."""
     cluster.kubectl(
         "delete",
         "--namespace",
         NAMESPACE,
-        "clusters.postgresql.cnpg.io",
-        NAME,
+        f"clusters.postgresql.cnpg.io/{NAME}",
         "--ignore-not-found",
         "--timeout=60s",
         timeout_s=90,
     )
     names = [f"persistentvolume/{NAME}-{number}" for number in range(1, INSTANCES + 1)]
-    # the guard of protected namespaces stands: an administrator may delete one all the same
-    cluster.kubectl("delete", f"namespace/{NAMESPACE}", f"namespace/{CLIENTS}", *names, "--ignore-not-found", "--wait=false")
+    _delete_and_wait(cluster, f"namespace/{NAMESPACE}", f"namespace/{CLIENTS}", *names)
 
 
 def _remove(cluster: Cluster, manifests: str) -> None:
@@ -271,7 +270,7 @@ def _remove_sidegate(cluster: Cluster, admission: Admission) -> None:
     _remove_webhooks(cluster)
     for each in admission.objects():
         cluster.kubectl("delete", each["kind"], each["metadata"]["name"], "--ignore-not-found")
-    cluster.kubectl("delete", "namespace", SIDEGATE, PROBED, "--ignore-not-found", "--wait=false")
+    _delete_and_wait(cluster, f"namespace/{SIDEGATE}", f"namespace/{PROBED}")
     cluster.kubectl("delete", "--filename", str(ROOT / "crds"), "--ignore-not-found", "--wait=false")
 
 
@@ -279,3 +278,8 @@ def _remove_webhooks(cluster: Cluster) -> None:
     """Nobody answers them any more."""
     for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
         cluster.kubectl("delete", kind, "sidegate", "--ignore-not-found")
+
+
+def _delete_and_wait(cluster: Cluster, *names: str) -> None:
+    """Until they are gone, since other tests use these names, too."""
+    cluster.kubectl("delete", *names, "--ignore-not-found", "--timeout=90s", timeout_s=100)
