@@ -24,6 +24,7 @@ test: test-programs test-pure test-compiled test-e2e ## run every test there is,
 test-programs: # what Kubernetes tests need, built once where Go is; a node is for root alone. Without it these tests are skipped, or fail in CI
 	@bash tests/cluster/build.sh $$([ "$$(id -u)" = 0 ] && echo node || echo control-plane) >/dev/null || echo "so no test has a Kubernetes" >&2
 	@bash tests/compose/build.sh >/dev/null || echo "so the compose example isn't run" >&2
+	@bash tests/databases/build.sh >/dev/null || echo "so no test has a CloudNativePG" >&2
 
 test-pure: setup ## run every test with the plain Python modules; ARGS="..." goes to pytest
 	$(PY) -m pytest $(PYTEST_OPTIONS) --junitxml=build/tests-plain.xml $(ARGS)
@@ -76,8 +77,9 @@ chart: setup ## write the chart's templates that are made from code: CRDs, roles
 image: setup ## make the images of gate and operator without Docker, as root on Debian; FRESH=1 with new updates, COMPILED=1, NAMES="..."
 	@$(PY) -m tools.image $(if $(FRESH),--fresh) $(if $(COMPILED),--compiled) $(NAMES)
 
-cluster-programs: ## build the test cluster's Kubernetes from Go modules, once: some 6 minutes, then no time
+cluster-programs: ## build the test cluster's Kubernetes, and CloudNativePG, from Go modules, once: some 9 minutes, then no time
 	@bash tests/cluster/build.sh node >/dev/null
+	@bash tests/databases/build.sh >/dev/null
 
 cluster: ## bring up a real Kubernetes of one node on this machine, as root on Debian; prints where its kubeconfig is
 	@bash tests/cluster/up.sh

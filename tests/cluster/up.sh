@@ -108,11 +108,13 @@ current-context: sidegate
 YAML
 done
 
+# firewall: lets pods' packets pass where Docker was started once, which leaves a filter that forwards for nobody but its own
 cat >cni/10-bridge.conflist <<JSON
 {"cniVersion": "0.4.0", "name": "sidegate-cluster", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
    "ipam": {"type": "host-local", "dataDir": "$dir/cni-addresses", "ranges": [[{"subnet": "$pod_range"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "portmap", "capabilities": {"portMappings": true}}
+  {"type": "portmap", "capabilities": {"portMappings": true}},
+  {"type": "firewall", "backend": "iptables"}
 ]}
 JSON
 # restrict_oom_score_adj: without CAP_SYS_RESOURCE, as in many sandboxes, runc can't lower oom_score_adj, and every pod fails with

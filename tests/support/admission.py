@@ -29,7 +29,7 @@ from sidegate_operator.roles import WEBHOOK_CERTIFICATES as SECRET
 from sidegate_operator.roles import WEBHOOK_CLUSTER, WEBHOOK_OWN_NAMESPACE
 from sidegate_operator.webhook.guards import admission_objects
 from tests.support import processes
-from tests.support.api_server import ApiServer
+from tests.support.any_api import AnyApi
 from tests.support.cluster_client import ApiError, ClusterClient
 
 NAMESPACE: Final = "sidegate-system"
@@ -57,7 +57,7 @@ UNUSABLE_POLICY: Final[Mapping[str, Any]] = {
 class Admission:
     """Installed and answering once it is made."""
 
-    def __init__(self, api: ApiServer, *options: str) -> None:
+    def __init__(self, api: AnyApi, *options: str) -> None:
         self.api = api
         self.options = options
         self.port = processes.free_port()
