@@ -125,7 +125,7 @@ def gated_cluster(
         admission = Admission(api, "--gate-image", gate_image)
         stack.callback(_remove_sidegate, cluster, admission)
         stack.enter_context(admission)
-        account = OperatorAccount(api, "sidegate-operator")
+        account = OperatorAccount(api, name="sidegate-operator")
         operator = stack.enter_context(RunningOperator(account, gate_image=gate_image))
         operator.wait_until_leading()
         stack.callback(_remove, cluster, database_operator.manifests)
