@@ -7,7 +7,7 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-pure test-compiled lint format fuzz bench compile crds docs chart clean
+.PHONY: help setup demo cluster-demo test test-pure test-compiled lint format fuzz bench compile crds docs chart clean
 .PHONY: image test-e2e test-programs cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
@@ -18,6 +18,9 @@ setup: ## install the locked dependencies into .venv (every target below does it
 
 demo: setup ## bring up a database, an identity provider and a gate, and tour them with psql; KEEP=1 leaves them up
 	@$(PY) examples/demo/tour.py $(if $(KEEP),--keep)
+
+cluster-demo: setup test-programs ## the same tour on a real cluster: chart, annotation, psql through the Service, approval by kubectl; KEEP=1 leaves it up
+	@$(PY) examples/statefulset/tour.py $(if $(KEEP),--keep)
 
 test: test-programs test-pure test-compiled test-e2e ## run every test there is, the frame walk's both as Python and compiled
 

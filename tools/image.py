@@ -46,6 +46,7 @@ POSTGRES_PACKAGES: Final = ("postgresql", "postgresql-client")
 REDIRECT_PACKAGES: Final = ("nftables",)
 # Numbers that no image of a database uses, so that a gate's user is its own in the pod it shares.
 USERS: Final = {"sidegate": 64801, "sidegate-operator": 64802}
+POSTGRES_USER: Final = 999  # as in the official image, so that manifests fit both
 IMAGES: Final = ("gate", "operator", "redirect", "postgres")
 _GATE: Final = {"sidegate": "sidegate.cli.main"}
 # Each image's commands, the first of which it starts. What `sidegate local` and `sidegate policy` need is in the operator's image alone.
@@ -135,19 +136,17 @@ class Workshop:
             settings = root / "etc/postgresql-common/createcluster.conf"
             settings.parent.mkdir(parents=True)
             settings.write_text("create_main_cluster = false\n")
+            debian.add_user(root, "postgres", POSTGRES_USER)
             debian.install(root, POSTGRES_PACKAGES)
             debian.tidy(root)
             script = root / "usr/local/bin/run-postgres"
             shutil.copy(ROOT / "tools" / "image_postgres.sh", script)
-            lines = (line.split(":") for line in (root / "etc/passwd").read_text().splitlines())
-            owner = next(int(fields[2]) for fields in lines if fields[0] == "postgres")
-            (root.parent / "user").write_text(str(owner))
             for folder in ("var/lib/postgresql/data", "run/postgresql", "docker-entrypoint-initdb.d"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
-                os.chown(root / folder, owner, owner)
+                os.chown(root / folder, POSTGRES_USER, POSTGRES_USER)
             return layer_of(root, file, debian.added_to(lower, root))
 
-        inputs = (base.digest, *POSTGRES_PACKAGES, _content_of("image_debian.py", "image_archive.py", "image_postgres.sh"))
+        inputs = (base.digest, *POSTGRES_PACKAGES, str(POSTGRES_USER), _content_of("image_debian.py", "image_archive.py", "image_postgres.sh"))
         return self.layer("postgres", inputs, "the PostgreSQL layer", 15, make)
 
     def redirect(self, base: Layer) -> Layer:
@@ -252,11 +251,10 @@ def _recipe(workshop: Workshop, base: Layer, name: str, *, compiled: bool) -> tu
     }
     if name == "postgres":
         layers = [base, workshop.postgres(base)]
-        user = (layers[1].file.parent / "user").read_text()
         environment = {"PGDATA": "/var/lib/postgresql/data/pgdata", "LANG": "C.UTF-8"}
         command = ["/usr/local/bin/run-postgres"]
         # at SIGTERM it would wait for its clients to go
-        return layers, Settings(command, user, environment, labels=labels, ports=[5432], stop_signal="SIGINT")
+        return layers, Settings(command, str(POSTGRES_USER), environment, labels=labels, ports=[5432], stop_signal="SIGINT")
     if name == "redirect":  # root, with the one capability that its pod gives it
         return [base, workshop.redirect(base)], Settings(["/usr/sbin/nft"], "0", {"LANG": "C.UTF-8"}, labels=labels)
     sources = [_gate_sources(compiled=compiled)]

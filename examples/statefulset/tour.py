@@ -92,12 +92,13 @@ def psql(stage: Stage, sql: str, *settings: str, password: str | None = None) ->
     done = subprocess.run(
         stage.psql_command(*settings),
         input=f"{password or stage.token('ada')}\n{sql}",
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # in the order in which psql said it
         text=True,
         timeout=WAIT_S,
         check=False,
     )
-    output = done.stdout + done.stderr
+    output = done.stdout
     host = next((each.partition("=")[2] for each in settings if each.startswith("PGHOST=")), f"shop-db-gate.{SHOP}.svc")
     show(f"psql -h {host} -d shop   # as ada, through the assistant\n  shop=> " + "\n  shop=> ".join(sql.splitlines()), output)
     return output
