@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, unknown, wrong
+from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, pods_of, unknown, wrong
 from sidegate_cluster.pages.refusals import CallError, told
 from sidegate_operator.plan.gate_container import GATE_CONTAINER
 from sidegate_operator.plan.owned import TARGET_LABEL
@@ -63,7 +63,7 @@ def _endpoints(patient: Patient) -> Iterator[Result]:
         if ready:
             yield fine(f"{ready} webhook{'s' if ready > 1 else ''} ready behind Service {namespace}/{name}")
         else:
-            yield wrong(f"no webhook is ready behind Service {namespace}/{name}", f"see why: kubectl -n {namespace} get pods")
+            yield wrong(f"no webhook is ready behind Service {namespace}/{name}", f"see why: {pods_of(namespace, 'webhook')}")
 
 
 def _answer(patient: Patient) -> Iterator[Result]:

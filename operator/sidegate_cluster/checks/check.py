@@ -17,6 +17,15 @@ from sidegate_operator.resources import Object
 APPLY_CHART: Final = "apply the chart again: helm upgrade sidegate"
 
 
+def pods_of(home: str, component: str) -> str:
+    """The command that shows the pods of a component, by the labels that the chart's Deployment gives them."""
+    return f"kubectl -n {home} get pods -l app.kubernetes.io/name=sidegate,app.kubernetes.io/component={component}"
+
+
+def logs_of(home: str, component: str) -> str:
+    return f"kubectl -n {home} logs -l app.kubernetes.io/name=sidegate,app.kubernetes.io/component={component}"
+
+
 class Outcome(enum.StrEnum):
     FINE = "fine"
     ADVICE = "advice"  # nothing is broken; something is weaker than it could be
