@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, pods_of, unknown, wrong
+from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, harmless_container, pods_of, unknown, wrong
 from sidegate_cluster.pages.refusals import CallError, told
 from sidegate_operator.plan.gate_container import GATE_CONTAINER
 from sidegate_operator.plan.owned import TARGET_LABEL
@@ -91,15 +91,8 @@ def _answer(patient: Patient) -> Iterator[Result]:
 
 
 def _probe() -> Object:
-    security: dict[str, Any] = {
-        "runAsNonRoot": True,
-        "runAsUser": 65534,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
     resources = {"requests": {"cpu": "1m", "memory": "1Mi"}, "limits": {"cpu": "1m", "memory": "1Mi"}}
-    container = {"name": "nothing", "image": "sidegate.invalid/nothing", "securityContext": security, "resources": resources}
+    container = {**harmless_container(), "resources": resources}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
