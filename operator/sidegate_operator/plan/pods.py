@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.api.text import Timestamp
-from sidegate_operator.plan.gate_container import GATE_CONTAINER
+from sidegate_operator.plan.gate_container import GATE_CONTAINER, REDIRECT_CONTAINER
 from sidegate_operator.plan.owned import INJECT_LABEL, OUTSIDE_GATE_LABEL, REVISION_ANNOTATION, TARGET_LABEL
 from sidegate_operator.plan.sidecar import is_of_a_job
 
@@ -46,6 +46,7 @@ class SeenPod:
     gate_container_id: str = ""
     address: str = ""  # its IP address, once it has one
     is_up: bool = False  # all its containers are ready, so that the target can be expected to listen
+    is_redirected: bool = False  # its packets are led to the gate
 
     @classmethod
     def from_wire(cls, pod: Mapping[str, Any]) -> SeenPod:
@@ -74,6 +75,7 @@ class SeenPod:
             ),
             address=status.get("podIP") or "",
             is_up=bool(own) and all(each.get("ready") is True for each in own),
+            is_redirected=any(each.get("name") == REDIRECT_CONTAINER for each in sidecars),
         )
 
     @property

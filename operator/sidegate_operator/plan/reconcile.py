@@ -34,6 +34,7 @@ from sidegate_operator.plan.gate_config import PlannedConfig, plan_gate_config
 from sidegate_operator.plan.gate_container import CONFIG_KEY
 from sidegate_operator.plan.owned import Object, config_map_name, metadata
 from sidegate_operator.plan.pods import SeenPod, Told
+from sidegate_operator.plan.redirect import is_redirected
 from sidegate_operator.plan.status import (
     GateState,
     PolicyReport,
@@ -185,6 +186,9 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         revision=good.revision if good is not None else None,
         gates=gates,
         pods_without_gate=tuple(each.name for each in without),
+        pods_not_redirected=tuple(each.name for each in mine if each.has_gate and not each.is_redirected)
+        if is_redirected(target)
+        else (),
         silent_pods=tuple(each.name for each in without if each.asks_for != target.metadata.name),
         shared_pods=_shared(snapshot, mine),
         probe=snapshot.probe if snapshot.probe is not None and snapshot.probe.covers(each.uid for each in mine) else None,

@@ -1,7 +1,8 @@
 """The status of a ProtectedTarget and of an AccessPolicy: conditions, gate counts, bounded lists, from what was observed.
 
 Rules it keeps:
-- `Enforced` is what a probe found. Nothing but a probe makes it True; a pod that runs without a gate makes it False whatever a probe said.
+- `Enforced` is what a probe found. Nothing but a probe makes it True; a pod that runs without a gate, or without the
+  redirection that its target asks for, makes it False whatever a probe said.
 - `Ready` sums up, and is never True while a condition is False. That nobody probed leaves it True and is said in its reason.
 - When nothing can be compiled, the conditions say whose fault it is, which rules stay in force meanwhile, and what to do.
 - The same facts give the same status: transition times move only when a condition's status does, and no other time stands in it.
@@ -67,6 +68,7 @@ class Probe:
 class TargetFacts:
     """What is observed about a target. `errors` is why nothing could be compiled, empty when it could; `object_errors` is why an object
     beside the gate config can't be made, which keeps no rules back. `revision` is what is published, compiled now or before.
+    `pods_not_redirected` have a gate, and their packets aren't led to it though the target asks for that.
     `silent_pods` are selected and don't ask for a gate: they never come before admission. `shared_pods` names another target of each.
     `unguarded` is why decisions aren't guarded, empty when they are, None where nobody looks.
     """
@@ -78,6 +80,7 @@ class TargetFacts:
     revision: str | None = None
     gates: tuple[GateState, ...] = ()
     pods_without_gate: tuple[str, ...] = ()
+    pods_not_redirected: tuple[str, ...] = ()
     silent_pods: tuple[str, ...] = ()
     shared_pods: Mapping[str, str] = field(default_factory=dict)
     probe: Probe | None = None
@@ -207,6 +210,9 @@ def _enforced(facts: TargetFacts) -> Observed:
     if facts.pods_without_gate:
         way_forward = "have them made again, as by kubectl rollout restart; `sidegate why POD` says why one has none"
         return Observed(TargetReason.PODS_WITHOUT_GATE, f"{_quoted(facts.pods_without_gate)}; fix: {way_forward}")
+    if facts.pods_not_redirected:
+        way_forward = "have them made again, as by kubectl rollout restart"
+        return Observed(TargetReason.PODS_NOT_REDIRECTED, f"{_quoted(facts.pods_not_redirected)}; fix: {way_forward}")
     if facts.probe is not None and facts.probe.open_doors:
         return Observed(
             TargetReason.DOORS_OPEN, f"{_listed(facts.probe.open_doors)}; fix: close them, as `sidegate doctor` tells"

@@ -4,8 +4,9 @@ Rules it keeps:
 - Only what is up is tried, since nothing answers at a target that hasn't started: that is no closed door. After each change it is tried at
   once and soon again, then every few minutes.
 - What was found is forgotten when it is old, or when what there is to try has changed; an open door stays one until it was tried again.
-- Where a probe would meet the gate itself (`Redirect`), or can't come from outside (a target on loopback), none is made: nothing is
-  claimed.
+- Where packets are led to the gate (`Redirect`), it is the gate that must answer at the target's port: whatever the database says there
+  itself is an open door.
+- Where a probe can't come from outside (a target on loopback), none is made: nothing is claimed.
 
 It comes from the operator's pod alone: where a NetworkPolicy keeps that away, a door may be open to others. Left out: what an answer means
 (`sidegate.probe`), and conditions (`plan.status`).
@@ -25,6 +26,7 @@ from sidegate.policy.compile import binds
 from sidegate.probe.answer import Door, DoorState
 from sidegate.probe.postgres import DATABASES, probe_postgres
 from sidegate_operator.plan.pods import SeenPod
+from sidegate_operator.plan.redirect import is_redirected
 from sidegate_operator.plan.status import Probe
 from sidegate_operator.store import Key
 
@@ -65,12 +67,13 @@ class Aim:
     roles: tuple[str, ...]
     databases: tuple[str, ...]
     is_in_pods: bool
+    is_redirected: bool = False
 
 
 def aim_at(target: api.ProtectedTarget, policies: Iterable[AccessPolicy], pods: Iterable[SeenPod]) -> Aim | None:
     """None: there is nothing that can be tried from outside."""
     spec = target.spec
-    if spec.protocol is not api.Protocol.POSTGRES or spec.enforcement.mode is api.EnforcementMode.REDIRECT:
+    if spec.protocol is not api.Protocol.POSTGRES:
         return None
     if spec.endpoint is not None:
         places = [] if spec.endpoint.host.is_local else [Place(str(spec.endpoint.host), spec.endpoint.port)]
@@ -78,6 +81,8 @@ def aim_at(target: api.ProtectedTarget, policies: Iterable[AccessPolicy], pods: 
         places = [Place(each.address, spec.port, each.uid) for each in pods if each.address and each.is_up and each.is_of(target)]
     if not places:
         return None
+    if is_redirected(target):  # a role of its own may pass the gate, and a stranger can't
+        return Aim(tuple(sorted(places)), (), DATABASES, spec.endpoint is None, is_redirected=True)
     roles = dict.fromkeys(str(each.username or each.role) for each in spec.credentials)
     granted = (grant.postgres.databases for each in policies if binds(each, target) for grant in each.spec.grants)
     named = sorted({str(name) for names in granted for name in names if "*" not in name})
@@ -194,12 +199,25 @@ class Prober:
 
 def told(aim: Aim, doors: Iterable[Door]) -> Probe:
     """For the status: one phrase for each role at each place, of what is worst."""
+    if aim.is_redirected:
+        return _led(aim, doors)
     worst: dict[tuple[str, str | None], Door] = {}
     for door in sorted(doors, key=_severity):
         worst.setdefault((door.host, door.role), door)
     shown = sorted(worst.values(), key=_severity)
     return Probe(
         open_doors=tuple(str(each) for each in shown if each.is_open),
+        unclear=tuple(str(each) for each in shown if each.is_unclear),
+        pods=frozenset(each.uid for each in aim.places) if aim.is_in_pods else None,
+    )
+
+
+def _led(aim: Aim, doors: Iterable[Door]) -> Probe:
+    """Without TLS a gate says who it is. With TLS it asks for a password as a database may; the port leads there either way."""
+    shown = sorted((each for each in doors if not each.over_tls), key=_severity)
+    past = (each for each in shown if each.is_open or each.state is DoorState.REJECTED)
+    return Probe(
+        open_doors=tuple(f"{each.place} leads to the database itself, and not to its gate" for each in past),
         unclear=tuple(str(each) for each in shown if each.is_unclear),
         pods=frozenset(each.uid for each in aim.places) if aim.is_in_pods else None,
     )

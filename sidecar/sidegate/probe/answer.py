@@ -5,6 +5,7 @@ Rules it keeps:
 - Any way to log in that is offered is an open door, whatever the password: a password is what an agent may have been given.
 - Rejection is told by SQLSTATE, by the file's name, which no translation of the message changes, and by the routine where one is named.
   SQLSTATE alone won't do: it is also that of a missing client certificate, which whoever has one passes.
+- A gate is told by its own words, with which it refuses a stranger without TLS.
 - What can't be told (starting up, too many connections, another protocol) is unclear: never closed.
 
 Left out: connecting (`postgres`), and what is done about an open door.
@@ -23,6 +24,7 @@ MAX_ANSWER: Final = 64 * 1024
 _REJECTED: Final = "28000"
 _HBA: Final = "pg_hba.conf"
 _ROUTINE: Final = "ClientAuthentication"
+_GATE: Final = "refused by sidegate: "
 # AuthenticationRequest codes (PostgreSQL docs 54.7)
 _METHODS: Final = {
     2: "Kerberos V5",
@@ -35,13 +37,14 @@ _METHODS: Final = {
 
 
 class DoorState(enum.Enum):
-    """What was found. Only `REJECTED`, `SILENT` and `NO_TLS` are closed."""
+    """What was found. Only `REJECTED`, `SILENT`, `NO_TLS` and `GATE` are closed."""
 
     WIDE_OPEN = "lets in without any password"
     ASKS = "asks for"
     REJECTED = "is rejected by the host rules"
     SILENT = "isn't answered"
     NO_TLS = "isn't answered with TLS"
+    GATE = "is answered by a gate"
     UNCLEAR = "gives no clear answer"
 
 
@@ -65,17 +68,20 @@ class Door:
     def is_unclear(self) -> bool:
         return self.state is DoorState.UNCLEAR
 
+    @property
+    def place(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def __str__(self) -> str:
         """A phrase for a person."""
-        place = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         if not self.database:
-            return f"{place} {self.state.value}{f': {self.detail}' if self.detail else ''}"
+            return f"{self.place} {self.state.value}{f': {self.detail}' if self.detail else ''}"
         who = f"role `{self.role}`" if self.role is not None else "a role of any other name"
         way = "with TLS" if self.over_tls else "without TLS"
         said = f"{self.state.value} {self.detail}" if self.state is DoorState.ASKS else self.state.value
         if self.is_unclear and self.detail:
             said = f"{said}: {self.detail}"
-        return f"{place} as {who} in database `{self.database}`, {way}: {said}"
+        return f"{self.place} as {who} in database `{self.database}`, {way}: {said}"
 
 
 class UnreadableAnswer(Exception):  # noqa: N818 - an answer, not a fault of ours
@@ -134,6 +140,8 @@ def _read_error(body: bytes) -> tuple[DoorState, str]:
         if part:
             fields.setdefault(chr(part[0]), part[1:].decode("utf-8", "replace"))
     state, message = fields.get("C", ""), fields.get("M", "")
+    if message.startswith(_GATE):
+        return DoorState.GATE, ""
     is_of_the_rules = state == _REJECTED and _HBA in message and fields.get("R", _ROUTINE) == _ROUTINE
     if is_of_the_rules:
         return DoorState.REJECTED, ""

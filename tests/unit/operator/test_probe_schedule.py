@@ -60,11 +60,32 @@ def test_a_pod_without_a_gate_is_tried_too() -> None:
     assert aim_at(target, [], [seen(target, has_gate=False)]) is not None
 
 
-def test_what_a_probe_would_meet_the_gate_at_or_not_come_to_from_outside_is_not_tried() -> None:
-    redirected = sample_target({"spec": {"enforcement": {"mode": "Redirect"}}})
-    assert aim_at(redirected, [], [seen(redirected)]) is None
+def test_what_no_probe_can_come_to_from_outside_is_not_tried() -> None:
     local = outside_target({"spec": {"endpoint": {"host": "127.0.0.1", "port": 5432}}})
     assert aim_at(local, [], []) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "is_open", "is_unclear"),
+    [
+        (DoorState.GATE, False, False),
+        (DoorState.SILENT, False, False),
+        (DoorState.ASKS, True, False),
+        (DoorState.WIDE_OPEN, True, False),
+        (DoorState.REJECTED, True, False),
+        (DoorState.UNCLEAR, False, True),
+    ],
+)
+def test_where_packets_are_led_to_the_gate_nobody_else_may_answer(state: DoorState, is_open: bool, is_unclear: bool) -> None:
+    redirected = sample_target({"spec": {"enforcement": {"mode": "Redirect"}}})
+    aim = aim_at(redirected, [], [seen(redirected)])
+    assert aim is not None
+    assert aim.roles == ()
+    plain = Door("10.1.2.3", 5432, None, "postgres", False, state)
+    over_tls = dataclasses.replace(plain, over_tls=True, state=DoorState.ASKS)  # as a gate does
+    found = told(aim, [plain, over_tls])
+    assert (bool(found.open_doors), bool(found.unclear)) == (is_open, is_unclear)
+    assert found.pods == frozenset({"uid-1"})
 
 
 def test_a_target_outside_the_cluster_is_tried_where_it_listens() -> None:

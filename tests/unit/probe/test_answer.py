@@ -31,6 +31,8 @@ REJECTED = error(S="FATAL", C="28000", M='pg_hba.conf rejects connection for hos
         (error(C="28000", M="pg_hba.conf lehnt Verbindung ab", R="ClientAuthentication"), DoorState.REJECTED),
         (error(C="28000", M="connection requires a valid client certificate", R="ClientAuthentication"), DoorState.ASKS),
         (error(C="28000", M='role "pg_hba.conf" does not exist', R="InitializeSessionUserId"), DoorState.UNCLEAR),
+        (error(S="FATAL", C="28000", M="refused by sidegate: the client isn't who it should be"), DoorState.GATE),
+        (error(C="28000", M='role "refused by sidegate: " does not exist'), DoorState.UNCLEAR),
         (error(C="28P01", M="see pg_hba.conf"), DoorState.UNCLEAR),
         (error(C="57P03", M="the database system is starting up"), DoorState.UNCLEAR),
         (error(C="53300", M="sorry, too many clients already"), DoorState.UNCLEAR),
@@ -81,7 +83,7 @@ def test_refuses_names_that_would_add_parameters() -> None:
         startup_message("readonly\0replication\0true", "shop")
 
 
-def test_only_the_three_closed_states_are_neither_open_nor_unclear() -> None:
+def test_only_the_closed_states_are_neither_open_nor_unclear() -> None:
     doors = [Door("10.0.0.9", 5432, None, "shop", False, state) for state in DoorState]
     closed = {each.state for each in doors if not each.is_open and not each.is_unclear}
-    assert closed == {DoorState.REJECTED, DoorState.SILENT, DoorState.NO_TLS}
+    assert closed == {DoorState.REJECTED, DoorState.SILENT, DoorState.NO_TLS, DoorState.GATE}
