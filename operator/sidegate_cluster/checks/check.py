@@ -8,13 +8,17 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate_cluster.connection import Cluster
 from sidegate_cluster.pages.refusals import CallError, told
 from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.resources import PODS, Object
+
+if TYPE_CHECKING:
+    from sidegate.setup.review import Wanted
+    from sidegate.setup.server import Server
 
 APPLY_CHART: Final = "apply the chart again: helm upgrade sidegate"
 
@@ -45,13 +49,26 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Database:
+    """A target's own server, asked as its superuser, and what it must be like."""
+
+    server: Server
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
 class Patient:
-    """A cluster with Sidegate in `home`. `targets` are those that are asked about, None: they couldn't be listed."""
+    """A cluster with Sidegate in `home`. `targets` are those that are asked about, None: they couldn't be listed. `from_namespace`: where a
+    pod is to try their ports, empty for nowhere. `database` is the one target's.
+    """
 
     cluster: Cluster
     home: str
     targets: Sequence[Object] | None
     now: float
+    from_namespace: str = ""
+    pod_timeout_s: float = 60.0
+    database: Database | None = None
 
 
 Run: TypeAlias = "Callable[[Patient], Iterator[Result]]"

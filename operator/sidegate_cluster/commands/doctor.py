@@ -1,19 +1,24 @@
-"""`sidegate doctor`: is everything that protection stands on in place. It changes nothing."""
+"""`sidegate doctor`: is everything that protection stands on in place, and is every other way in closed.
+
+It changes nothing; --from-namespace alone makes something, a pod that is deleted when it has tried the ports.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import click
 
+from sidegate.api.protected_target import ProtectedTarget
 from sidegate.cli.place import ClusterChoice, cluster_options
 from sidegate.cli.recordings import CommandFailure
 from sidegate.mask.plain import plain
 from sidegate.runtime.clock import now
 from sidegate_cluster.checks import CHECKS
-from sidegate_cluster.checks.check import Outcome, Patient, Result
+from sidegate_cluster.checks.check import Database, Outcome, Patient, Result
 from sidegate_cluster.commands.failures import failure, print_json
 from sidegate_cluster.commands.status import broken_line
 from sidegate_cluster.connection import Cluster, connected
@@ -28,8 +33,14 @@ _HELP: Final = """Look whether everything that protection stands on is in place,
 
 Looked at: the cluster's version and resources, the operator's Lease, the key for decisions, the guards in the API server field by field,
 the webhook and whether it answers, the rights of both service accounts, and of each target (or of TARGET alone) what the operator
-observes, its objects, pods without a gate, and its namespace. Ways into a database that avoid its gate are tried by the operator; what
-it found is in condition Enforced. Nothing is changed: what is tried is a dry run.
+observes, its objects, pods without a gate, and its namespace.
+
+Tried: the side doors of the API server as you (exec, attach, port-forward, proxy, ephemeral containers; nothing is entered), and the
+database's own port, from here and with --from-namespace from a pod there, without any password. Where this machine isn't in the
+cluster's network, something else may answer at a pod's address. With --url the database's roles and host rules are reviewed too. What
+the operator found from its own pod is in condition Enforced.
+
+Nothing is changed: what is tried is a dry run. The pod of --from-namespace is deleted again.
 
 A cluster administrator sees all of it; what others may not see is marked with `?`.
 
@@ -37,6 +48,10 @@ A cluster administrator sees all of it; what others may not see is marked with `
 EXAMPLES
   sidegate doctor
   sidegate doctor shop-db -n shop
+  What an assistant's pod in namespace agents finds:
+    sidegate doctor shop-db -n shop --from-namespace agents
+  And what the database itself leaves open, through a port-forward:
+    sidegate doctor shop-db -n shop --url postgresql://postgres@localhost:15432/postgres --ask-password
   In a pipeline, or every hour:
     sidegate doctor -o json > report.json || mail -s "sidegate" admin < report.json
 
@@ -62,12 +77,48 @@ EXIT STATUS
     "--home", metavar="NAME", help="Namespace of Sidegate itself. Default: the one that the webhook configuration names."
 )
 @click.option(
+    "--from-namespace", default="", metavar="NAME", help="Try TARGET's port from a short-lived pod of this namespace as well."
+)
+@click.option(
+    "--pod-timeout", type=click.FloatRange(min=1), default=60.0, show_default=True, metavar="SECONDS", help="For that pod."
+)
+@click.option("--url", default="", metavar="URL", help="TARGET's server, as its superuser: postgresql://postgres@HOST/postgres.")
+@click.option(
+    "--password-file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="The superuser's password."
+)
+@click.option("--ask-password", is_flag=True, help="Ask for the superuser's password.")
+@click.option(
+    "--gate-network",
+    "networks",
+    multiple=True,
+    metavar="CIDR",
+    help="Where TARGET's gate comes from; repeatable. Default: loopback.",
+)
+@click.option(
     "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of the report."
 )
-def doctor(target: str | None, cluster: ClusterChoice, home: str | None, output: str) -> None:
+def doctor(
+    *,
+    target: str | None,
+    cluster: ClusterChoice,
+    home: str | None,
+    from_namespace: str,
+    pod_timeout: float,
+    url: str,
+    password_file: Path | None,
+    ask_password: bool,
+    networks: tuple[str, ...],
+    output: str,
+) -> None:
+    if target is None and (from_namespace or url):
+        raise click.UsageError("--from-namespace and --url are about one TARGET: name it")
+    if not url and (password_file is not None or ask_password or networks):
+        raise click.UsageError("--password-file, --ask-password and --gate-network go with --url")
     with connected(cluster) as live:
         try:
-            patient = Patient(live, home or _home(live), _targets(live, cluster, target), now())
+            targets = _targets(live, cluster, target)
+            database = _database(targets, url, password_file, ask_password, networks) if url else None
+            patient = Patient(live, home or _home(live), targets, now(), from_namespace, pod_timeout, database)
         except CallError as error:
             raise failure(error) from error
         found: dict[str, list[Result]] = {}
@@ -126,6 +177,22 @@ def _targets(live: Cluster, choice: ClusterChoice, target: str | None) -> Sequen
             f"there is no target `{target}` in namespace `{namespace}` of {live.where}", "`sidegate status -A` lists all"
         )
     return [found]
+
+
+def _database(
+    targets: Sequence[Object] | None, url: str, password_file: Path | None, asks: bool, networks: Sequence[str]
+) -> Database:
+    from sidegate.cli.setup import superuser, wanted_of
+
+    if not targets:
+        raise CommandFailure(
+            "you may not read the target, so what its server must be like isn't known", "sidegate setup postgres"
+        )
+    try:
+        parsed = ProtectedTarget.from_wire(targets[0])
+    except ValueError as error:
+        raise CommandFailure(f"the target can't be read: {error}", "use the command of the installed version") from error
+    return Database(superuser(url, password_file, asks), wanted_of(parsed, networks))
 
 
 def _print(title: str, result: Result, *, is_first: bool) -> None:

@@ -132,10 +132,10 @@ def postgres(
     if hba_file is not None and not does_apply:
         raise click.UsageError("--hba-file goes with --apply")
     found = _target(manifests, target)
-    wanted = _wanted(found, networks)
+    wanted = wanted_of(found, networks)
     name = f"{found.metadata.namespace}/{found.metadata.name}"
     chosen = _chosen(found, roles)
-    server = _server(url, password_file, ask_password) if _is_reachable(url) or does_apply or does_check else None
+    server = superuser(url, password_file, ask_password) if _is_reachable(url) or does_apply or does_check else None
     facts = _facts(server) if server is not None else None
     if does_check:
         assert facts is not None
@@ -175,7 +175,8 @@ def _target(manifests: Path, name: str | None) -> ProtectedTarget:
     return found[0]
 
 
-def _wanted(target: ProtectedTarget, networks: Sequence[str]) -> Wanted:
+def wanted_of(target: ProtectedTarget, networks: Sequence[str]) -> Wanted:
+    """What the server must be like. Raises CommandFailure: the target and the networks don't say it."""
     from sidegate.api.protected_target import TargetTlsMode
     from sidegate.setup.host_rules import LOOPBACK, GateRules
     from sidegate.setup.review import Wanted
@@ -274,7 +275,8 @@ def _is_reachable(url: str) -> bool:
     return bool(url) or any(os.environ.get(each) for each in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
 
 
-def _server(url: str, password_file: Path | None, asks: bool) -> Server:
+def superuser(url: str, password_file: Path | None, asks: bool) -> Server:
+    """The server, not yet asked. Raises CommandFailure: the URL or the password can't be used, or a package is missing."""
     try:
         from sidegate.setup.server import Server, ServerProblem
     except ModuleNotFoundError as error:
