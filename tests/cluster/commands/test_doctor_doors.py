@@ -234,7 +234,9 @@ def test_the_database_s_own_rules_are_reviewed_as_its_superuser(installation: In
     with host_rules(server, ["host all readonly 0.0.0.0/0 scram-sha-256"]):
         told = found(installation, "database", namespace, "--url", url)
     doors = [each["what"] for each in told if each["outcome"] == "wrong"]
-    assert f"{namespace}/shop-db: the gate's role `readonly` gets in from outside by scram-sha-256: line 2" in {each.partition(' of `')[0] for each in doors}
+    assert f"{namespace}/shop-db: the gate's role `readonly` gets in from outside by scram-sha-256: line 2" in {
+        each.partition(" of `")[0] for each in doors
+    }
     unreachable = found(installation, "database", namespace, "--url", f"host=127.0.0.1 port={free_port()} user=postgres")
     assert [each["outcome"] for each in unreachable] == ["unknown"]
 
