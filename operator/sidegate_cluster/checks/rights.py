@@ -5,34 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sidegate.api.meta import GROUP
 from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, wrong
-from sidegate_cluster.checks.installation import DECISION_KEYS, LEASE
+from sidegate_cluster.checks.installation import LEASE
 from sidegate_operator.permissions import CLUSTER, Permission, own_namespace
 from sidegate_operator.resources import Resource
+from sidegate_operator.roles import WEBHOOK_CLUSTER, WEBHOOK_OWN_NAMESPACE
 
 REVIEWS: Final = Resource("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", is_namespaced=False)
 OPERATOR: Final = "sidegate-operator"
 WEBHOOK: Final = "sidegate-webhook"
-
-# docs/admission.md says the same, with the reasons.
-WEBHOOK_CLUSTER: Final = (
-    Permission(
-        "admissionregistration.k8s.io",
-        ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"),
-        ("get", "update"),
-        "writes the caBundle",
-        ("sidegate",),
-    ),
-    Permission(GROUP, ("protectedtargets",), ("get", "list"), "injects what the target says"),
-    Permission(GROUP, ("accesspolicies",), ("list",), "judges a target with its policies"),
-)
-WEBHOOK_OWN: Final = (
-    Permission("", ("secrets", "configmaps"), ("create",), "makes its certificates and keys"),
-    Permission("", ("secrets",), ("get", "update"), "its certificates", ("sidegate-webhook-certificates",)),
-    Permission("", ("secrets",), ("get",), "signs", ("sidegate-decision-key",)),
-    Permission("", ("configmaps",), ("get", "update"), "publishes the key", (DECISION_KEYS,)),
-)
 
 
 def _of_account(
@@ -75,7 +56,7 @@ def _operator(patient: Patient) -> Iterator[Result]:
 
 
 def _webhook(patient: Patient) -> Iterator[Result]:
-    yield from _of_account(patient, WEBHOOK, WEBHOOK_CLUSTER, WEBHOOK_OWN)
+    yield from _of_account(patient, WEBHOOK, WEBHOOK_CLUSTER, WEBHOOK_OWN_NAMESPACE)
 
 
 CHECKS: Final = (Check("rights", _operator), Check("rights", _webhook))
