@@ -35,16 +35,17 @@ _RBAC: Final = "rbac.authorization.k8s.io"
 class OperatorAccount:
     """The operator's namespace, with its service account and what that may."""
 
-    def __init__(self, api: ApiServer) -> None:
+    def __init__(self, api: ApiServer, namespace: str | None = None, name: str = "operator") -> None:
+        """In a namespace of its own, or in one that is there."""
         self.api = api
-        self.namespace = api.create_namespace("sidegate-system")
-        self.name = "operator"
+        self.namespace = namespace or api.create_namespace("sidegate-system")
+        self.name = name
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": self.name, "namespace": self.namespace}}
-        api.admin.create(account)
+        api.admin.apply(account)
         self.grant()
         subject = {"kind": "ServiceAccount", "name": self.name, "namespace": self.namespace}
         for kind, place in (("ClusterRole", {}), ("Role", {"namespace": self.namespace})):
-            api.admin.create(
+            api.admin.apply(
                 {
                     "apiVersion": f"{_RBAC}/v1",
                     "kind": f"{kind}Binding",
@@ -131,6 +132,11 @@ class RunningOperator:
                 return error.code, error.read().decode()
 
     # How it ends
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def is_running(self) -> bool:
