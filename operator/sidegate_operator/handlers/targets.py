@@ -7,18 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from sidegate.api.access_policy import AccessPolicy
-from sidegate.api.meta import MAX_BOUND
 from sidegate.api.protected_target import ProtectedTarget
-from sidegate.policy.compile import binds
 from sidegate_operator.api_client import NotFound
 from sidegate_operator.apply import Writer
 from sidegate_operator.cluster import Cluster, Unreadable, WorkKey
-from sidegate_operator.handlers import policies
 from sidegate_operator.plan.beside import Builder, nothing_beside
 from sidegate_operator.plan.owned import TARGET_LABEL
 from sidegate_operator.plan.reconcile import ObjectKey, Pace, Plan, Snapshot, reconcile
-from sidegate_operator.resources import PROTECTED_TARGETS, Object, resource_of
+from sidegate_operator.resources import ACCESS_POLICIES, PROTECTED_TARGETS, Object, resource_of
 from sidegate_operator.store import Change, Key
 
 
@@ -33,8 +29,8 @@ def concerned(change: Change, cluster: Cluster) -> Iterator[WorkKey]:
     yield WorkKey(PROTECTED_TARGETS, change.key)
     if change.after is None:
         cluster.last_good.pop(change.key, None)
-        for name in cluster.reports.pop(change.key, {}):
-            yield from policies.status_writers(Key(change.key.namespace, name), cluster)
+        cluster.reports.forget(change.key)
+        yield from (WorkKey(ACCESS_POLICIES, key) for key in cluster.reports.take_changed())
     states = [cluster.targets.read(each) for each in (change.before, change.after) if each is not None]
     known = [each for each in states if isinstance(each, ProtectedTarget)]
     if len(known) == 2 and known[0].spec == known[1].spec:
@@ -60,6 +56,7 @@ class TargetWork:
     now: Callable[[], float]
     beside: Builder = nothing_beside
     pace: Pace = field(default_factory=Pace)
+    later: Callable[[WorkKey], None] = lambda _key: None
 
     async def reconcile(self, key: Key) -> float | None:
         """Seconds after which to look again, when time alone changes something.
@@ -68,15 +65,17 @@ class TargetWork:
             UnreadableTarget: this version can't read it.
             ApiError: not all of it could be written.
         """
-        plan = self.plan(key)
-        if plan is None:
-            return None
-        strangers = await self._strangers(plan, key)
-        if strangers:
-            plan = self.plan(key, strangers)
+        try:
+            plan = self.plan(key)
+            strangers = await self._strangers(plan, key) if plan is not None else {}
+            if strangers:
+                plan = self.plan(key, strangers)
             if plan is None:
                 return None
-        await self.writer.carry_out(plan, key.namespace)
+            await self.writer.carry_out(plan, key.namespace)
+        finally:  # also of what couldn't be carried out: nothing else would have these policies looked at
+            for policy in self.cluster.reports.take_changed():
+                self.later(WorkKey(ACCESS_POLICIES, policy))
         return max(0.0, plan.look_again_at - self.now()) if plan.look_again_at is not None else None
 
     async def _strangers(self, plan: Plan, key: Key) -> dict[ObjectKey, Object]:
@@ -90,35 +89,28 @@ class TargetWork:
         return found
 
     def plan(self, key: Key, strangers: Mapping[ObjectKey, Object] = MappingProxyType({})) -> Plan | None:
-        """INVARIANT: from gathering to keeping the reports nothing waits, so each plan knows the reports of all earlier ones."""
+        """INVARIANT: from gathering to keeping the reports nothing waits, so what is kept is of one moment."""
         target = self.cluster.targets.get(key)
         if target is None:
             return None
         if isinstance(target, Unreadable):
             raise UnreadableTarget(target.problem)
         plan = reconcile(self._snapshot(key, target, strangers), self.now(), self.beside, self.pace)
-        self.cluster.reports[key] = plan.reports
+        self.cluster.reports.keep(key, plan.reports)
         if plan.last_good is not None:
             self.cluster.last_good[key] = plan.last_good
         return plan
 
     def _snapshot(self, key: Key, target: ProtectedTarget, strangers: Mapping[ObjectKey, Object]) -> Snapshot:
-        cluster, namespace = self.cluster, key.namespace
+        cluster = self.cluster
+        pods = cluster.pods_of(key)
+        sharers = sorted({other for pod in pods for other in cluster.targets_of(pod)} - {key})
         return Snapshot(
             target=target,
-            policies=tuple(each for _, each in cluster.policies.readable_within(namespace) if _matters(each, target)),
-            unreadable=cluster.unreadable_policies(namespace),
-            neighbours=tuple(each for other, each in cluster.targets.readable_within(namespace) if other != key),
-            pods=tuple(each for _, each in cluster.pods.readable_within(namespace)),
+            policies=tuple(cluster.bound_policies(key)),
+            unreadable=cluster.unreadable_policies(key.namespace),
+            neighbours=tuple(each for each in map(cluster.targets.readable, sharers) if each is not None),
+            pods=tuple(pods.values()),
             live={**strangers, **cluster.live(key)},
             last_good=cluster.last_good.get(key),
-            elsewhere=cluster.elsewhere(key),
         )
-
-
-def _matters(policy: AccessPolicy, target: ProtectedTarget) -> bool:
-    """It is bound to the target, or its status may say that it was."""
-    if binds(policy, target):
-        return True
-    status = policy.status
-    return status is not None and (target.metadata.name in status.targets or status.targets_count > MAX_BOUND)
