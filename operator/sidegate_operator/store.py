@@ -70,9 +70,11 @@ def trimmed(found: Object) -> Object:
 
 class Store:
     def __init__(self, resource: Resource, keep: Callable[[Object], Object] = trimmed) -> None:
-        """`keep`: what of each object is remembered; its metadata's name, namespace, uid and resourceVersion must be."""
+        """`keep`: what of each object is remembered; its metadata's name, namespace, uid and resourceVersion must be. What it made of an
+        object may be given to it again.
+        """
         self.resource: Final = resource
-        self._keep = keep
+        self.keep: Final = keep
         self._entries: dict[Key, _Entry] = {}
         self._by_namespace: dict[str, set[Key]] = {}
         self._sorted: dict[str, tuple[Key, ...]] = {}  # of namespaces whose keys haven't changed since
@@ -161,7 +163,7 @@ class Store:
 
     def _put(self, key: Key, version: int, found: Object) -> Change | None:
         before = self.get(key)
-        kept = self._keep(found)
+        kept = self.keep(found)
         self._entries[key] = _Entry(version, kept)
         if before is None:
             self._by_namespace.setdefault(key.namespace, set()).add(key)
