@@ -53,6 +53,7 @@ from sidegate_operator.work_queue import Pace, Workers
 LOG: Final = logging.getLogger(__name__)
 ENDED, FAILED = 0, 1
 _LOOK_EVERY_S: Final = 1.0
+_KOPF_WITHIN_S: Final = 60.0
 
 Concerned = Callable[[Change, Cluster], Iterator[WorkKey]]
 _CONCERNED: Final[dict[Resource, Concerned]] = {
@@ -209,10 +210,17 @@ class Operator:
         await self._prime()
         LOG.info("every target is planned: %d keys have something to do", self.workers.queue.waiting)
         doors = Prober(self.cluster.doors, self._probed, lambda key: self.cluster.targets.store.get(key) is not None, elapsed)
-        await asyncio.gather(self.framework.run(), self.workers.run(), doors.run())
+        await asyncio.gather(self._dispatch(), self.workers.run(), doors.run())
 
     def _probed(self, target: Key) -> None:
         self.workers.add(WorkKey(PROTECTED_TARGETS, target))
+
+    async def _dispatch(self) -> None:
+        """kopf lists everything anew, which would hold up what is to be done first; our own watches see all meanwhile."""
+        until = elapsed() + _KOPF_WITHIN_S
+        while self.workers.queue.busy(elapsed()) and elapsed() < until:  # noqa: ASYNC110 - a look now and then is enough
+            await asyncio.sleep(_LOOK_EVERY_S)
+        await self.framework.run()
 
     async def _prime(self) -> None:
         """Each policy's status is about all of its targets: so all are planned once before anything is written. Who has nothing to do then
