@@ -32,6 +32,7 @@ from sidegate_cluster.pages.refusals import CallError
 from sidegate_operator.resources import Object, Resource
 
 MERGE_PATCH: Final = "application/merge-patch+json"
+STRATEGIC_MERGE_PATCH: Final = "application/strategic-merge-patch+json"
 _TIMEOUT_S: Final = 30.0
 _POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _PAGE: Final = 500

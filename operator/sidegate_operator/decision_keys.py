@@ -6,18 +6,12 @@ Left out: making keys and sealing (`webhook/decision_key.py`).
 
 from __future__ import annotations
 
-from typing import Final
-
 from sidegate.api.approval_request import ApprovalRequest, Decision
 from sidegate.gateway.seals import is_sealed
 from sidegate_operator.cluster import Cluster
 from sidegate_operator.plan.approval import sealed
-from sidegate_operator.resources import CONFIG_MAPS
+from sidegate_operator.resources import CONFIG_MAPS, DECISION_KEYS
 from sidegate_operator.store import Key
-
-DECISION_KEYS: Final = (
-    "sidegate-decision-keys"  # the ConfigMap, in the operator's namespace, that admission publishes its keys in
-)
 
 
 def published_keys(cluster: Cluster, namespace: str) -> dict[str, str]:

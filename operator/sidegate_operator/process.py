@@ -27,7 +27,6 @@ from sidegate_operator.apply import NotLeading, Writer
 from sidegate_operator.clock import elapsed, now
 from sidegate_operator.cluster import KINDS, OWNED, Cluster, WorkKey
 from sidegate_operator.credentials import Credentials
-from sidegate_operator.decision_keys import DECISION_KEYS
 from sidegate_operator.framework import FILTERED, Framework
 from sidegate_operator.gateway.running import RunningGateway, Surroundings
 from sidegate_operator.handlers import approvals, pods, policies, targets
@@ -40,6 +39,7 @@ from sidegate_operator.resources import (
     ACCESS_POLICIES,
     APPROVAL_REQUESTS,
     CONFIG_MAPS,
+    DECISION_KEYS,
     PODS,
     PROTECTED_TARGETS,
     Object,

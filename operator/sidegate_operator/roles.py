@@ -15,8 +15,7 @@ from typing import Final
 
 from sidegate.api.meta import GROUP
 from sidegate_operator.permissions import CLUSTER, Permission, own_namespace
-from sidegate_operator.webhook.decision_key import CONFIG_MAP as DECISION_KEYS
-from sidegate_operator.webhook.decision_key import SECRET as DECISION_KEY
+from sidegate_operator.resources import DECISION_KEY, DECISION_KEYS
 
 LEASE: Final = "sidegate-operator"
 WEBHOOK_CERTIFICATES: Final = "sidegate-webhook-certificates"

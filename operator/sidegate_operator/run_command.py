@@ -126,7 +126,7 @@ class StartFailure(click.ClickException):
     help="How often the gateway's certificates are looked after.",
 )
 @click.option(
-    "--scrapers", multiple=True, metavar="NAMESPACE", help="A namespace that may read the metrics of gates outside; repeatable."
+    "--scrapers", multiple=True, metavar="NAMESPACE", help="A namespace that may read the metrics of gates; repeatable."
 )
 @click.option(
     "--replicas",

@@ -23,6 +23,7 @@ RELEASE: Final = "sidegate"
 NAMESPACE: Final = "sidegate-system"
 OPERATOR_IMAGE: Final = f"registry.example/sidegate/operator@sha256:{'1' * 64}"
 GATE_IMAGE: Final = f"registry.example/sidegate/gate@sha256:{'0' * 64}"
+REDIRECT_IMAGE: Final = f"registry.example/sidegate/redirect@sha256:{'2' * 64}"
 LEAST: Final[Mapping[str, Any]] = {"operator": {"image": OPERATOR_IMAGE}, "gate": {"image": GATE_IMAGE}}
 EVERYTHING: Final[Mapping[str, Any]] = {
     "operator": {"spread": "Required", "priorityClassName": "high", "nodeSelector": {"kubernetes.io/os": "linux"}},
@@ -30,6 +31,7 @@ EVERYTHING: Final[Mapping[str, Any]] = {
         "clientAuthority": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         "tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists", "effect": "NoSchedule"}],
     },
+    "redirect": {"image": REDIRECT_IMAGE},
     "gateway": {"port": 9444},
     "imagePullSecrets": [{"name": "registry"}],
     "roles": {"aggregateEditor": True},

@@ -11,6 +11,7 @@ from sidegate_cluster.checks.admission import CHECKS as ADMISSION
 from sidegate_cluster.checks.check import Check
 from sidegate_cluster.checks.installation import CHECKS as INSTALLATION
 from sidegate_cluster.checks.rights import CHECKS as RIGHTS
+from sidegate_cluster.checks.side_doors import CHECKS as SIDE_DOORS
 from sidegate_cluster.checks.targets import CHECKS as TARGETS
 
-CHECKS: Final[tuple[Check, ...]] = (*INSTALLATION, *ADMISSION, *RIGHTS, *TARGETS)
+CHECKS: Final[tuple[Check, ...]] = (*INSTALLATION, *ADMISSION, *RIGHTS, *TARGETS, *SIDE_DOORS)

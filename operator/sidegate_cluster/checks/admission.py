@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, unknown, wrong
+from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, harmless_container, pods_of, unknown, wrong
 from sidegate_cluster.pages.refusals import CallError, told
 from sidegate_operator.plan.gate_container import GATE_CONTAINER
 from sidegate_operator.plan.owned import TARGET_LABEL
@@ -63,7 +63,7 @@ def _endpoints(patient: Patient) -> Iterator[Result]:
         if ready:
             yield fine(f"{ready} webhook{'s' if ready > 1 else ''} ready behind Service {namespace}/{name}")
         else:
-            yield wrong(f"no webhook is ready behind Service {namespace}/{name}", f"see why: kubectl -n {namespace} get pods")
+            yield wrong(f"no webhook is ready behind Service {namespace}/{name}", f"see why: {pods_of(namespace, 'webhook')}")
 
 
 def _answer(patient: Patient) -> Iterator[Result]:
@@ -91,15 +91,8 @@ def _answer(patient: Patient) -> Iterator[Result]:
 
 
 def _probe() -> Object:
-    security: dict[str, Any] = {
-        "runAsNonRoot": True,
-        "runAsUser": 65534,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
     resources = {"requests": {"cpu": "1m", "memory": "1Mi"}, "limits": {"cpu": "1m", "memory": "1Mi"}}
-    container = {"name": "nothing", "image": "sidegate.invalid/nothing", "securityContext": security, "resources": resources}
+    container = {**harmless_container(), "resources": resources}
     return {
         "apiVersion": "v1",
         "kind": "Pod",

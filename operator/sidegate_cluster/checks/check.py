@@ -8,13 +8,24 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from sidegate.api.protected_target import ProtectedTarget
 from sidegate_cluster.connection import Cluster
 from sidegate_cluster.pages.refusals import CallError, told
-from sidegate_operator.resources import Object
+from sidegate_operator.plan.pods import SeenPod
+from sidegate_operator.resources import PODS, Object
 
 APPLY_CHART: Final = "apply the chart again: helm upgrade sidegate"
+
+
+def pods_of(home: str, component: str) -> str:
+    """The command that shows the pods of a component, by the labels that the chart's Deployment gives them."""
+    return f"kubectl -n {home} get pods -l app.kubernetes.io/name=sidegate,app.kubernetes.io/component={component}"
+
+
+def logs_of(home: str, component: str) -> str:
+    return f"kubectl -n {home} logs -l app.kubernetes.io/name=sidegate,app.kubernetes.io/component={component}"
 
 
 class Outcome(enum.StrEnum):
@@ -59,6 +70,40 @@ class Check:
             words = told(error)
             outcome = Outcome.UNKNOWN if error.code == 403 else Outcome.WRONG
             yield Result(outcome, words.problem, words.way_forward)
+
+
+def name_of(target: Object) -> str:
+    return f"{target['metadata']['namespace']}/{target['metadata']['name']}"
+
+
+def enforcement(target: Object, field: str, otherwise: str) -> Any:
+    return ((target.get("spec") or {}).get("enforcement") or {}).get(field, otherwise)
+
+
+def pods_of_target(patient: Patient, target: Object) -> list[SeenPod] | None:
+    """Those that are the target's, as the operator counts them. None: pods, or the target, can't be read."""
+    try:
+        parsed = ProtectedTarget.from_wire(target)
+        found = patient.cluster.list(PODS, target["metadata"]["namespace"])
+    except ValueError:
+        return None
+    except CallError as error:
+        if error.code == 403:
+            return None
+        raise
+    return [each for each in map(SeenPod.from_wire, found) if each.is_of(parsed)]
+
+
+def harmless_container() -> dict[str, Any]:
+    """A container that passes Pod Security `restricted`, for dry runs: of an image that there can't be."""
+    security = {
+        "runAsNonRoot": True,
+        "runAsUser": 65534,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    return {"name": "nothing", "image": "sidegate.invalid/nothing", "securityContext": security}
 
 
 def fine(what: str) -> Result:

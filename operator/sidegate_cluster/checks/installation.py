@@ -12,12 +12,11 @@ from typing import Any, Final
 from sidegate.api.schema import RESOURCES, custom_resource_definition
 from sidegate.api.text import Timestamp
 from sidegate.cli.request_view import left
-from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, wrong
-from sidegate_operator.resources import CONFIG_MAPS, LEASES, Resource
+from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, logs_of, pods_of, wrong
+from sidegate_operator.resources import CONFIG_MAPS, DECISION_KEYS, LEASES, Resource
+from sidegate_operator.roles import LEASE
 
 LEAST_VERSION: Final = (1, 33)  # native sidecars are stable
-LEASE: Final = "sidegate-operator"
-DECISION_KEYS: Final = "sidegate-decision-keys"
 _KEY_BYTES: Final = 32
 DEFINITIONS: Final = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", is_namespaced=False
@@ -65,7 +64,7 @@ def _is_established(definition: Mapping[str, Any]) -> bool:
 
 
 def _operator(patient: Patient) -> Iterator[Result]:
-    start = f"see why it doesn't run: kubectl -n {patient.home} get pods"
+    start = f"see why it doesn't run: {pods_of(patient.home, 'operator')}"
     lease = patient.cluster.find(LEASES, LEASE, patient.home)
     spec = (lease or {}).get("spec") or {}
     if lease is None or not spec.get("renewTime"):
@@ -88,7 +87,7 @@ def _keys(patient: Patient) -> Iterator[Result]:
     else:
         yield wrong(
             f"no key for decisions is published in ConfigMap `{DECISION_KEYS}`, so no gate believes an approval",
-            f"the webhook publishes it: kubectl -n {patient.home} logs -l app.kubernetes.io/component=webhook",
+            f"the webhook publishes it: {logs_of(patient.home, 'webhook')}",
         )
 
 

@@ -1,4 +1,7 @@
-"""May the two service accounts do what they have to (SubjectAccessReview). Left out: what they may beyond that."""
+"""May the service accounts do what they have to (SubjectAccessReview): all that `roles` gives them.
+
+Left out: what they may beyond that.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,26 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, wrong
-from sidegate_cluster.checks.installation import LEASE
-from sidegate_operator.permissions import CLUSTER, Permission, own_namespace
+from sidegate_operator.permissions import Permission
 from sidegate_operator.resources import Resource
-from sidegate_operator.roles import WEBHOOK_CLUSTER, WEBHOOK_OWN_NAMESPACE
+from sidegate_operator.roles import ROLES, Scope
 
 REVIEWS: Final = Resource("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", is_namespaced=False)
-OPERATOR: Final = "sidegate-operator"
-WEBHOOK: Final = "sidegate-webhook"
 
 
-def _of_account(
-    patient: Patient, account: str, everywhere: tuple[Permission, ...], at_home: tuple[Permission, ...]
-) -> Iterator[Result]:
+def _accounts(patient: Patient) -> Iterator[Result]:
+    for account in dict.fromkeys(each.account for each in ROLES if each.account is not None):
+        yield from _of_account(patient, account)
+
+
+def _of_account(patient: Patient, account: str) -> Iterator[Result]:
     user = f"system:serviceaccount:{patient.home}:{account}"
     missing = [
-        *(missed for each in everywhere for missed in _missing(patient, user, each, None)),
-        *(missed for each in at_home for missed in _missing(patient, user, each, patient.home)),
+        missed
+        for role in ROLES
+        if role.account == account
+        for each in role.permissions
+        for missed in _missing(patient, user, each, patient.home if role.scope is Scope.OWN_NAMESPACE else None)
     ]
     for verb, what, reason in missing:
         yield wrong(f"service account {account} may not {verb} {what} ({reason})", APPLY_CHART)
@@ -51,12 +57,4 @@ def _may(patient: Patient, user: str, group: str, resource: str, verb: str, name
     return bool((patient.cluster.create(REVIEWS, review).get("status") or {}).get("allowed"))
 
 
-def _operator(patient: Patient) -> Iterator[Result]:
-    yield from _of_account(patient, OPERATOR, CLUSTER, own_namespace(LEASE))
-
-
-def _webhook(patient: Patient) -> Iterator[Result]:
-    yield from _of_account(patient, WEBHOOK, WEBHOOK_CLUSTER, WEBHOOK_OWN_NAMESPACE)
-
-
-CHECKS: Final = (Check("rights", _operator), Check("rights", _webhook))
+CHECKS: Final = (Check("rights", _accounts),)

@@ -1,14 +1,15 @@
 """Is each target protected: what the operator observes, the gate config, pods without a gate, and what closes other ways in.
 
-Ways into the database itself are tried by the operator; what it found is in condition Enforced, and told here.
+What the operator found when it tried the database's own port is in condition Enforced, and told here; `side_doors` and `ports` try for
+themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
-from sidegate_cluster.checks.check import Check, Patient, Result, advice, fine, wrong
+from sidegate_cluster.checks.check import Check, Patient, Result, advice, enforcement, fine, name_of, wrong
 from sidegate_cluster.pages.refusals import CallError
 from sidegate_cluster.pages.target_page import TargetView
 from sidegate_operator.plan.owned import REVISION_ANNOTATION
@@ -32,7 +33,7 @@ def _targets(patient: Patient) -> Iterator[Result]:
 
 
 def _conditions(patient: Patient, target: Object) -> Iterator[Result]:
-    view, name = TargetView(target, (), ()), _name(target)
+    view, name = TargetView(target, (), ()), name_of(target)
     if not view.is_current:
         yield wrong(f"{name}: the operator hasn't seen its newest version", "see whether it leads, above")
         return
@@ -60,11 +61,11 @@ def _config(patient: Patient, target: Object) -> Iterator[Result]:
     found = patient.cluster.find(CONFIG_MAPS, f"sidegate-{metadata['name']}", metadata["namespace"])
     if found is None:
         yield wrong(
-            f"{_name(target)}: its ConfigMap is gone, and pods that start refuse everybody",
+            f"{name_of(target)}: its ConfigMap is gone, and pods that start refuse everybody",
             "the operator makes it again when it leads",
         )
     elif (found["metadata"].get("annotations") or {}).get(REVISION_ANNOTATION) != revision:
-        yield wrong(f"{_name(target)}: its ConfigMap isn't of revision {revision}", "the operator publishes it when it leads")
+        yield wrong(f"{name_of(target)}: its ConfigMap isn't of revision {revision}", "the operator publishes it when it leads")
 
 
 def _service(patient: Patient, target: Object) -> Iterator[Result]:
@@ -72,7 +73,7 @@ def _service(patient: Patient, target: Object) -> Iterator[Result]:
     name = f"{metadata['name']}-gate"
     if patient.cluster.find(SERVICES, name, metadata["namespace"]) is None:
         yield wrong(
-            f"{_name(target)}: there is no Service `{name}` that leads clients to its gates",
+            f"{name_of(target)}: there is no Service `{name}` that leads clients to its gates",
             "the operator makes it when it leads; condition Accepted says what keeps it from that",
         )
 
@@ -80,11 +81,11 @@ def _service(patient: Patient, target: Object) -> Iterator[Result]:
 def _network_policy(patient: Patient, target: Object) -> Iterator[Result]:
     metadata = target["metadata"]
     name = f"sidegate-{metadata['name']}"
-    if _enforcement(target, "networkPolicy", "Managed") != "Managed":
-        yield advice(f"{_name(target)}: its NetworkPolicy is somebody else's", "see that it admits the gate's port 6432 alone")
+    if enforcement(target, "networkPolicy", "Managed") != "Managed":
+        yield advice(f"{name_of(target)}: its NetworkPolicy is somebody else's", "see that it admits the gate's port 6432 alone")
     elif patient.cluster.find(NETWORK_POLICIES, name, metadata["namespace"]) is None:
         yield wrong(
-            f"{_name(target)}: there is no NetworkPolicy `{name}`, and its port is open to other pods",
+            f"{name_of(target)}: there is no NetworkPolicy `{name}`, and its port is open to other pods",
             "the operator makes it when it leads",
         )
 
@@ -96,7 +97,7 @@ def _namespaces(patient: Patient) -> Iterator[Result]:
         refuses = [
             each["metadata"]["name"]
             for each in patient.targets or ()
-            if each["metadata"]["namespace"] == name and _enforcement(each, "sideDoors", "Refuse") == "Refuse"
+            if each["metadata"]["namespace"] == name and enforcement(each, "sideDoors", "Refuse") == "Refuse"
         ]
         labels: Mapping[str, str] = patient.cluster.get(NAMESPACES, name)["metadata"].get("labels") or {}
         if labels.get(PROTECTED_LABEL) == "true":
@@ -111,14 +112,6 @@ def _namespaces(patient: Patient) -> Iterator[Result]:
                 f"namespace {name} admits privileged pods, which can reach into others",
                 f"kubectl label namespace {name} {_SECURITY_LABEL}=baseline, once its pods pass that",
             )
-
-
-def _enforcement(target: Object, field: str, otherwise: str) -> Any:
-    return ((target.get("spec") or {}).get("enforcement") or {}).get(field, otherwise)
-
-
-def _name(target: Object) -> str:
-    return f"{target['metadata']['namespace']}/{target['metadata']['name']}"
 
 
 CHECKS: Final = (Check("targets", _targets), Check("namespaces", _namespaces))

@@ -54,6 +54,12 @@ class CallError(Exception):
         return cls(code, str(status.get("reason") or ""), str(status.get("message") or ""), pairs)
 
 
+def guard_that_denied(error: CallError) -> str | None:
+    """The name of the ValidatingAdmissionPolicy that refused; None: it was something else."""
+    denied = _GUARD_DENIED.search(error.message)
+    return f"guard {denied['name']}" if denied is not None else None
+
+
 def told(error: CallError) -> Told:
     """The error for a person."""
     failed = _WEBHOOK_FAILED.search(error.message)

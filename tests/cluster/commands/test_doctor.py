@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sidegate_operator.roles import DECISION_KEYS as KEYS
+from sidegate_operator.resources import DECISION_KEYS as KEYS
 from tests.support.admission import NAMESPACE, PROTECTED, target
 from tests.support.api_server import CRDS
 from tests.support.installation import Installation
@@ -175,8 +175,8 @@ def test_a_right_that_is_missing_is_named_with_what_it_is_for(installation: Inst
         wait_until(lambda: len(wrongs(installation, "-n", shop)) > 0, "the API server to take the right away", 30)
         found = [each["what"] for each in wrongs(installation, "-n", shop)]
     assert (
-        "service account sidegate-webhook may not list accesspolicies.sidegate.dev (a target is judged together with the policies that bind it)"
-        in found
+        "service account sidegate-webhook may not list accesspolicies.sidegate.dev"
+        " (a target is judged together with the policies that bind it)" in found
     )
 
 

@@ -27,6 +27,7 @@ def known_metrics() -> set[str]:
     """Every sample's name that the three processes serve."""
     gate = GateMetrics("1")
     gate.config_loaded("r", 0.0)
+    gate.reports_to_gateway(0.0)
     found = {sample for family in gate.collect() for sample in _samples(family.name, family.type)}
     registries: list[CollectorRegistry] = [OperatorMetrics().registry, WebhookMetrics().registry]
     return found | {each for one in registries for family in one.collect() for each in _samples(family.name, family.type)}

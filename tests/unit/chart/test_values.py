@@ -10,7 +10,19 @@ import helm_python as helm
 import pytest
 import yaml
 
-from tests.support.chart import CHART, EVERYTHING, GATE_IMAGE, LEAST, OPERATOR_IMAGE, ROOT, container, merged, render, rendered
+from tests.support.chart import (
+    CHART,
+    EVERYTHING,
+    GATE_IMAGE,
+    LEAST,
+    OPERATOR_IMAGE,
+    REDIRECT_IMAGE,
+    ROOT,
+    container,
+    merged,
+    render,
+    rendered,
+)
 
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 
@@ -34,6 +46,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no replica": ({"webhook": {"replicas": 0}}, "/webhook/replicas"),
     "a gate by tag": ({"gate": {"image": "registry.example/gate:1"}}, "/gate/image"),
     "a gate with a word behind": ({"gate": {"image": f"{GATE_IMAGE} --x"}}, "/gate/image"),
+    "redirection by tag": ({"redirect": {"image": "registry.example/redirect:1"}}, "/redirect/image"),
     "an operator without tag": ({"operator": {"image": "registry.example/operator"}}, "/operator/image"),
     "text for a switch": ({"networkPolicies": {"enabled": "no"}}, "/networkPolicies/enabled"),
     "a name for an address": ({"listenHost": "localhost"}, "/listenHost"),
@@ -129,3 +142,13 @@ def test_images_go_where_they_belong() -> None:
         made = container(objects, component)
         assert made["image"] == OPERATOR_IMAGE
         assert f"--gate-image={GATE_IMAGE}" in made["args"]
+
+
+def test_redirection_is_set_up_by_the_image_that_is_given() -> None:
+    assert f"--redirect-image={REDIRECT_IMAGE}" in container(rendered(EVERYTHING), "webhook")["args"]
+    assert not any(each.startswith("--redirect-image") for each in container(rendered(), "webhook")["args"])
+
+
+def test_namespaces_that_scrape_may_read_the_metrics_of_gates() -> None:
+    assert "--scrapers=monitoring" in container(rendered(EVERYTHING), "operator")["args"]
+    assert not any(each.startswith("--scrapers") for each in container(rendered(), "operator")["args"])
