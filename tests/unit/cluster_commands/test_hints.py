@@ -29,4 +29,4 @@ def test_names_that_are_looked_for_are_those_that_the_chart_makes() -> None:
     for account in {each.account for each in ROLES if each.account is not None}:
         named(objects, "ServiceAccount", account)
     assert not any(each.startswith("--lease=") for each in container(objects, "operator")["args"])
-    assert LEASE == next(each.default for each in run.params if each.name == "lease")
+    assert next(each.default for each in run.params if each.name == "lease") == LEASE
