@@ -7,7 +7,7 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo cluster-demo test test-pure test-compiled lint format fuzz bench compile crds docs chart clean
+.PHONY: help setup demo cluster-demo test test-pure test-compiled lint format fuzz bench bench-cluster compile crds docs chart clean
 .PHONY: image test-e2e test-programs cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
@@ -25,7 +25,8 @@ cluster-demo: setup test-programs ## the same tour on a real cluster: chart, ann
 test: test-programs test-pure test-compiled test-e2e ## run every test there is, the frame walk's both as Python and compiled
 
 test-programs: # what Kubernetes tests need, built once where Go is; a node is for root alone. Without it these tests are skipped, or fail in CI
-	@bash tests/cluster/build.sh $$([ "$$(id -u)" = 0 ] && echo node || echo control-plane) >/dev/null || echo "so no test has a Kubernetes" >&2
+	@bash tests/cluster/build.sh $$([ "$$(id -u)" = 0 ] && echo node || echo control-plane) >/dev/null && \
+		bash tests/cluster/build.sh fake-nodes >/dev/null || echo "so no test has a Kubernetes" >&2
 	@bash tests/compose/build.sh >/dev/null || echo "so the compose example isn't run" >&2
 	@bash tests/databases/build.sh >/dev/null || echo "so no test has a CloudNativePG" >&2
 
@@ -61,6 +62,10 @@ fuzz: setup ## fuzz what reads bytes with atheris; SECONDS=20 for each of TARGET
 bench: setup ## measure the gate against a direct connection and pgbouncer; prints a table, writes build/bench.json
 	@$(PY) tests/bench/run.py
 
+bench-cluster: setup ## measure operator and admission on a full cluster of fake nodes; prints a table, writes build/bench-cluster.json
+	@bash tests/cluster/build.sh control-plane >/dev/null && bash tests/cluster/build.sh fake-nodes >/dev/null
+	@$(PY) tests/bench/cluster/run.py $(ARGS)
+
 compile: setup ## compile the hot modules with mypyc into build/compiled (needs a C compiler and Python's headers)
 	$(PY) tools/compile.py
 
@@ -81,7 +86,7 @@ image: setup ## make the images of gate and operator without Docker, as root on 
 	@$(PY) -m tools.image $(if $(FRESH),--fresh) $(if $(COMPILED),--compiled) $(NAMES)
 
 cluster-programs: ## build the test cluster's Kubernetes, and CloudNativePG, from Go modules, once: some 9 minutes, then no time
-	@bash tests/cluster/build.sh node >/dev/null
+	@bash tests/cluster/build.sh node >/dev/null && bash tests/cluster/build.sh fake-nodes >/dev/null
 	@bash tests/databases/build.sh >/dev/null
 
 cluster: ## bring up a real Kubernetes of one node on this machine, as root on Debian; prints where its kubeconfig is

@@ -146,7 +146,8 @@ class Workshop:
                 os.chown(root / folder, POSTGRES_USER, POSTGRES_USER)
             return layer_of(root, file, debian.added_to(lower, root))
 
-        inputs = (base.digest, *POSTGRES_PACKAGES, str(POSTGRES_USER), _content_of("image_debian.py", "image_archive.py", "image_postgres.sh"))
+        own = ("image_debian.py", "image_archive.py", "image_postgres.sh")
+        inputs = (base.digest, *POSTGRES_PACKAGES, str(POSTGRES_USER), _content_of(*own))
         return self.layer("postgres", inputs, "the PostgreSQL layer", 15, make)
 
     def redirect(self, base: Layer) -> Layer:

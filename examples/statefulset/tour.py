@@ -23,7 +23,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from tests.support.helm import HelmError, helm  # noqa: E402
 
 WAIT_S = 120.0
 SHOP, ASSISTANTS, SIDEGATE = "shop", "assistants", "sidegate-system"
+Patch = tuple[str, str, list[dict[str, Any]]]  # kind and name of what is changed, and how (RFC 6902)
 
 
 @dataclass(slots=True)
@@ -244,7 +245,8 @@ def wait_for_another(stage: Stage, revision: str | None) -> None:
 # What is brought up
 
 
-def bring_up(stack: ExitStack, state: Path) -> Stage:
+def bring_up(stack: ExitStack, state: Path, patches: Sequence[Patch] = ()) -> Stage:
+    """`patches` are laid over the manifests beside this file, after what differs here."""
     say("a cluster")
     cluster = stack.enter_context(running_cluster())
     say("images of this source tree")
@@ -263,7 +265,7 @@ def bring_up(stack: ExitStack, state: Path) -> Stage:
         stage.people[person.username.partition("@")[0]] = kubeconfig_for(person, cluster.kubeconfig, cluster.client, state)
     say("the shop")
     stack.callback(remove_shop, stage)
-    apply_shop(stage, images)
+    apply_shop(stage, images, patches)
     return stage
 
 
@@ -284,8 +286,8 @@ def install(stack: ExitStack, stage: Stage, images: Mapping[str, ClusterImage]) 
         checked(stage, "--namespace", SIDEGATE, "rollout", "status", f"deployment/{name}", f"--timeout={WAIT_S:.0f}s")
 
 
-def apply_shop(stage: Stage, images: Mapping[str, ClusterImage]) -> None:
-    folder = overlay(stage, images["postgres"].name)
+def apply_shop(stage: Stage, images: Mapping[str, ClusterImage], patches: Sequence[Patch] = ()) -> None:
+    folder = overlay(stage, images["postgres"].name, patches)
     environment = {**os.environ, "KUBECONFIG": str(stage.cluster.kubeconfig)}
     environment["PATH"] = f"{stage.cluster.kubectl_program.parent}{os.pathsep}{environment['PATH']}"
     made = subprocess.run(
@@ -306,7 +308,7 @@ def apply_shop(stage: Stage, images: Mapping[str, ClusterImage]) -> None:
     checked(stage, "--namespace", SHOP, *synced)
 
 
-def overlay(stage: Stage, image: str) -> Path:
+def overlay(stage: Stage, image: str, more: Sequence[Patch] = ()) -> Path:
     """A kustomization over this folder's."""
     with urllib.request.urlopen(f"{stage.issuer_url}/jwks", timeout=10) as reply:
         keys = reply.read().decode()
@@ -319,7 +321,7 @@ def overlay(stage: Stage, image: str) -> Path:
     }
     name, _, tag = image.rpartition(":")
     volume = {"name": "data", "emptyDir": {}}
-    patches: list[tuple[str, str, list[dict[str, Any]]]] = [
+    patches: list[Patch] = [
         ("ProtectedTarget", "shop-db", [{"op": "replace", "path": "/spec/identity/issuers", "value": [issuer]}]),
         (
             "StatefulSet",
@@ -329,6 +331,7 @@ def overlay(stage: Stage, image: str) -> Path:
                 {"op": "add", "path": "/spec/template/spec/volumes/-", "value": volume},
             ],
         ),
+        *more,
     ]
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",

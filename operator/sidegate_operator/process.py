@@ -53,6 +53,7 @@ from sidegate_operator.work_queue import Pace, Workers
 LOG: Final = logging.getLogger(__name__)
 ENDED, FAILED = 0, 1
 _LOOK_EVERY_S: Final = 1.0
+_KOPF_WITHIN_S: Final = 60.0
 
 Concerned = Callable[[Change, Cluster], Iterator[WorkKey]]
 _CONCERNED: Final[dict[Resource, Concerned]] = {
@@ -107,15 +108,20 @@ class Operator:
         self._gateway_ends: asyncio.Task[None] | None = None
         gates = self.gateway or targets.NoGates()
         upgrades = settings.gate if settings.gateway is not None else None
-        self._targets = targets.TargetWork(
-            self.cluster, writer, now, objects_beside(settings.gate), gates=gates, upgrades=upgrades
+        # What gates are to enforce goes before what is said about policies.
+        self.workers: Final = Workers(
+            self._reconcile, Pace(limit=settings.workers), elapsed, self._say, lambda key: key.resource is ACCESS_POLICIES
         )
+        beside = objects_beside(settings.gate)
+        self._targets = targets.TargetWork(
+            self.cluster, writer, now, beside, gates=gates, upgrades=upgrades, later=self.workers.add
+        )
+        self._policies = policies.PolicyWork(self.cluster, writer, now)
         self._works: dict[Resource, Callable[[Any], Awaitable[float | None]]] = {
             PROTECTED_TARGETS: self._targets.reconcile,
-            ACCESS_POLICIES: policies.PolicyWork(self.cluster, writer, now).reconcile,
+            ACCESS_POLICIES: self._policies.reconcile,
             APPROVAL_REQUESTS: approvals.ApprovalWork(self.cluster, writer, now, settings.namespace).reconcile,
         }
-        self.workers: Final = Workers(self._reconcile, Pace(limit=settings.workers), elapsed, self._say)
 
     def _gateway_of(self, settings: Settings, client: ApiClient) -> RunningGateway:
         """Its writer needs no lease: what it writes for gates is decided by a resource version alone."""
@@ -207,14 +213,21 @@ class Operator:
         await self._prime()
         LOG.info("every target is planned: %d keys have something to do", self.workers.queue.waiting)
         doors = Prober(self.cluster.doors, self._probed, lambda key: self.cluster.targets.store.get(key) is not None, elapsed)
-        await asyncio.gather(self.framework.run(), self.workers.run(), doors.run())
+        await asyncio.gather(self._dispatch(), self.workers.run(), doors.run())
 
     def _probed(self, target: Key) -> None:
         self.workers.add(WorkKey(PROTECTED_TARGETS, target))
 
+    async def _dispatch(self) -> None:
+        """kopf lists everything anew, which would hold up what is to be done first; our own watches see all meanwhile."""
+        until = elapsed() + _KOPF_WITHIN_S
+        while self.workers.queue.busy(elapsed()) and elapsed() < until:  # noqa: ASYNC110 - a look now and then is enough
+            await asyncio.sleep(_LOOK_EVERY_S)
+        await self.framework.run()
+
     async def _prime(self) -> None:
         """Each policy's status is about all of its targets: so all are planned once before anything is written. Who has nothing to do then
-        isn't looked at again; of a policy's targets the last one knew the reports of all.
+        isn't looked at again.
         """
         self._is_primed = True  # what changes from here on is queued
         for key in self.cluster.targets.store.every_key():
@@ -230,10 +243,12 @@ class Operator:
             await asyncio.sleep(0)  # the lease is renewed meanwhile
         for key in self.cluster.approvals.store.every_key():
             self.workers.add(WorkKey(APPROVAL_REQUESTS, key))
-        reported = {(key.namespace, name) for key, found in self.cluster.reports.items() for name in found}
+        self.cluster.reports.take_changed()
         for key in self.cluster.policies.store.every_key():
-            if key not in reported:
+            plan = self._policies.plan(key)
+            if plan is not None and not plan.is_empty:
                 self.workers.add(WorkKey(ACCESS_POLICIES, key))
+            await asyncio.sleep(0)
 
     async def _until_stale(self) -> None:
         while not self.stale():  # noqa: ASYNC110 - it looks for what stays away, which sets no event
