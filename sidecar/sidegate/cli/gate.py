@@ -100,6 +100,13 @@ EXIT STATUS
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the port (SO_REUSEPORT)."
 )
 @click.option(
+    "--finish",
+    "finish_s",
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    help="How long statements that run get for their answers when it is told to stop. Default: 15.",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["json", "text"]),
     default="text",
@@ -108,20 +115,22 @@ EXIT STATUS
 )
 def gate(
     config_file: Path, state: Path, listen: tuple[str, ...], metrics: str | None, audit_file: Path | None, issuer_ca: str | None,
-    gateway: str | None, gateway_token: Path, gateway_ca: Path, gateway_target: str | None, workers: int, log_format: str,
+    gateway: str | None, gateway_token: Path, gateway_ca: Path, gateway_target: str | None, workers: int, finish_s: float | None,
+    log_format: str,
 ) -> None:  # fmt: skip
     from sidegate.approval.gateway_client import GatewaySettings
     from sidegate.audit.sinks import AuditError
     from sidegate.gateway.http import PlaceError, parse_place
     from sidegate.runtime.listener import ListenError
     from sidegate.runtime.logs import LogForm, set_up_logs
-    from sidegate.runtime.main import GateOptions, run_gate, run_loop
+    from sidegate.runtime.main import FINISH_S, GateOptions, run_gate, run_loop
 
     set_up_logs(LogForm(log_format))
     settings = GatewaySettings(gateway, gateway_token, gateway_ca) if gateway else None
     options = GateOptions(
-        config_file, state, listen, metrics, audit_file, issuer_ca, gateway=settings, gateway_target=gateway_target or None
-    )
+        config_file, state, listen, metrics, audit_file, issuer_ca, gateway=settings, gateway_target=gateway_target or None,
+        finish_s=FINISH_S if finish_s is None else finish_s,
+    )  # fmt: skip
 
     try:
         if gateway:

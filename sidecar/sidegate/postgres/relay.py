@@ -129,6 +129,11 @@ class Relay:
         if not self._is_over:
             self.run(self.session.end(reason, detail, self._services.now()))
 
+    def finish(self, reason: Reason, detail: str) -> None:
+        """End it once what runs has its answer."""
+        if not self._is_over:
+            self.run(self.session.finish(reason, detail, self._services.now()))
+
     def cancel(self, source_address: str) -> None:
         if not self._is_over:
             self.run(self.session.cancel(source_address, self._services.now()))

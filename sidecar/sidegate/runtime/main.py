@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sidegate.runtime")
 
+FINISH_S: Final = 15.0  # with what follows, less than the 30 s after which Kubernetes kills by default
 DRAIN_TIMEOUT_S: Final = 20.0
 DEFAULT_PORT: Final = 5432  # to listen at while there is no config that says which
 
@@ -66,6 +67,7 @@ class GateOptions:
     inherited: Mapping[str, socket.socket] = field(default_factory=dict)  # by the text in `listen`
     gateway: GatewaySettings | None = None  # None: approvals are files below the state
     gateway_target: str | None = None  # NAMESPACE/NAME, to report before there is a config
+    finish_s: float = FINISH_S  # how long statements that run get when it is told to stop
 
 
 class GateProcess:
@@ -156,12 +158,15 @@ class GateProcess:
         )  # fmt: skip
 
     async def _stop(self, background: Sequence[asyncio.Task[None]]) -> None:
+        for listener in self._listeners:
+            await listener.close()
+        await self.gate.finish(
+            "the gate stops", self._options.finish_s
+        )  # rules are watched, and reported, as long as a statement runs
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         last = asyncio.get_running_loop().create_task(self._reports.report_last()) if self._reports is not None else None
-        for listener in self._listeners:
-            await listener.close()
         await self.gate.drain("the gate stops", DRAIN_TIMEOUT_S)
         for listener in self._listeners:
             await listener.wait_served(DRAIN_TIMEOUT_S)
