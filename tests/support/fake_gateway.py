@@ -83,6 +83,7 @@ class FakeGateway:
         self.faults: dict[str, Fault] = {}
         self.lie: Callable[[dict[str, Any]], object] | None = None
         self.lie_in = frozenset(OPERATIONS)
+        self.counts = True  # decisions itself, when it is asked for an approval before the operator has marked it
         self.requests: list[tuple[str, int]] = []
         self.reports: list[messages.Report] = []
         self.outcomes: dict[str, messages.HoldOutcome] = {}
@@ -231,10 +232,14 @@ class FakeGateway:
         if marks:
             said = [each["decision"] for each in spec["decisions"]]
             if "Denied" in said:
-                self.mark(name, "Denied")
+                self._follow(name, "Denied")
             elif len(said) >= spec["required"]:
-                self.mark(name, "Approved")
+                self._follow(name, "Approved")
         return entry
+
+    def _follow(self, name: str, phase: str) -> None:
+        """A gate's claim may have been faster."""
+        self.change(name, lambda each: each["status"].update(phase=phase) if each["status"]["phase"] == "Pending" else None)
 
     def mark(self, name: str, phase: str) -> None:
         self.change(name, lambda each: each["status"].update(phase=phase))
@@ -400,7 +405,9 @@ class FakeGateway:
             return problem(404, "Unknown", "there is none")
         if (found["metadata"]["uid"], found["spec"]["fingerprint"]) != (asked.uid, asked.fingerprint):
             return problem(409, "Another", "it is another request")
-        return self._moved("claim", found, ("Approved",), "Executed")
+        decisions = found["spec"].get("decisions", ())
+        is_decided = len(decisions) >= found["spec"]["required"] and all(each["decision"] == "Approved" for each in decisions)
+        return self._moved("claim", found, ("Pending", "Approved") if is_decided and self.counts else ("Approved",), "Executed")
 
     async def _withdrawal(self, request: web.Request) -> web.Response:
         asked = msgspec.json.decode(await request.read(), type=messages.Withdrawal)

@@ -23,6 +23,7 @@ from sidegate.api.meta import Condition, ConditionStatus
 from sidegate.gateway.tally import CLOCK_TOLERANCE_S, Discount, Question, Vote, count
 from sidegate_operator.plan.approval import asks
 from sidegate_operator.plan.conditions import ConditionType, Observed, RequestReason, conditions_after, merge_patch, transitions
+from sidegate_operator.plan.reconcile import Event, ObjectKey
 
 # False: the seal is another's or for something else, and an approval that hangs on it is over for good. Raise when it can't be told now.
 IsGenuine: TypeAlias = "Callable[[ApprovalRequest, Decision], bool]"
@@ -117,6 +118,14 @@ def plan_lifecycle(request: ApprovalRequest, now: float, is_genuine: IsGenuine, 
     patch = merge_patch({"status": request.status.to_wire() if request.status is not None else {}}, {"status": status.to_wire()})
     news = transitions(seen.conditions, conditions)
     return LifecyclePlan(status, patch, votes, news, _wake(request, status, votes, now, keeping))
+
+
+def events_of(request: ApprovalRequest, news: Iterable[Condition]) -> tuple[Event, ...]:
+    """What is told of it once its status is written."""
+    named = ObjectKey(request.kind, str(request.metadata.name))
+    return tuple(
+        Event(named, request.metadata.uid, each.status is ConditionStatus.FALSE, each.reason, each.message) for each in news
+    )
 
 
 def plan_cleanup(requests: Iterable[ApprovalRequest], now: float, keeping: Keeping = Keeping()) -> tuple[ApprovalRequest, ...]:

@@ -132,7 +132,7 @@ class GatewayApprovals(ApprovalBackend):
 
     async def take_grant(self, request: HoldRequest, now: float) -> Verdict | None:
         for held, keys in await self._find(request):
-            if held.phase is Phase.APPROVED and (asked := self._counterpart(request, held)) is not None:
+            if (asked := self._counterpart(request, held)) is not None:
                 judged = self._judged(held, keys, asked)
                 if judged.standing is not Standing.APPROVED:
                     continue
@@ -146,7 +146,10 @@ class GatewayApprovals(ApprovalBackend):
         for held, keys in await self._find(request):
             if held.phase is Phase.PENDING and (asked := self._counterpart(request, held)) is not None:
                 judged = self._judged(held, keys, asked)
-                if judged.standing is Standing.OPEN:
+                if judged.standing in {
+                    Standing.OPEN,
+                    Standing.APPROVED,
+                }:  # decided since grants were looked for: its wait takes it
                     self._remember(asked)
                     return held.name
         return None
@@ -226,7 +229,12 @@ class GatewayApprovals(ApprovalBackend):
         judged = self._judged(held, keys, asked)
         match judged.standing:
             case Standing.APPROVED:
-                return await self._claim(asked) or _Seen("", f"the approval of `{asked.name}` can't be taken")
+                taken = await self._claim(asked)
+                if (
+                    taken is None and held.phase is Phase.PENDING
+                ):  # the gateway counts fewer, yet: news comes when its phase follows
+                    return _Seen(held.version)
+                return taken or _Seen("", f"the approval of `{asked.name}` can't be taken")
             case Standing.DOUBTED:
                 return _Seen("", f"approval request `{asked.name}` is said to be approved, and isn't: {judged.doubts}")
             case Standing.OPEN:

@@ -2,7 +2,8 @@
 
 Rules it keeps: what was asked is known by a digest over the whole of it and by the object's uid, so another request can't take its place
 and none of its fields can change; decisions are counted by the gate's terms with their seals verified; what the object says of its own
-phase is believed where it takes away, and to say Approved both must. What this version can't read in what was asked or decided is refused.
+phase is believed where it takes away, and never makes an approval: the decisions do, also before the phase follows them. What this
+version can't read in what was asked or decided is refused.
 
 An approval of an earlier session is compared with what is asked now: all that must be equal when two statements are the same to the
 fingerprint. `kubernetesUsernames` may come in addition: they keep people from deciding, and let nobody.
@@ -250,11 +251,11 @@ def judge(asked: Asked, held: HeldObject, keys: Mapping[str, str], now: float) -
         return Judged(Standing.ENDED, verdict(Phase.DENIED))
     if not now < asked.expires_at:
         return Judged(Standing.ENDED, verdict(Phase.EXPIRED))
-    if held.phase is not Phase.APPROVED:  # also when decisions suffice already: the approval is taken from that phase
-        return Judged(Standing.OPEN, verdict(Phase.PENDING))
-    if found.outcome is not Outcome.APPROVED:
+    if found.outcome is Outcome.APPROVED:  # in the phase Pending, too: who grants a claim counts, and moves the phase on
+        return Judged(Standing.APPROVED, verdict(Phase.APPROVED))
+    if held.phase is Phase.APPROVED:
         return Judged(Standing.DOUBTED, verdict(Phase.PENDING), _doubts(held, found) or "there are too few approvals")
-    return Judged(Standing.APPROVED, verdict(Phase.APPROVED))
+    return Judged(Standing.OPEN, verdict(Phase.PENDING))
 
 
 def approved(judged: Judged) -> Verdict:

@@ -105,6 +105,36 @@ async def test_of_many_who_wait_one_gets_the_approval(
     assert sorted(each.phase for each in await asyncio.gather(*waiting)) == ["Approved", "Executed", "Executed", "Executed"]
 
 
+async def test_an_approval_is_taken_before_the_phase_follows(
+    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
+) -> None:
+    name = await approvals.submit(request_of_ada, NOW)
+    await off_loop(gateway.decide, name, DANA, marks=False)
+    assert (await decided(approvals, name)).phase is Phase.APPROVED
+    assert gateway.phase(name) == "Executed"
+    other = await approvals.submit(request_of_ada, NOW)
+    await off_loop(gateway.decide, other, DANA, marks=False)
+    found = await approvals.take_grant(request_of_ada, NOW)
+    assert found is not None
+    assert (found.phase, found.name) == (Phase.APPROVED, other)
+
+
+async def test_a_gateway_that_counts_fewer_than_the_gate_is_waited_for(
+    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
+) -> None:
+    """It is a moment behind: longer than a doubt would last, the statement isn't refused, and the claim isn't pressed."""
+    name = await approvals.submit(request_of_ada, NOW)
+    gateway.counts = False
+    await off_loop(gateway.decide, name, DANA, marks=False)
+    waiting = asyncio.create_task(decided(approvals, name))
+    await off_loop(gateway.wait_for, lambda: gateway.answered("claim", 409))
+    await asyncio.wait({waiting}, timeout=PATIENT.doubting_s * 2)
+    assert not waiting.done()
+    assert gateway.answered("claim", 409) == 1
+    await off_loop(gateway.mark, name, "Approved")
+    assert (await waiting).phase is Phase.APPROVED
+
+
 async def test_a_denial_ends_it_with_its_comment(
     gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
 ) -> None:
