@@ -154,6 +154,8 @@ class FakeGateway:
             async with asyncio.timeout(5):
                 while len(registered) > 1:  # its own waker is one
                     await asyncio.sleep(0.005)
+        for each in tuple(self._loop._transports.values()):  # type: ignore[attr-defined]
+            each.abort()  # one whose reading is paused is not among the registered ones
         left = asyncio.all_tasks() - {asyncio.current_task()}  # those who waited for news
         for each in left:
             each.cancel()
