@@ -295,6 +295,9 @@ def apply_shop(stage: Stage, images: Mapping[str, ClusterImage], patches: Sequen
     )
     if made.returncode != 0:
         raise TourError(f"secrets.sh ended with {made.returncode}:\n{made.stderr}")
+    deadline = time.monotonic() + WAIT_S
+    while "failed calling webhook" in stage.kubectl("apply", "--kustomize", str(folder)).stderr and time.monotonic() < deadline:
+        time.sleep(0.5)  # ready pods are behind their Service a moment later
     checked(stage, "apply", "--kustomize", str(folder))
     checked(stage, "create", "rolebinding", "admins", "--namespace", SHOP, "--clusterrole=admin", "--group=admins")
     authority = stage.cluster.client.get("v1", "ConfigMap", "shop-db-gate-ca", namespace=SHOP)

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import yaml
 
+from tests.e2e.installations import remove_sidegate
 from tests.e2e.shop import CONFINED
 from tests.support import cloudnative_pg
-from tests.support.admission import NAMESPACE as SIDEGATE
 from tests.support.admission import PROBED, Admission
 from tests.support.any_api import NodeApi
 from tests.support.cloudnative_pg import CloudNativePg
@@ -117,13 +117,14 @@ def gated_cluster(
     cluster: Cluster, images: Mapping[str, ClusterImage], gate_image: str, database_operator: CloudNativePg, folder: Path
 ) -> Iterator[GatedCluster]:
     with ExitStack() as stack:
+        remove_sidegate(cluster)
         stack.callback(_remove_webhooks, cluster)
         issuer = stack.enter_context(Issuer(now=None))
         issuer.go_down()  # the target has its keys
         api = NodeApi(cluster)
         stack.callback(shutil.rmtree, api.directory, ignore_errors=True)
         admission = Admission(api, "--gate-image", gate_image)
-        stack.callback(_remove_sidegate, cluster, admission)
+        stack.callback(_remove_sidegate, cluster)
         stack.enter_context(admission)
         account = OperatorAccount(api, name="sidegate-operator")
         operator = stack.enter_context(RunningOperator(account, gate_image=gate_image))
@@ -266,12 +267,9 @@ def _remove(cluster: Cluster, manifests: str) -> None:
     cluster.kubectl("delete", "--filename", "-", "--ignore-not-found", "--wait=false", stdin=manifests, timeout_s=120)
 
 
-def _remove_sidegate(cluster: Cluster, admission: Admission) -> None:
-    _remove_webhooks(cluster)
-    for each in admission.objects():
-        cluster.kubectl("delete", each["kind"], each["metadata"]["name"], "--ignore-not-found")
-    _delete_and_wait(cluster, f"namespace/{SIDEGATE}", f"namespace/{PROBED}")
-    cluster.kubectl("delete", "--filename", str(ROOT / "crds"), "--ignore-not-found", "--wait=false")
+def _remove_sidegate(cluster: Cluster) -> None:
+    _delete_and_wait(cluster, f"namespace/{PROBED}")
+    remove_sidegate(cluster)
 
 
 def _remove_webhooks(cluster: Cluster) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.e2e.installations import remove_sidegate
 from tests.e2e.shop import CLIENT, GATE, POD, Shop
 from tests.support.admission import dry_run
 from tests.support.chart import NAMESPACE as SIDEGATE
@@ -34,7 +35,6 @@ from tests.support.processes import wait_until
 API: Final = "sidegate.dev/v1alpha1"
 RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
 PROTECTED: Final = {"sidegate.dev/protected": "true"}
-DEFINITIONS: Final = ("accesspolicies", "approvalrequests", "protectedtargets")
 COMPONENTS: Final = ("operator", "webhook")
 PODS: Final = (f"{POD}-0", f"{POD}-1")
 _LEASE_S: Final = 5  # the shortest wait for another leader
@@ -174,13 +174,14 @@ def installed_shop(cluster: Cluster, images: Mapping[str, ClusterImage], folder:
     cluster.load(images["operator"])
     client = cluster.client
     with ExitStack() as stack:
+        remove_sidegate(cluster)
         client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SIDEGATE, "labels": RESTRICTED}})
         release = HelmRelease(cluster.kubeconfig, folder)
         values = {
             "operator": {"image": digest_name("operator"), "leaseSeconds": _LEASE_S, "logFormat": "text"},
             "gate": {"image": digest_name("gate")},
         }
-        stack.callback(_remove_sidegate, cluster)
+        stack.callback(remove_sidegate, cluster)
         release.install(values)
         stack.callback(release.uninstall)
         name = f"installed-{uuid.uuid4().hex[:8]}"
@@ -283,13 +284,3 @@ def _is_ready(pod: Object) -> bool:
 def _remove_namespace(cluster: Cluster, name: str) -> None:
     """While Sidegate still runs."""
     cluster.kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=100s", timeout_s=110)
-
-
-def _remove_sidegate(cluster: Cluster) -> None:
-    cluster.kubectl("delete", "namespace", SIDEGATE, "--ignore-not-found", "--timeout=100s", timeout_s=110)
-    for name in DEFINITIONS:
-        try:
-            cluster.client.delete("apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{name}.sidegate.dev")
-        except ApiError as error:
-            if error.code != 404:
-                raise

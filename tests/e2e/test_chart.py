@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import pytest
 
+from tests.e2e.installations import remove_sidegate
 from tests.e2e.shop import GATE, MASK_RULE, POD, Shop, policy
+from tests.support.admission import dry_run
 from tests.support.chart import NAMESPACE
 from tests.support.cluster_authority import Authority
 from tests.support.cluster_client import ApiError
@@ -20,7 +22,6 @@ from tests.support.processes import wait_until
 
 COMPONENTS: Final = ("operator", "webhook")
 RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
-DEFINITIONS: Final = ("accesspolicies", "approvalrequests", "protectedtargets")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,7 @@ def release(
     cluster.load(images["operator"])
     made = json.loads((ROOT / "build" / "images" / "images.json").read_text())
     by_digest = {name: f"{each['image'].rpartition(':')[0]}@{each['digest']}" for name, each in made.items()}
+    remove_sidegate(cluster)
     client = cluster.client
     client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}})
     found = HelmRelease(cluster.kubeconfig, tmp_path_factory.mktemp("helm"))
@@ -38,9 +40,7 @@ def release(
     yield found
     if client.list("apps/v1", "Deployment", namespace=NAMESPACE)["items"]:
         found.uninstall()
-    client.delete("v1", "Namespace", NAMESPACE)
-    for name in DEFINITIONS:
-        client.delete("apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{name}.sidegate.dev")
+    remove_sidegate(cluster)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,22 @@ def sidegate(cluster: Cluster, release: HelmRelease) -> HelmRelease:
             pods = cluster.kubectl("describe", "pods", "--namespace", NAMESPACE).stdout
             logs = cluster.kubectl("logs", "--namespace", NAMESPACE, f"deployment/sidegate-{component}").stdout
             raise TimeoutError(f"{error}\n{pods[-3000:]}\n{logs[-3000:]}") from None
+    wait_until(lambda: answers(cluster), "the Service to lead to the webhook", 30, 0.2)
     return release
+
+
+def answers(cluster: Cluster) -> bool:
+    """Ready pods are behind their Service a moment later."""
+    unusable = {
+        "apiVersion": "sidegate.dev/v1alpha1",
+        "kind": "AccessPolicy",
+        "metadata": {"name": "none", "namespace": "default"},
+    }
+    try:
+        dry_run(cluster.client, {**unusable, "spec": policy(MASK_RULE)["spec"]})
+    except ApiError as error:
+        return "failed to call webhook" not in error.message
+    return True
 
 
 def is_ready(deployment: Mapping[str, Any]) -> bool:
