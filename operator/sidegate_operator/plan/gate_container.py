@@ -36,6 +36,7 @@ TOKEN_SECONDS: Final = 600  # the least that the API server gives (pkg/apis/core
 
 CONFIG_DIR: Final = "/etc/sidegate"
 SECRETS_DIR: Final = "/run/sidegate/secrets"
+TARGET_VARIABLE: Final = "SIDEGATE_TARGET"  # whose gate it is
 OPERATOR_DIR: Final = "/run/sidegate/operator"
 STATE_DIR: Final = "/var/lib/sidegate"
 RECORDINGS_DIR: Final = "/var/lib/sidegate/recordings"  # the gate keeps them below its state
@@ -138,7 +139,7 @@ def gate_parts(target: ProtectedTarget, settings: GateSettings, extra: Mapping[s
         container["env"] = [
             {"name": "SIDEGATE_GATEWAY", "value": settings.gateway},
             # so that it can report that it has no config
-            {"name": "SIDEGATE_TARGET", "value": f"{target.metadata.namespace}/{target.metadata.name}"},
+            {"name": TARGET_VARIABLE, "value": f"{target.metadata.namespace}/{target.metadata.name}"},
         ]
     return GateParts(container, volumes)
 

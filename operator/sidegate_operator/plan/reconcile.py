@@ -190,6 +190,7 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         if is_redirected(target)
         else (),
         silent_pods=tuple(each.name for each in without if each.asks_for != target.metadata.name),
+        unselected_pods=tuple(each.name for each in mine if each.has_gate and not _is_selected(each, target)),
         shared_pods=_shared(snapshot, mine),
         probe=snapshot.probe if snapshot.probe is not None and snapshot.probe.covers(each.uid for each in mine) else None,
         unguarded=snapshot.unguarded,
@@ -206,6 +207,10 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         last_good=good or snapshot.last_good,
         look_again_at=wake,
     )
+
+
+def _is_selected(pod: SeenPod, target: ProtectedTarget) -> bool:
+    return target.spec.selector is None or target.spec.selector.matches(pod.labels)
 
 
 def _errors(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -69,7 +69,8 @@ class TargetFacts:
     """What is observed about a target. `errors` is why nothing could be compiled, empty when it could; `object_errors` is why an object
     beside the gate config can't be made, which keeps no rules back. `revision` is what is published, compiled now or before.
     `pods_not_redirected` have a gate, and their packets aren't led to it though the target asks for that.
-    `silent_pods` are selected and don't ask for a gate: they never come before admission. `shared_pods` names another target of each.
+    `silent_pods` are selected and don't ask for a gate: they never come before admission. `unselected_pods` have the target's gate, and its
+    selector doesn't pick them (any more). `shared_pods` names another target of each.
     `unguarded` is why decisions aren't guarded, empty when they are, None where nobody looks.
     """
 
@@ -82,6 +83,7 @@ class TargetFacts:
     pods_without_gate: tuple[str, ...] = ()
     pods_not_redirected: tuple[str, ...] = ()
     silent_pods: tuple[str, ...] = ()
+    unselected_pods: tuple[str, ...] = ()
     shared_pods: Mapping[str, str] = field(default_factory=dict)
     probe: Probe | None = None
     unguarded: str | None = None
@@ -216,6 +218,9 @@ def _enforced(facts: TargetFacts) -> Observed:
     if facts.pods_not_redirected:
         way_forward = "have them made again, as by kubectl rollout restart"
         return Observed(TargetReason.PODS_NOT_REDIRECTED, f"{_quoted(facts.pods_not_redirected)}; fix: {way_forward}")
+    if facts.unselected_pods:
+        way_forward = "put the labels of spec.selector back, in the template too, or correct spec.selector"
+        return Observed(TargetReason.PODS_NOT_SELECTED, f"{_quoted(facts.unselected_pods)}; fix: {way_forward}")
     if facts.probe is not None and facts.probe.open_doors:
         return Observed(
             TargetReason.DOORS_OPEN, f"{_listed(facts.probe.open_doors)}; fix: close them, as `sidegate doctor` tells"

@@ -76,6 +76,11 @@ TARGETS: list[tuple[TargetFacts, tuple[TargetReason, ...], str]] = [
         (R.ACCEPTED, R.COMPILED, R.SYNCED, R.PODS_NOT_REDIRECTED, R.NOT_ENFORCED),
         "`shop-db-1`; fix: have them made again",
     ),
+    (
+        dataclasses.replace(GOOD, unselected_pods=("shop-db-1",)),
+        (R.ACCEPTED, R.COMPILED, R.SYNCED, R.PODS_NOT_SELECTED, R.NOT_ENFORCED),
+        "`shop-db-1`; fix: put the labels of spec.selector back",
+    ),
     (TargetFacts(revision=REVISION), (R.ACCEPTED, R.COMPILED, R.NO_GATES, R.NO_PODS, R.WAITING), "no gate that could enforce"),
     (TargetFacts(errors=(OF_POLICY,)), (R.ACCEPTED, R.POLICY_INVALID, R.NOT_PUBLISHED, R.NO_PODS, R.NOT_COMPILED), "gates refuse everything"),
     (
