@@ -44,7 +44,7 @@ class SeenPod:
     is_of_a_job: bool
     gate_image: str | None = None
     gate_container_id: str = ""
-    address: str = ""  # its IP address, once it has one
+    addresses: tuple[str, ...] = ()  # its IP addresses, once it has some: one of each family where the cluster has both
     is_up: bool = False  # all its containers are ready, so that the target can be expected to listen
 
     @classmethod
@@ -72,7 +72,7 @@ class SeenPod:
             gate_container_id=next(
                 (str(each.get("containerID") or "") for each in states if each.get("name") == GATE_CONTAINER), ""
             ),
-            address=status.get("podIP") or "",
+            addresses=_addresses(status),
             is_up=bool(own) and all(each.get("ready") is True for each in own),
         )
 
@@ -91,6 +91,11 @@ class SeenPod:
         if target.spec.enforcement.allow_opt_out and self.labels.get(INJECT_LABEL) == "false":
             return False
         return self.asks_for == name or selector.matches(self.labels)
+
+
+def _addresses(status: Mapping[str, Any]) -> tuple[str, ...]:
+    every = [status.get("podIP"), *(each.get("ip") for each in status.get("podIPs") or [])]
+    return tuple(dict.fromkeys(str(each) for each in every if each))
 
 
 @dataclass(frozen=True, slots=True)
