@@ -92,6 +92,11 @@ class SeenPod:
             return False
         return self.asks_for == name or selector.matches(self.labels)
 
+    def has_gate_of(self, target: ProtectedTarget) -> bool:
+        """Whether admission put this target's gate in. Who didn't ask never came before it, and may call anything a gate."""
+        is_asked_for = target.spec.selector is None or self.asks_for == target.metadata.name
+        return self.has_gate and is_asked_for
+
 
 def _addresses(status: Mapping[str, Any]) -> tuple[str, ...]:
     every = [status.get("podIP"), *(each.get("ip") for each in status.get("podIPs") or [])]

@@ -344,6 +344,16 @@ def test_a_pod_that_runs_without_a_gate_is_counted_and_told_once(asks_by: str) -
     assert "podsWithoutGate" not in world.target["status"]
 
 
+@pytest.mark.parametrize("asks_for", [None, "laxer-db"], ids=["none", "another"])
+def test_a_gate_that_the_pod_did_not_ask_of_this_target_is_none(asks_for: str | None) -> None:
+    """Whoever may make pods names a container as they like; admission sees those that ask, and compares with the target they ask for."""
+    world = World(pods=[pod(), pod("fake", asks_for=asks_for)], probe=Probe(pods=frozenset({"uid-shop-db-0", "uid-fake"})))
+    world.settle()
+    assert world.conditions()["Enforced"] == ("False", "PodsWithoutGate")
+    assert world.target["status"]["podsWithoutGate"] == ["fake"]
+    assert world.target["status"]["gates"]["synced"] == 1
+
+
 def test_a_crowd_of_pods_without_gates_is_told_of_up_to_a_bound() -> None:
     world = World(pods=[pod(f"p{n:03}", has_gate=False) for n in range(100)])
     assert reasons_of(world.run(), "Pod") == [WITHOUT_GATE] * 16
