@@ -50,6 +50,14 @@ def test_one_pod_is_exchanged_and_its_note_says_which_gate_it_has() -> None:
     assert found.annotations[EXCHANGED_ANNOTATION].startswith("c-1 left at ")
 
 
+def test_what_only_calls_itself_a_gate_holds_no_upgrade_up() -> None:
+    """Selected by its labels, never asked for: it would stay without a report for ever."""
+    fake = replace(SeenPod.from_wire(pod("fake", asks_for=None)), gate_image=NEW.image)
+    found = plan(gated("a"), fake, enforced=everyone(gated("a"))).exchange
+    assert found is not None
+    assert found.pod == "a"
+
+
 def test_nothing_is_exchanged_where_nothing_differs() -> None:
     assert plan_upgrade(TARGET, [gated("a")], everyone(gated("a")), OLD, NOW) == Upgrade()
 
