@@ -116,6 +116,7 @@ def slim_pod(pod: Object) -> Object:
         "status": {
             "phase": status.get("phase"),
             "podIP": status.get("podIP"),
+            "podIPs": _only(status.get("podIPs"), "ip"),
             **{
                 part: _only(status.get(part), "name", "ready", "containerID")
                 for part in ("initContainerStatuses", "containerStatuses")

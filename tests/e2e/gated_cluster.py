@@ -163,6 +163,19 @@ def _overlay(folder: Path, image: str, binaries: str, owner: int, issuer: Issuer
         "spec": {"images": [{"image": image, "major": major}]},
     }
     (folder / "catalog.yaml").write_text(yaml.safe_dump(catalog))
+    # the client is somebody whom the network lets in, so that it's pg_hba.conf that answers
+    clients = {
+        "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": CLIENTS}}}],
+        "ports": [{"port": 5432}],
+    }
+    instances = {"matchLabels": {"cnpg.io/cluster": NAME, "cnpg.io/podRole": "instance"}}
+    let_in = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "clients", "namespace": NAMESPACE},
+        "spec": {"podSelector": instances, "policyTypes": ["Ingress"], "ingress": [clients]},
+    }
+    (folder / "clients.yaml").write_text(yaml.safe_dump(let_in))
     cluster = {
         "imageCatalogRef": {"apiGroup": "postgresql.cnpg.io", "kind": "ImageCatalog", "name": "debian", "major": major},
         "imagePullPolicy": "IfNotPresent",
@@ -189,7 +202,7 @@ def _overlay(folder: Path, image: str, binaries: str, owner: int, issuer: Issuer
             ),
         },
     ]
-    kustomization = {"resources": ["../example", "catalog.yaml"], "patches": patches}
+    kustomization = {"resources": ["../example", "catalog.yaml", "clients.yaml"], "patches": patches}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return folder
 

@@ -179,7 +179,7 @@ class Shop:
             "certificate": "/run/sidegate/secrets/shop-db-gate-tls",
             "no-token": DEFAULT_TOKEN,
         }
-        size = {"cpu": "1", "memory": "192Mi"}
+        size = {"cpu": "250m", "memory": "192Mi"}  # several of them share a node of 2 cores
         return {
             **self._container(GATE, "gate"),
             "restartPolicy": "Always",

@@ -189,6 +189,10 @@ def not_its_gate(caller: Caller, route: Route, pod: Mapping[str, Any] | None, ta
         return _anothers(f"there is no target `{route.target}` that can be read", "make it, or mend it")
     if not dataclasses.replace(seen, is_over=False).is_of(target):
         return _anothers(f"pod `{caller}` is no pod of the target `{route.target}`", "ask for the target of the gate's own pod")
+    if not seen.has_gate_of(target):
+        return _anothers(
+            f"pod `{caller}` didn't ask for the gate of `{route.target}`", "have its gate injected: see `sidegate why POD`"
+        )
     return None
 
 

@@ -185,7 +185,7 @@ class TargetWork:
             return {}
         if condition_status(status.conditions, ConditionType.SYNCED) is not ConditionStatus.TRUE:
             return {}
-        return {each.uid: status.revision for each in pods if each.has_gate}
+        return {each.uid: status.revision for each in pods if each.has_gate_of(target)}
 
 
 def _authority_in(live: Mapping[ObjectKey, Object], target: ProtectedTarget) -> str:

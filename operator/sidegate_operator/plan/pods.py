@@ -46,7 +46,7 @@ class SeenPod:
     gate_image: str | None = None
     gate_container_id: str = ""
     gate_target: str | None = None
-    address: str = ""  # its IP address, once it has one
+    addresses: tuple[str, ...] = ()  # its IP addresses, once it has some: one of each family where the cluster has both
     is_up: bool = False  # all its containers are ready, so that the target can be expected to listen
     is_redirected: bool = False  # its packets are led to the gate
 
@@ -76,7 +76,7 @@ class SeenPod:
                 (str(each.get("containerID") or "") for each in states if each.get("name") == GATE_CONTAINER), ""
             ),
             gate_target=_target_of(inside[0], metadata.get("namespace")) if inside else None,
-            address=status.get("podIP") or "",
+            addresses=_addresses(status),
             is_up=bool(own) and all(each.get("ready") is True for each in own),
             is_redirected=any(each.get("name") == REDIRECT_CONTAINER for each in sidecars),
         )
@@ -98,6 +98,16 @@ class SeenPod:
         if target.spec.enforcement.allow_opt_out and self.labels.get(INJECT_LABEL) == "false":
             return False
         return self.asks_for == name or selector.matches(self.labels)
+
+    def has_gate_of(self, target: ProtectedTarget) -> bool:
+        """Whether admission put this target's gate in. Who didn't ask never came before it, and may call anything a gate."""
+        is_asked_for = target.spec.selector is None or self.asks_for == target.metadata.name
+        return self.has_gate and is_asked_for
+
+
+def _addresses(status: Mapping[str, Any]) -> tuple[str, ...]:
+    every = [status.get("podIP"), *(each.get("ip") for each in status.get("podIPs") or [])]
+    return tuple(dict.fromkeys(str(each) for each in every if each))
 
 
 def _target_of(gate: Mapping[str, Any], namespace: object) -> str | None:

@@ -176,8 +176,9 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
     good = _good(snapshot, planned, errors) if _config_map_key(target) not in foreign else None
     apply, remove = _objects(snapshot, good, others, foreign)
     mine = tuple(sorted((each for each in snapshot.pods if each.is_of(target)), key=lambda each: each.name))
-    gates, annotate, wake = _gates(mine, snapshot.enforced, good, now, pace)
-    without = tuple(each for each in mine if not each.has_gate)
+    gated = tuple(each for each in mine if each.has_gate_of(target))
+    gates, annotate, wake = _gates(gated, snapshot.enforced, good, now, pace)
+    without = tuple(each for each in mine if not each.has_gate_of(target))
     facts = TargetFacts(
         policies=tuple(str(each.metadata.name) for each in bound),
         errors=errors,
@@ -319,8 +320,6 @@ def _gates(
     """The gates, those that are told now, and when the next would be."""
     gates, annotate, wakes = [], [], []
     for pod in pods:
-        if not pod.has_gate:
-            continue
         revision, is_late = enforced.get(pod.uid), False
         if good is not None and revision != good.revision:
             told = Told.of(pod, now)

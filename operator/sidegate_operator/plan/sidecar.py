@@ -35,7 +35,7 @@ from sidegate_operator.plan.injection import (
     injected_note,
 )
 from sidegate_operator.plan.owned import INJECT_LABEL, TARGET_LABEL
-from sidegate_operator.plan.pod_checks import Arrival, Pod, entries, pod_problem
+from sidegate_operator.plan.pod_checks import OUR_NAMES, Arrival, Pod, entries, pod_problem
 from sidegate_operator.plan.redirect import is_redirected, redirect_container
 from sidegate_operator.plan.redirect_checks import redirect_problem
 
@@ -51,13 +51,13 @@ def plan_sidecar(pod: Pod, target: ProtectedTarget | None, settings: GateSetting
     if name is None:
         return NotOurs(Untouched.NO_TARGET)
     if is_of_a_job(pod):
-        return NotOurs(Untouched.JOB)
+        return _ungated(pod, Untouched.JOB)
     refused = _target_problem(pod, name, target)
     if refused is not None:
         return refused
     assert target is not None  # that was a problem
     if target.spec.enforcement.allow_opt_out and _labels(pod).get(INJECT_LABEL) == "false":
-        return NotOurs(Untouched.OPTED_OUT)
+        return _ungated(pod, Untouched.OPTED_OUT)
     if is_redirected(target) and not settings.redirect_image:
         problem = f"ProtectedTarget `{name}` asks for redirection, and admission runs without --redirect-image"
         return InjectionRefused(InjectionReason.REDIRECT_IMPOSSIBLE, problem)
@@ -68,6 +68,15 @@ def plan_sidecar(pod: Pod, target: ProtectedTarget | None, settings: GateSetting
     if refused is not None:
         return refused
     return PodPatch(name, tuple(_operations(pod, parts, injected_note(target, settings, parts))))
+
+
+def _ungated(pod: Pod, why: Untouched) -> NotOurs | InjectionRefused:
+    """Owners and labels can be taken off a pod once it runs; what is called a gate in it would count as one then."""
+    found = next((each["name"] for each in entries(pod, "initContainers") if each["name"] in OUR_NAMES), None)
+    if found is None:
+        return NotOurs(why)
+    problem = f"the pod gets no gate ({why.value}), and has a container `{found}`"
+    return InjectionRefused(InjectionReason.FOREIGN_GATE, problem)
 
 
 def _operations(pod: Pod, parts: GateParts, note: str) -> Iterator[Operation]:

@@ -57,7 +57,7 @@ def plan_upgrade(
     parts = gate_parts(target, settings, {"restartPolicy": "Always"})
     parts = replace(parts, redirect=redirect_container(target, settings))  # part of the template; it isn't run again
     image = str(parts.container["image"])
-    with_gate = [each for each in pods if each.gate_image is not None]
+    with_gate = [each for each in pods if each.gate_image is not None and each.has_gate_of(target)]
     waits = []
     for each in (each for each in with_gate if each.gate_image == image):
         left = _left(each, now)

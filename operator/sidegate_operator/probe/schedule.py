@@ -78,7 +78,8 @@ def aim_at(target: api.ProtectedTarget, policies: Iterable[AccessPolicy], pods: 
     if spec.endpoint is not None:
         places = [] if spec.endpoint.host.is_local else [Place(str(spec.endpoint.host), spec.endpoint.port)]
     else:
-        places = [Place(each.address, spec.port, each.uid) for each in pods if each.address and each.is_up and each.is_of(target)]
+        up = [each for each in pods if each.is_up and each.is_of(target)]
+        places = [Place(address, spec.port, each.uid) for each in up for address in each.addresses]  # host rules differ by family
     if not places:
         return None
     if is_redirected(target):  # a role of its own may pass the gate, and a stranger can't

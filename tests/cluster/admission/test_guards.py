@@ -10,7 +10,17 @@ import pytest
 
 from sidegate_operator.resources import Resource
 from sidegate_operator.webhook.guards import admission_objects, guard_keys, guards_in_place
-from tests.support.admission import DEVELOPERS, NAMESPACE, OPERATOR, PROTECTED, REGISTRATION, Admission, plain_pod, refused_with
+from tests.support.admission import (
+    DEVELOPERS,
+    NAMESPACE,
+    OPERATOR,
+    PROTECTED,
+    REGISTRATION,
+    Admission,
+    plain_pod,
+    refused_with,
+    target,
+)
 from tests.support.api_server import ADMIN_GROUP
 from tests.support.cluster_client import ApiError, ClusterClient
 from tests.support.processes import wait_until
@@ -28,6 +38,10 @@ def gated_pod(namespace: str, name: str = "gated", **annotations: str) -> dict[s
     pod = plain_pod(namespace, name, **annotations)
     other = {"name": "prepare", "image": "registry.example/prepare:1"}
     return {**pod, "spec": {**pod["spec"], "initContainers": [dict(GATE), other]}}
+
+
+def gate_names(pod: dict[str, Any]) -> list[str]:
+    return [each["name"] for each in pod["spec"].get("initContainers", []) if each["name"].startswith("sidegate-")]
 
 
 def patch(client: ClusterClient, namespace: str, name: str, *operations: dict[str, Any]) -> dict[str, Any]:
@@ -268,6 +282,25 @@ def test_nobody_but_the_operator_exchanges_the_gates_image(admission: Admission,
                 {"op": "replace", "path": "/spec/initContainers/0/image", "value": "registry.example/evil:1"},
             )
         assert "exchanged by the operator alone; fix: set spec.gate.image" in caught.value.message
+
+
+@pytest.mark.parametrize("part", ["annotations", "labels"])
+@pytest.mark.parametrize("before", [{}, {"sidegate.dev/target": "shop-db"}], ids=["asked for none", "asked for one"])
+def test_a_gated_pod_stays_the_targets_that_it_was_made_for(
+    admission: Admission, namespace: str, eve: ClusterClient, part: str, before: dict[str, str]
+) -> None:
+    """A gate of one's own, or of a laxer target, would count as the gate of whichever target its pod is annotated with later."""
+    admission.api.admin.create(target(namespace))
+    made = plain_pod(namespace, "gated") if before else gated_pod(namespace)
+    made["metadata"]["labels"] = {"app": "shop-db"}
+    made["metadata"].setdefault(part, {}).update({"note": "a", **before})
+    assert gate_names(admission.api.admin.create(made))
+    path = f"/metadata/{part}/sidegate.dev~1target"
+    assert refused_with(
+        lambda: patch(eve, namespace, "gated", {"op": "add", "path": path, "value": "other-db"}),
+        "keeps the gate that it was made with",
+    )
+    patch(eve, namespace, "gated", {"op": "add", "path": f"/metadata/{part}/note", "value": "b"})
 
 
 def test_nobody_exchanges_what_sets_redirection_up(

@@ -27,7 +27,7 @@ OPEN, CLOSED = Probe(("asks",), pods=frozenset({"uid-1"})), Probe(pods=frozenset
 def seen(target: ProtectedTarget, **change: Any) -> SeenPod:
     assert target.spec.selector is not None
     labels = {"sidegate.dev/target": str(target.metadata.name), **target.spec.selector.match_labels}
-    pod = SeenPod("shop-db-0", "uid-1", labels, {}, True, True, False, False, address="10.1.2.3", is_up=True)
+    pod = SeenPod("shop-db-0", "uid-1", labels, {}, True, True, False, False, addresses=("10.1.2.3",), is_up=True)
     return dataclasses.replace(pod, **change)
 
 
@@ -49,10 +49,18 @@ def test_aims_at_each_pod_that_is_up_as_the_targets_own_names_of_its_roles() -> 
     assert aim.databases == ("postgres", "shop")
 
 
-@pytest.mark.parametrize("change", [{"is_up": False}, {"address": ""}, {"is_over": True}])
+@pytest.mark.parametrize("change", [{"is_up": False}, {"addresses": ()}, {"is_over": True}])
 def test_a_pod_that_isnt_up_is_not_tried(change: dict[str, Any]) -> None:
     target = sample_target()
     assert aim_at(target, [], [seen(target, **change)]) is None
+
+
+def test_a_pod_is_tried_at_its_address_of_each_family() -> None:
+    """Host rules differ by family: `reject` for 0.0.0.0/0 says nothing of ::/0."""
+    target = sample_target()
+    aim = aim_at(target, [], [seen(target, addresses=("10.1.2.3", "fd00::3"))])
+    assert aim is not None
+    assert {each.host for each in aim.places} == {"10.1.2.3", "fd00::3"}
 
 
 def test_a_pod_without_a_gate_is_tried_too() -> None:

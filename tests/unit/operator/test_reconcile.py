@@ -358,6 +358,16 @@ def test_a_pod_from_before_redirection_isn_t_enforced_until_it_is_made_anew() ->
     assert world.conditions()["Enforced"] == ("True", "DoorsClosed")
 
 
+@pytest.mark.parametrize("asks_for", [None, "laxer-db"], ids=["none", "another"])
+def test_a_gate_that_the_pod_did_not_ask_of_this_target_is_none(asks_for: str | None) -> None:
+    """Whoever may make pods names a container as they like; admission sees those that ask, and compares with the target they ask for."""
+    world = World(pods=[pod(), pod("fake", asks_for=asks_for)], probe=Probe(pods=frozenset({"uid-shop-db-0", "uid-fake"})))
+    world.settle()
+    assert world.conditions()["Enforced"] == ("False", "PodsWithoutGate")
+    assert world.target["status"]["podsWithoutGate"] == ["fake"]
+    assert world.target["status"]["gates"]["synced"] == 1
+
+
 def test_a_crowd_of_pods_without_gates_is_told_of_up_to_a_bound() -> None:
     world = World(pods=[pod(f"p{n:03}", has_gate=False) for n in range(100)])
     assert reasons_of(world.run(), "Pod") == [WITHOUT_GATE] * 16

@@ -354,3 +354,16 @@ def test_every_reason_is_in_the_documentation() -> None:
     page = (ROOT / "docs" / "injection.md").read_text()
     listed = re.findall(r"^\| `([A-Za-z]+)` \|", page, re.MULTILINE)
     assert sorted(listed) == sorted(reason.value for reason in InjectionReason)
+
+
+@pytest.mark.parametrize("why", ["job", "opt-out"])
+def test_a_pod_that_gets_no_gate_brings_none(why: str) -> None:
+    """Its owner or its label could be taken off once it runs, and then its own would count."""
+    owner = {"ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "1", "controller": True}]}
+    metadata = owner if why == "job" else {"labels": {"sidegate.dev/inject": "false"}}
+    target = sample_target({"spec": {"enforcement": {"allowOptOut": True}}})
+    assert isinstance(plan_sidecar(merged(PLAIN, {"metadata": metadata}), target, SETTINGS), NotOurs)
+    gate = {"name": "sidegate-gate", "image": "evil:1", "restartPolicy": "Always"}
+    planned = plan_sidecar(merged(PLAIN, {"metadata": metadata, "spec": {"initContainers": [gate]}}), target, SETTINGS)
+    assert isinstance(planned, InjectionRefused)
+    assert planned.reason is InjectionReason.FOREIGN_GATE

@@ -65,6 +65,14 @@ def test_the_gate_of_a_redirected_pod_is_exchanged_too() -> None:
     assert plan_upgrade(TARGET, pods, everyone(*pods), NEW, NOW).exchange is None
 
 
+def test_what_only_calls_itself_a_gate_holds_no_upgrade_up() -> None:
+    """Selected by its labels, never asked for: it would stay without a report for ever."""
+    fake = replace(SeenPod.from_wire(pod("fake", asks_for=None)), gate_image=NEW.image)
+    found = plan(gated("a"), fake, enforced=everyone(gated("a"))).exchange
+    assert found is not None
+    assert found.pod == "a"
+
+
 def test_nothing_is_exchanged_where_nothing_differs() -> None:
     assert plan_upgrade(TARGET, [gated("a")], everyone(gated("a")), OLD, NOW) == Upgrade()
 

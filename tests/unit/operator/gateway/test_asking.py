@@ -156,7 +156,12 @@ def test_a_review_that_doesnt_say_so_names_nobody(answered: dict[str, Any]) -> N
 
 def pod(**changes: Any) -> dict[str, Any]:
     gate = {"name": "sidegate-gate", "restartPolicy": "Always"}
-    metadata = {"name": "shop-db-0", "namespace": "shop", "uid": "uid-0", "labels": {"app": "shop-db"}}
+    metadata = {
+        "name": "shop-db-0",
+        "namespace": "shop",
+        "uid": "uid-0",
+        "labels": {"app": "shop-db", "sidegate.dev/target": "shop-db"},
+    }
     return {
         "metadata": {**metadata, **changes.pop("metadata", {})},
         "spec": {"initContainers": [gate], **changes.pop("spec", {})},
@@ -185,6 +190,7 @@ def test_the_targets_own_gate_may_ask(seen: dict[str, Any]) -> None:
         (CALLER, pod(spec={"initContainers": []}), TARGET),
         (CALLER, pod(spec={"initContainers": [{"name": "sidegate-gate"}]}), TARGET),
         (CALLER, pod(metadata={"labels": {"app": "other-db"}}), TARGET),
+        (CALLER, pod(metadata={"labels": {"app": "shop-db"}}), TARGET),
         (
             CALLER,
             pod(metadata={"ownerReferences": [{"kind": "Job", "apiVersion": "batch/v1", "name": "j", "controller": True}]}),
@@ -202,6 +208,7 @@ def test_the_targets_own_gate_may_ask(seen: dict[str, Any]) -> None:
         "gateless",
         "no-sidecar",
         "of-another",
+        "never-asked-for-its-gate",
         "job",
         "no-target",
         "other",
