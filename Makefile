@@ -7,7 +7,7 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-pure test-compiled lint format fuzz bench compile crds docs clean
+.PHONY: help setup demo test test-pure test-compiled lint format fuzz bench bench-cluster compile crds docs clean
 .PHONY: image test-e2e test-programs cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
@@ -22,7 +22,8 @@ demo: setup ## bring up a database, an identity provider and a gate, and tour th
 test: test-programs test-pure test-compiled test-e2e ## run every test there is, the frame walk's both as Python and compiled
 
 test-programs: # what Kubernetes tests need, built once where Go is; a node is for root alone. Without it these tests are skipped, or fail in CI
-	@bash tests/cluster/build.sh $$([ "$$(id -u)" = 0 ] && echo node || echo control-plane) >/dev/null || echo "so no test has a Kubernetes" >&2
+	@bash tests/cluster/build.sh $$([ "$$(id -u)" = 0 ] && echo node || echo control-plane) >/dev/null && \
+		bash tests/cluster/build.sh fake-nodes >/dev/null || echo "so no test has a Kubernetes" >&2
 
 test-pure: setup ## run every test with the plain Python modules; ARGS="..." goes to pytest
 	$(PY) -m pytest $(PYTEST_OPTIONS) --junitxml=build/tests-plain.xml $(ARGS)
@@ -53,6 +54,10 @@ fuzz: setup ## fuzz what reads bytes with atheris; SECONDS=20 for each of TARGET
 bench: setup ## measure the gate against a direct connection and pgbouncer; prints a table, writes build/bench.json
 	@$(PY) tests/bench/run.py
 
+bench-cluster: setup ## measure operator and admission on a full cluster of fake nodes; prints a table, writes build/bench-cluster.json
+	@bash tests/cluster/build.sh control-plane >/dev/null && bash tests/cluster/build.sh fake-nodes >/dev/null
+	@$(PY) tests/bench/cluster/run.py $(ARGS)
+
 compile: setup ## compile the hot modules with mypyc into build/compiled (needs a C compiler and Python's headers)
 	$(PY) tools/compile.py
 
@@ -67,7 +72,7 @@ image: setup ## make the images of gate and operator without Docker, as root on 
 	@$(PY) -m tools.image $(if $(FRESH),--fresh) $(if $(COMPILED),--compiled) $(NAMES)
 
 cluster-programs: ## build the test cluster's Kubernetes from Go modules, once: some 6 minutes, then no time
-	@bash tests/cluster/build.sh node >/dev/null
+	@bash tests/cluster/build.sh node >/dev/null && bash tests/cluster/build.sh fake-nodes >/dev/null
 
 cluster: ## bring up a real Kubernetes of one node on this machine, as root on Debian; prints where its kubeconfig is
 	@bash tests/cluster/up.sh

@@ -55,7 +55,8 @@ def conditions() -> str:
         + MADE_BY.format(source="`operator/sidegate_operator/plan/conditions.py`")
         + "\nWhat the operator observes about its resources, in `status.conditions`. Each reason belongs to one condition and one"
         " status; the message says the meaning, the details and the way forward. When a status changes, an event with the same reason"
-        " tells of it. A pod of a target that runs without a gate gets the event `PodWithoutGate`.\n"
+        " tells of it; of a resource that is seen for the first time only what isn't as it should be is told. A pod of a target that runs"
+        " without a gate gets the event `PodWithoutGate`.\n"
         + "\n## ProtectedTarget\n\n"
         + table(TargetReason)
         + "\n## AccessPolicy\n\n"

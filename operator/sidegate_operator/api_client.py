@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Self
@@ -119,8 +119,15 @@ class ApiClient:
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         return await self._ask("GET", resource.path(namespace, name))
 
-    async def list(self, resource: Resource, namespace: str | None = None, **selectors: str) -> Listing:
-        """All of them, page by page, as of the moment of the first page. `selectors`: labelSelector, fieldSelector.
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        keep: Callable[[Object], Object] | None = None,
+        **selectors: str,
+    ) -> Listing:
+        """All of them, page by page, as of the moment of the first page; of each only what `keep` makes of it, so that no more than a page
+        is ever in memory whole. `selectors`: labelSelector, fieldSelector.
 
         Raises:
             Gone: the first page's moment was forgotten before the last page.
@@ -131,7 +138,8 @@ class ApiClient:
             query = {**selectors, "limit": str(PAGE)} | ({"continue": more} if more else {})
             answer = await self._ask("GET", resource.path(namespace), query=query)
             # The API server leaves kind and apiVersion out of a list's items.
-            items += [{"apiVersion": resource.api_version, "kind": resource.kind, **each} for each in answer.get("items") or []]
+            page = [{"apiVersion": resource.api_version, "kind": resource.kind, **each} for each in answer.get("items") or []]
+            items += map(keep, page) if keep is not None else page
             more = answer["metadata"].get("continue", "")
             if not more:
                 return Listing(items, answer["metadata"]["resourceVersion"])

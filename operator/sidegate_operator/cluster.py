@@ -1,4 +1,4 @@
-"""What is known of the cluster: a store for each kind, read once into types, and what earlier plans left to keep.
+"""What is known of the cluster: a store for each kind, read once into types, what belongs to what, and what earlier plans left to keep.
 
 Rules it keeps: an object is read when it is first asked for at its version, and one that can't be read is said to be so, never left out; of
 other people's pods only what plans look at is remembered. Nothing here waits or writes.
@@ -22,6 +22,7 @@ from sidegate_operator.plan.owned import TARGET_LABEL
 from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import LastGood, ObjectKey, UnreadablePolicy
 from sidegate_operator.plan.status import PolicyReport
+from sidegate_operator.relations import Groups, Relation
 from sidegate_operator.resources import (
     ACCESS_POLICIES,
     APPROVAL_REQUESTS,
@@ -145,6 +146,44 @@ KINDS: Final = (
 )
 
 
+class Reports:
+    """What each target's last plan said about the policies that are bound to it. `changed`: policies that something new was said about."""
+
+    def __init__(self) -> None:
+        self._by_target: dict[Key, Mapping[str, PolicyReport]] = {}
+        self._by_policy: dict[Key, dict[str, PolicyReport]] = {}
+        self._changed: set[Key] = set()
+
+    def keep(self, target: Key, reports: Mapping[str, PolicyReport]) -> None:
+        """Instead of what was said before."""
+        before = self._by_target.get(target, {})
+        self._by_target[target] = reports
+        for name in before.keys() | reports.keys():
+            policy = Key(target.namespace, name)
+            if before.get(name) == reports.get(name):
+                continue
+            self._changed.add(policy)
+            said = self._by_policy.setdefault(policy, {})
+            if name in reports:
+                said[target.name] = reports[name]
+            elif said.pop(target.name, None) is not None and not said:
+                del self._by_policy[policy]
+
+    def forget(self, target: Key) -> None:
+        self.keep(target, {})
+        del self._by_target[target]
+
+    def about(self, policy: Key) -> Mapping[str, PolicyReport]:
+        """By target."""
+        return self._by_policy.get(policy, {})
+
+    def take_changed(self) -> list[Key]:
+        """Each once."""
+        changed = sorted(self._changed)
+        self._changed.clear()
+        return changed
+
+
 class Cluster:
     def __init__(self) -> None:
         self.stores: Final = {each.resource: Store(each.resource, each.keep) for each in KINDS}
@@ -152,36 +191,63 @@ class Cluster:
         self.policies: Final = Typed(self.stores[ACCESS_POLICIES], AccessPolicy.from_wire)
         self.approvals: Final = Typed(self.stores[APPROVAL_REQUESTS], ApprovalRequest.from_wire)
         self.pods: Final = Typed(self.stores[PODS], SeenPod.from_wire)
-        self.reports: Final[dict[Key, Mapping[str, PolicyReport]]] = {}  # of each target's last plan
+        self.reports: Final = Reports()
         self.last_good: Final[dict[Key, LastGood]] = {}
+        self._bound: Final = Relation(
+            self.policies,
+            self.targets,
+            binds,
+            left_essence=lambda policy: policy.spec.targets,
+            right_essence=lambda target: (target.metadata.labels, target.spec.environment),
+        )
+        self._hosted: Final = Relation(
+            self.pods,
+            self.targets,
+            SeenPod.is_of,
+            left_essence=lambda pod: (pod.labels, pod.asks_for, pod.is_over, pod.is_of_a_job),
+            right_essence=lambda target: (target.spec.selector, target.spec.enforcement.allow_opt_out),
+        )
+        self._owned: Final = Groups([self.stores[each] for each in OWNED], _target_label)
+        self._read_policies = self.policies.store.follow()
+        self._unreadable: dict[str, dict[str, UnreadablePolicy]] = {}
 
     def unreadable_policies(self, namespace: str) -> tuple[UnreadablePolicy, ...]:
-        found = self.policies.within(namespace)
-        return tuple(UnreadablePolicy(key.name, each.problem) for key, each in found if isinstance(each, Unreadable))
+        """In the order of their names."""
+        while self._read_policies:
+            key = self._read_policies.pop()
+            found = self.policies.get(key)
+            if isinstance(found, Unreadable):
+                self._unreadable.setdefault(key.namespace, {})[key.name] = UnreadablePolicy(key.name, found.problem)
+            else:
+                self._unreadable.get(key.namespace, {}).pop(key.name, None)
+        return tuple(each for _, each in sorted(self._unreadable.get(namespace, {}).items()))
 
-    def bound_targets(self, policy: AccessPolicy) -> list[Key]:
-        return [key for key, each in self.targets.readable_within(str(policy.metadata.namespace)) if binds(policy, each)]
+    def bound_targets(self, policy: Key) -> list[Key]:
+        return self._bound.of_left(policy)
 
-    def reported_by(self, policy: Key) -> list[Key]:
-        """Targets whose last plan was about the policy."""
-        return [key for key, found in self.reports.items() if key.namespace == policy.namespace and policy.name in found]
+    def bound_policies(self, target: Key) -> Iterator[AccessPolicy]:
+        for key in self._bound.of_right(target):
+            policy = self.policies.readable(key)
+            if policy is not None:
+                yield policy
 
-    def elsewhere(self, target: Key) -> dict[str, tuple[PolicyReport, ...]]:
-        """What the other targets of its namespace report, by policy."""
-        found: dict[str, list[PolicyReport]] = {}
-        for key, reports in self.reports.items():
-            if key.namespace == target.namespace and key != target:
-                for name, report in reports.items():
-                    found.setdefault(name, []).append(report)
-        return {name: tuple(reports) for name, reports in found.items()}
+    def pods_of(self, target: Key) -> dict[Key, SeenPod]:
+        found = {key: self.pods.readable(key) for key in self._hosted.of_right(target)}
+        return {key: pod for key, pod in found.items() if pod is not None}
+
+    def targets_of(self, pod: Key) -> list[Key]:
+        return self._hosted.of_left(pod)
 
     def live(self, target: Key) -> dict[ObjectKey, Object]:
         """What there is that was made for the target."""
         found = {}
-        for resource in OWNED:
-            store = self.stores[resource]
-            for key in store.keys_within(target.namespace):
-                each = store.get(key)
-                if each is not None and (each["metadata"].get("labels") or {}).get(TARGET_LABEL) == target.name:
-                    found[ObjectKey(resource.kind, key.name)] = each
+        for resource, key in self._owned.members(target.namespace, target.name):
+            each = self.stores[resource].get(key)
+            if each is not None:
+                found[ObjectKey(resource.kind, key.name)] = each
         return found
+
+
+def _target_label(found: Object) -> str | None:
+    label: str | None = (found["metadata"].get("labels") or {}).get(TARGET_LABEL)
+    return label

@@ -105,15 +105,17 @@ class Operator:
         self._gateway_ends: asyncio.Task[None] | None = None
         gates = self.gateway or targets.NoGates()
         upgrades = settings.gate if settings.gateway is not None else None
+        self.workers: Final = Workers(self._reconcile, Pace(limit=settings.workers), elapsed, self._say)
+        beside = objects_beside(settings.gate)
         self._targets = targets.TargetWork(
-            self.cluster, writer, now, objects_beside(settings.gate), gates=gates, upgrades=upgrades
+            self.cluster, writer, now, beside, gates=gates, upgrades=upgrades, later=self.workers.add
         )
+        self._policies = policies.PolicyWork(self.cluster, writer, now)
         self._works: dict[Resource, Callable[[Any], Awaitable[float | None]]] = {
             PROTECTED_TARGETS: self._targets.reconcile,
-            ACCESS_POLICIES: policies.PolicyWork(self.cluster, writer, now).reconcile,
+            ACCESS_POLICIES: self._policies.reconcile,
             APPROVAL_REQUESTS: approvals.ApprovalWork(self.cluster, writer, now, settings.namespace).reconcile,
         }
-        self.workers: Final = Workers(self._reconcile, Pace(limit=settings.workers), elapsed, self._say)
 
     def _gateway_of(self, settings: Settings, client: ApiClient) -> RunningGateway:
         """Its writer needs no lease: what it writes for gates is decided by a resource version alone."""
@@ -208,7 +210,7 @@ class Operator:
 
     async def _prime(self) -> None:
         """Each policy's status is about all of its targets: so all are planned once before anything is written. Who has nothing to do then
-        isn't looked at again; of a policy's targets the last one knew the reports of all.
+        isn't looked at again.
         """
         self._is_primed = True  # what changes from here on is queued
         for key in self.cluster.targets.store.every_key():
@@ -224,10 +226,12 @@ class Operator:
             await asyncio.sleep(0)  # the lease is renewed meanwhile
         for key in self.cluster.approvals.store.every_key():
             self.workers.add(WorkKey(APPROVAL_REQUESTS, key))
-        reported = {(key.namespace, name) for key, found in self.cluster.reports.items() for name in found}
+        self.cluster.reports.take_changed()
         for key in self.cluster.policies.store.every_key():
-            if key not in reported:
+            plan = self._policies.plan(key)
+            if plan is not None and not plan.is_empty:
                 self.workers.add(WorkKey(ACCESS_POLICIES, key))
+            await asyncio.sleep(0)
 
     async def _until_stale(self) -> None:
         while not self.stale():  # noqa: ASYNC110 - it looks for what stays away, which sets no event

@@ -70,14 +70,17 @@ def trimmed(found: Object) -> Object:
 
 class Store:
     def __init__(self, resource: Resource, keep: Callable[[Object], Object] = trimmed) -> None:
-        """`keep`: what of each object is remembered; its metadata's name, namespace, uid and resourceVersion must be."""
+        """`keep`: what of each object is remembered; its metadata's name, namespace, uid and resourceVersion must be. What it made of an
+        object may be given to it again.
+        """
         self.resource: Final = resource
-        self._keep = keep
+        self.keep: Final = keep
         self._entries: dict[Key, _Entry] = {}
         self._by_namespace: dict[str, set[Key]] = {}
         self._sorted: dict[str, tuple[Key, ...]] = {}  # of namespaces whose keys haven't changed since
         self._graves: dict[Key, int] = {}  # deleted above the floor: version of the deletion
         self._floor = 0
+        self._followers: list[set[Key]] = []
 
     # Reading
 
@@ -100,6 +103,12 @@ class Store:
         if found is None:
             found = self._sorted[namespace] = tuple(sorted(self._by_namespace.get(namespace, ())))
         return found
+
+    def follow(self) -> set[Key]:
+        """A set that gets the key of whatever changes from now on, and of what is there already. Whoever asked for it takes them out."""
+        follower = set(self._entries)
+        self._followers.append(follower)
+        return follower
 
     # What was heard
 
@@ -154,16 +163,26 @@ class Store:
 
     def _put(self, key: Key, version: int, found: Object) -> Change | None:
         before = self.get(key)
-        kept = self._keep(found)
+        kept = self.keep(found)
         self._entries[key] = _Entry(version, kept)
         if before is None:
             self._by_namespace.setdefault(key.namespace, set()).add(key)
             self._sorted.pop(key.namespace, None)
         self._graves.pop(key, None)
-        return Change(self.resource, key, before, kept) if before != kept else None
+        if before == kept:
+            return None
+        self._changed(key)
+        return Change(self.resource, key, before, kept)
 
     def _drop(self, key: Key) -> Change | None:
         entry = self._entries.pop(key, None)
         self._by_namespace.get(key.namespace, set()).discard(key)
         self._sorted.pop(key.namespace, None)
-        return Change(self.resource, key, entry.object, None) if entry is not None else None
+        if entry is None:
+            return None
+        self._changed(key)
+        return Change(self.resource, key, entry.object, None)
+
+    def _changed(self, key: Key) -> None:
+        for follower in self._followers:
+            follower.add(key)

@@ -82,7 +82,7 @@ class Watcher:
                 await self._failed(ApiError(str(problem), problem.way_forward))
 
     async def _list(self) -> None:
-        listing = await self._client.list(self.resource, **self._selectors)
+        listing = await self._client.list(self.resource, keep=self.store.keep, **self._selectors)
         self._alive()
         self.lists += 1
         self._tell(self.store.relisted(listing.items, listing.resource_version))

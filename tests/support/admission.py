@@ -156,6 +156,11 @@ class Admission:
             self.start_webhook()
             self.wait_until_enforced()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def is_ready(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from tests.support import requirements
 
 CLUSTER: Final = Path(__file__).resolve().parents[1] / "cluster"
-Part = Literal["control-plane", "node"]
+Part = Literal["control-plane", "node", "fake-nodes"]
 
 
 @cache

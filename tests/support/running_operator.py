@@ -38,7 +38,7 @@ class OperatorAccount:
     """The operator's namespace, with its service account and what that may."""
 
     def __init__(self, api: ApiServer, namespace: str | None = None, name: str = "operator") -> None:
-        """`namespace`: one that is there already."""
+        """In a namespace of its own, or in one that is there."""
         self.api = api
         self.namespace = namespace or api.create_namespace("sidegate-system")
         self.name = name
@@ -137,6 +137,11 @@ class RunningOperator:
                 return error.code, error.read().decode()
 
     # How it ends
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def is_running(self) -> bool:

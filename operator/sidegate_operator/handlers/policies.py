@@ -1,4 +1,4 @@
-"""Policies: a change of one concerns the targets that it is or was bound to; one that is bound to none says so in its own status."""
+"""Policies: a change of one concerns the targets that it is or was bound to; its status is written once all of them were planned."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sidegate_operator.apply import Writer
 from sidegate_operator.cluster import Cluster, Unreadable, WorkKey
-from sidegate_operator.plan.reconcile import ObjectKey, StatusPatch
-from sidegate_operator.plan.status import policy_status, status_patch
+from sidegate_operator.plan.policies import reconcile_policy
+from sidegate_operator.plan.reconcile import Plan
 from sidegate_operator.resources import ACCESS_POLICIES, PROTECTED_TARGETS
 from sidegate_operator.store import Change, Key
 
@@ -19,21 +19,15 @@ def concerned(change: Change, cluster: Cluster) -> Iterator[WorkKey]:
     if isinstance(policy, Unreadable):
         keys = set(cluster.targets.store.keys_within(change.key.namespace))
     else:
-        keys = {*cluster.reported_by(change.key), *(cluster.bound_targets(policy) if policy is not None else ())}
-        keys |= {Key(change.key.namespace, str(name)) for name in (policy.status.targets if policy and policy.status else ())}
-        if policy is not None and not cluster.bound_targets(policy):
-            yield WorkKey(ACCESS_POLICIES, change.key)
+        keys = {
+            *cluster.bound_targets(change.key),
+            *(Key(change.key.namespace, name) for name in cluster.reports.about(change.key)),
+        }
         if change.before is not None and isinstance(cluster.policies.read(change.before), Unreadable):
             keys |= set(cluster.targets.store.keys_within(change.key.namespace))
     yield from (WorkKey(PROTECTED_TARGETS, key) for key in sorted(keys))
-
-
-def status_writers(policy: Key, cluster: Cluster) -> Iterator[WorkKey]:
-    """Whose plan writes the policy's status: one target that it is bound to, else its own."""
-    found = cluster.policies.readable(policy)
-    if found is not None:
-        bound = cluster.bound_targets(found)
-        yield WorkKey(PROTECTED_TARGETS, bound[0]) if bound else WorkKey(ACCESS_POLICIES, policy)
+    if policy is not None:
+        yield WorkKey(ACCESS_POLICIES, change.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +37,15 @@ class PolicyWork:
     now: Callable[[], float]
 
     async def reconcile(self, key: Key) -> None:
+        plan = self.plan(key)
+        if plan is not None:
+            await self.writer.carry_out(plan, key.namespace)
+
+    def plan(self, key: Key) -> Plan | None:
+        """None: there is nothing to be said yet. Each target that it waits for has it looked at again once it was planned."""
         policy = self.cluster.policies.readable(key)
-        if policy is None or self.cluster.bound_targets(policy):
-            return  # the plans of its targets write its status
-        patch = status_patch(policy, policy_status(policy, (), self.now()))
-        if patch is not None:
-            status = StatusPatch(ObjectKey(policy.kind, key.name), policy.metadata.resource_version, patch)
-            await self.writer.patch_status(status, key.namespace)
+        if policy is None:
+            return None
+        bound = [each for each in map(self.cluster.targets.readable, self.cluster.bound_targets(key)) if each is not None]
+        names = [str(each.metadata.name) for each in bound if each.metadata.deletion_timestamp is None]
+        return reconcile_policy(policy, self.cluster.reports.about(key), names, self.now())

@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from sidegate.api.access_policy import AccessPolicy
-from sidegate.api.meta import MAX_BOUND, ConditionStatus
+from sidegate.api.meta import ConditionStatus
 from sidegate.api.protected_target import ProtectedTarget
-from sidegate.policy.compile import binds
 from sidegate_operator.api_client import NotFound
 from sidegate_operator.apply import Writer
 from sidegate_operator.cluster import Cluster, Unreadable, WorkKey
-from sidegate_operator.handlers import policies
 from sidegate_operator.plan.beside import Builder, nothing_beside
 from sidegate_operator.plan.conditions import ConditionType
 from sidegate_operator.plan.gate_container import AUTHORITY_KEY, GateSettings
@@ -24,7 +21,7 @@ from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import ObjectKey, Pace, Plan, Snapshot, reconcile
 from sidegate_operator.plan.status import condition_status
 from sidegate_operator.plan.upgrade import Upgrade, plan_upgrade
-from sidegate_operator.resources import CONFIG_MAPS, PROTECTED_TARGETS, Object, resource_of
+from sidegate_operator.resources import ACCESS_POLICIES, CONFIG_MAPS, PROTECTED_TARGETS, Object, resource_of
 from sidegate_operator.store import Change, Key
 
 
@@ -39,8 +36,8 @@ def concerned(change: Change, cluster: Cluster) -> Iterator[WorkKey]:
     yield WorkKey(PROTECTED_TARGETS, change.key)
     if change.after is None:
         cluster.last_good.pop(change.key, None)
-        for name in cluster.reports.pop(change.key, {}):
-            yield from policies.status_writers(Key(change.key.namespace, name), cluster)
+        cluster.reports.forget(change.key)
+        yield from (WorkKey(ACCESS_POLICIES, key) for key in cluster.reports.take_changed())
     states = [cluster.targets.read(each) for each in (change.before, change.after) if each is not None]
     known = [each for each in states if isinstance(each, ProtectedTarget)]
     if len(known) == 2 and known[0].spec == known[1].spec:
@@ -102,6 +99,7 @@ class TargetWork:
     pace: Pace = field(default_factory=Pace)
     gates: Gates = field(default_factory=NoGates)
     upgrades: GateSettings | None = None
+    later: Callable[[WorkKey], None] = lambda _key: None
 
     async def reconcile(self, key: Key) -> float | None:
         """Seconds after which to look again, when time alone changes something.
@@ -110,15 +108,17 @@ class TargetWork:
             UnreadableTarget: this version can't read it.
             ApiError: not all of it could be written.
         """
-        plan = self.plan(key)
-        if plan is None:
-            return None
-        strangers = await self._strangers(plan, key)
-        if strangers:
-            plan = self.plan(key, strangers)
+        try:
+            plan = self.plan(key)
+            strangers = await self._strangers(plan, key) if plan is not None else {}
+            if strangers:
+                plan = self.plan(key, strangers)
             if plan is None:
                 return None
-        await self.writer.carry_out(plan, key.namespace)
+            await self.writer.carry_out(plan, key.namespace)
+        finally:  # also of what couldn't be carried out: nothing else would have these policies looked at
+            for policy in self.cluster.reports.take_changed():
+                self.later(WorkKey(ACCESS_POLICIES, policy))
         upgrade = self._upgrade(key)
         if upgrade.exchange is not None:
             await self.writer.exchange_gate(upgrade.exchange, key.namespace)
@@ -130,7 +130,7 @@ class TargetWork:
         target = self.cluster.targets.readable(key)
         if target is None or target.metadata.deletion_timestamp is not None or self.upgrades is None or self.gates.is_young():
             return Upgrade()
-        pods = [each for _, each in self.cluster.pods.readable_within(key.namespace) if each.is_of(target)]
+        pods = list(self.cluster.pods_of(key).values())
         return plan_upgrade(target, pods, self.gates.enforced(key), self.upgrades, self.now())
 
     async def _strangers(self, plan: Plan, key: Key) -> dict[ObjectKey, Object]:
@@ -144,32 +144,31 @@ class TargetWork:
         return found
 
     def plan(self, key: Key, strangers: Mapping[ObjectKey, Object] = MappingProxyType({})) -> Plan | None:
-        """INVARIANT: from gathering to keeping the reports nothing waits, so each plan knows the reports of all earlier ones."""
+        """INVARIANT: from gathering to keeping the reports nothing waits, so what is kept is of one moment."""
         target = self.cluster.targets.get(key)
         if target is None:
             return None
         if isinstance(target, Unreadable):
             raise UnreadableTarget(target.problem)
         plan = reconcile(self._snapshot(key, target, strangers), self.now(), self.beside, self.pace)
-        self.cluster.reports[key] = plan.reports
+        self.cluster.reports.keep(key, plan.reports)
         if plan.last_good is not None:
             self.cluster.last_good[key] = plan.last_good
         return plan
 
     def _snapshot(self, key: Key, target: ProtectedTarget, strangers: Mapping[ObjectKey, Object]) -> Snapshot:
-        cluster, namespace = self.cluster, key.namespace
-        live = cluster.live(key)
-        pods = tuple(each for _, each in cluster.pods.readable_within(namespace))
+        cluster, live = self.cluster, self.cluster.live(key)
+        pods = cluster.pods_of(key)
+        sharers = sorted({other for pod in pods for other in cluster.targets_of(pod)} - {key})
         return Snapshot(
             target=target,
-            policies=tuple(each for _, each in cluster.policies.readable_within(namespace) if _matters(each, target)),
-            unreadable=cluster.unreadable_policies(namespace),
-            neighbours=tuple(each for other, each in cluster.targets.readable_within(namespace) if other != key),
-            pods=pods,
-            enforced={**self._assumed(target, pods), **self.gates.enforced(key)},
+            policies=tuple(cluster.bound_policies(key)),
+            unreadable=cluster.unreadable_policies(key.namespace),
+            neighbours=tuple(each for each in map(cluster.targets.readable, sharers) if each is not None),
+            pods=tuple(pods.values()),
+            enforced={**self._assumed(target, tuple(pods.values())), **self.gates.enforced(key)},
             live={**strangers, **live},
             last_good=cluster.last_good.get(key),
-            elsewhere=cluster.elsewhere(key),
             authority=self.gates.authority() or _authority_in(live, target),
             unguarded=self.gates.unguarded(),
         )
@@ -181,18 +180,10 @@ class TargetWork:
             return {}
         if condition_status(status.conditions, ConditionType.SYNCED) is not ConditionStatus.TRUE:
             return {}
-        return {each.uid: status.revision for each in pods if each.has_gate and each.is_of(target)}
+        return {each.uid: status.revision for each in pods if each.has_gate}
 
 
 def _authority_in(live: Mapping[ObjectKey, Object], target: ProtectedTarget) -> str:
     """What is published stays while the authority isn't known."""
     found = live.get(ObjectKey(CONFIG_MAPS.kind, config_map_name(target)))
     return str((found.get("data") or {}).get(AUTHORITY_KEY, "")) if found is not None else ""
-
-
-def _matters(policy: AccessPolicy, target: ProtectedTarget) -> bool:
-    """It is bound to the target, or its status may say that it was."""
-    if binds(policy, target):
-        return True
-    status = policy.status
-    return status is not None and (target.metadata.name in status.targets or status.targets_count > MAX_BOUND)

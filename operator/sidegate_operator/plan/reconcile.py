@@ -9,9 +9,11 @@ Rules it keeps:
 - What bears the name of an object wanted and is somebody else's is left alone, and the status says so: whoever may make targets may not
   by that overwrite Services and ConfigMaps.
 - A pod of the target that runs without a gate is never overlooked: it counts, and it makes `Enforced` False.
-- Events tell of conditions whose status changed, and once of a pod without a gate.
+- Events tell of conditions whose status changed, and once of a pod without a gate. At first sight only what isn't as it should be is news:
+  an operator that is installed beside thousands of resources must not write as many events that all is well.
 
-Left out: gathering the snapshot, writing, and what other objects a target has (`beside` is an argument).
+Left out: gathering the snapshot, writing, what other objects a target has (`beside` is an argument), and policies' statuses, which are
+about all their targets (`policies`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidegate.api.access_policy import AccessPolicy, AccessPolicyStatus, FindingSeverity
-from sidegate.api.meta import API_VERSION, MAX_BOUND, Condition, ConditionStatus
+from sidegate.api.meta import API_VERSION, Condition, ConditionStatus
 from sidegate.api.protected_target import ProtectedTarget, ProtectedTargetStatus
 from sidegate.policy.compile import binds
 from sidegate.policy.config import ConfigError, decode_config
@@ -39,7 +41,6 @@ from sidegate_operator.plan.status import (
     Probe,
     TargetFacts,
     condition_status,
-    policy_status,
     status_patch,
     target_status,
 )
@@ -80,10 +81,10 @@ class UnreadablePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything about one target. `policies`, `neighbours` (other targets) and `pods` are those of its namespace. `enforced`: pod uid ->
-    the revision that its gate says it enforces, by its own proven identity. `live` are objects as the API server has them; `last_good` is
-    what the plan before gave back, None after a restart. `elsewhere`: policy name -> reports of other targets. `authority`: the PEM
-    certificates by which gates know the operator's gateway. `unguarded` as in `TargetFacts`.
+    """Everything about one target. `policies`, `neighbours` (other targets) and `pods` are of its namespace, all that have to do with it at
+    least. `enforced`: pod uid -> the revision that its gate says it enforces, by its own proven identity. `live` are objects as the API
+    server has them; `last_good` is what the plan before gave back, None after a restart. `authority`: the PEM certificates by which gates
+    know the operator's gateway. `unguarded` as in `TargetFacts`.
     """
 
     target: ProtectedTarget
@@ -95,7 +96,6 @@ class Snapshot:
     live: Mapping[ObjectKey, Object] = field(default_factory=dict)
     last_good: LastGood | None = None
     probe: Probe | None = None
-    elsewhere: Mapping[str, tuple[PolicyReport, ...]] = field(default_factory=dict)
     authority: str = ""
     unguarded: str | None = None
 
@@ -131,8 +131,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, in the order of the fields; and what to keep: `reports` by policy for the plans of other targets, `last_good` for the
-    next of this one. `look_again_at`: when time alone changes something.
+    """What to do, in the order of the fields; and what to keep: `reports` by policy, which its status is made of, `last_good` for the next
+    plan of this target. `look_again_at`: when time alone changes something.
     """
 
     apply: tuple[Object, ...] = ()
@@ -191,19 +191,12 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
     )
     status = target_status(target, facts, now)
     reports = {str(each.metadata.name): _report(target, each, status, findings, errors) for each in bound}
-    policies = _policy_statuses(snapshot, reports, now)
-    statuses = [_status_patch(target, status), *(_status_patch(policy, wanted) for policy, wanted in policies)]
-    events = [
-        *_condition_events(target, status),
-        *(event for policy, wanted in policies for event in _condition_events(policy, wanted)),
-        *_pod_events(target, status, without),
-    ]
     return Plan(
         apply=apply,
         remove=remove,
         annotate=annotate,
-        statuses=tuple(each for each in statuses if each is not None),
-        events=tuple(events),
+        statuses=patch_of(target, status),
+        events=(*condition_events(target, status), *_pod_events(target, status, without)),
         reports=reports,
         last_good=good or snapshot.last_good,
         look_again_at=wake,
@@ -367,6 +360,7 @@ def _report(
         synced=synced,
         enforced=condition_status(status.conditions, ConditionType.ENFORCED),
         findings=own,
+        generation=policy.metadata.generation,
     )
 
 
@@ -381,38 +375,25 @@ def _was_synced(policy: AccessPolicy, target: ProtectedTarget) -> bool:
     )
 
 
-def _policy_statuses(
-    snapshot: Snapshot, reports: Mapping[str, PolicyReport], now: float
-) -> list[tuple[AccessPolicy, AccessPolicyStatus]]:
-    """Of the policies that are bound, and of those that were."""
-    name = snapshot.target.metadata.name
-    statuses = []
-    for each in snapshot.policies:
-        mine = reports.get(str(each.metadata.name))
-        was_bound = each.status is not None and (name in each.status.targets or each.status.targets_count > MAX_BOUND)
-        if mine is not None or was_bound:
-            elsewhere = snapshot.elsewhere.get(str(each.metadata.name), ())
-            statuses.append((each, policy_status(each, [*elsewhere, *([mine] if mine is not None else [])], now)))
-    return statuses
-
-
-def _status_patch(
+def patch_of(
     resource: ProtectedTarget | AccessPolicy, status: ProtectedTargetStatus | AccessPolicyStatus
-) -> StatusPatch | None:
+) -> tuple[StatusPatch, ...]:
+    """One, or none when the status is what it should be."""
     patch = status_patch(resource, status)
     if patch is None:
-        return None
-    return StatusPatch(ObjectKey(resource.kind, str(resource.metadata.name)), resource.metadata.resource_version, patch)
+        return ()
+    return (StatusPatch(ObjectKey(resource.kind, str(resource.metadata.name)), resource.metadata.resource_version, patch),)
 
 
-def _condition_events(
+def condition_events(
     resource: ProtectedTarget | AccessPolicy, status: ProtectedTargetStatus | AccessPolicyStatus
-) -> list[Event]:
+) -> tuple[Event, ...]:
     """Of conditions whose status changed. `Ready` sums up what the others have told already."""
     before = resource.status.conditions if resource.status is not None else ()
     changed = [each for each in transitions(before, status.conditions) if each.type != ConditionType.READY.value]
     key = ObjectKey(resource.kind, str(resource.metadata.name))
-    return [Event(key, resource.metadata.uid, _is_bad(each), each.reason, _note(each.message)) for each in changed]
+    events = (Event(key, resource.metadata.uid, _is_bad(each), each.reason, _note(each.message)) for each in changed)
+    return tuple(each for each in events if before or each.is_warning)
 
 
 def _is_bad(condition: Condition) -> bool:

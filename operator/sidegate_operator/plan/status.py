@@ -78,7 +78,9 @@ class TargetFacts:
 
 @dataclass(frozen=True, slots=True)
 class PolicyReport:
-    """What one target has to say about a policy that is bound to it. `is_blamed`: nothing was compiled, and the policy is why."""
+    """What one target has to say about a policy that is bound to it, as it was at `generation`. `is_blamed`: nothing was compiled, and the
+    policy is why.
+    """
 
     target: str
     is_compiled: bool
@@ -86,6 +88,7 @@ class PolicyReport:
     synced: ConditionStatus
     enforced: ConditionStatus
     findings: tuple[Finding, ...] = ()
+    generation: int | None = None
 
 
 def target_status(target: ProtectedTarget, facts: TargetFacts, now: float) -> ProtectedTargetStatus:

@@ -225,7 +225,13 @@ def test_events_tell_of_what_changed(api_server: ApiServer, operator: RunningOpe
         found: list[dict[str, Any]] = api_server.admin.list("events.k8s.io/v1", "Event", namespace=namespace)["items"]
         return {f"{each['regarding']['kind']} {each['reason']}" for each in found}
 
-    settled(lambda: {"ProtectedTarget Compiled", "AccessPolicy Accepted"} <= reasons(), "the events")
+    wait_for_reason(api_server, "AccessPolicy", namespace, "read", "Accepted", "Accepted")
+    assert reasons() == set()  # all is well at first sight, which the status says
+    grants = [{"postgres": {"databases": ["shop"], "role": "nobody", "allow": ["Read"]}}]
+    api_server.admin.merge_patch(VERSION, "AccessPolicy", "read", {"spec": {"grants": grants}}, namespace=namespace)
+    settled(lambda: {"ProtectedTarget PolicyInvalid", "AccessPolicy Invalid"} <= reasons(), "the events of what is wrong")
+    api_server.admin.delete(VERSION, "AccessPolicy", "read", namespace=namespace)
+    settled(lambda: "ProtectedTarget Compiled" in reasons(), "the event that it is in order again")
 
 
 def test_kopf_watches_and_health_is_well(operator: RunningOperator) -> None:

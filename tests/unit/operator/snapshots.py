@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sidegate.api.access_policy import AccessPolicy
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate_operator.plan.beside import Builder, nothing_beside
 from sidegate_operator.plan.pods import SeenPod
+from sidegate_operator.plan.policies import reconcile_policy
 from sidegate_operator.plan.reconcile import (
     LastGood,
     ObjectKey,
@@ -73,7 +74,7 @@ def pod(
 
 @dataclass
 class World:
-    """What an API server and gates have; `run` reconciles the target and does what the plan says."""
+    """What an API server and gates have; `run` reconciles the target and then the policies, and does what the plans say, which it joins."""
 
     target: Wire = field(default_factory=target)
     policies: list[Wire] = field(default_factory=lambda: [policy()])
@@ -99,12 +100,19 @@ class World:
             live=copy.deepcopy(self.live),
             last_good=self.last_good,
             probe=self.probe,
-            elsewhere=dict(self.elsewhere),
             authority=self.authority,
         )
 
     def run(self, now: float = NOW) -> Plan:
-        plan = reconcile(self.snapshot(), now, self.beside)
+        snapshot = self.snapshot()
+        plan = reconcile(snapshot, now, self.beside)
+        for each in snapshot.policies if snapshot.target.metadata.deletion_timestamp is None else ():
+            name = str(each.metadata.name)
+            mine = {"shop-db": plan.reports[name]} if name in plan.reports else {}
+            reports = {report.target: report for report in self.elsewhere.get(name, ())} | mine
+            about = reconcile_policy(each, reports, reports, now)
+            assert about is not None, "it was planned with the policy as it is"
+            plan = replace(plan, statuses=plan.statuses + about.statuses, events=plan.events + about.events)
         for wanted in plan.apply:
             self.live[ObjectKey.of(wanted)] = merged(self.live.get(ObjectKey.of(wanted), {}), wanted)
         for key in plan.remove:

@@ -15,6 +15,7 @@ from sidegate.policy.finding import error, warning
 from sidegate_operator.plan.beside import Beside, objects_beside
 from sidegate_operator.plan.gate_container import GateSettings
 from sidegate_operator.plan.pods import SeenPod, Told
+from sidegate_operator.plan.policies import reconcile_policy
 from sidegate_operator.plan.reconcile import (
     MAX_NOTE,
     WITHOUT_GATE,
@@ -482,7 +483,7 @@ def test_what_the_api_server_adds_to_an_object_is_no_difference() -> None:
 
 
 def test_a_policy_says_how_far_it_is_on_all_its_targets() -> None:
-    elsewhere = PolicyReport("other-db", True, False, ConditionStatus.FALSE, ConditionStatus.TRUE)
+    elsewhere = PolicyReport("other-db", True, False, ConditionStatus.FALSE, ConditionStatus.TRUE, generation=1)
     world = World(elsewhere={"readers": (elsewhere,)})
     world.settle()
     assert world.policies[0]["status"]["targets"] == ["other-db", "shop-db"]
@@ -509,20 +510,33 @@ def test_nothing_is_done_for_a_target_that_goes() -> None:
     assert world.run(NOW + 1).is_empty
 
 
+def test_at_first_sight_only_what_isnt_in_order_is_told() -> None:
+    world = World(policies=[policy(), policy("bad", role="nobody")])
+    told = [(each.key.name, each.reason) for each in world.run().events]
+    assert told == [("shop-db", "PolicyInvalid"), ("readers", "TargetHeldBack"), ("bad", "Invalid"), ("bad", "PolicyInvalid")]
+    assert [each.reason for each in World().run().events] == []
+
+
 def test_every_condition_that_changes_is_told_once() -> None:
     world = World(probe=Probe())
     told = [each for now in range(5) for each in world.run(NOW + now).events]
     world.report()
     told += [each for now in range(5, 10) for each in world.run(NOW + now).events]
-    assert [each.reason for each in told if each.key.kind == "ProtectedTarget"] == [
-        "Accepted",
-        "Compiled",
-        "Progressing",
-        "DoorsClosed",
-        "Synced",
-    ]
+    world.policies.append(policy("b"))
+    told += [each for now in range(10, 15) for each in world.run(NOW + now).events]
+    assert [each.reason for each in told if each.key.kind == "ProtectedTarget"] == ["Synced", "Progressing"]
     assert all(each.uid == "uid-shop-db" for each in told if each.key.kind == "ProtectedTarget")
     assert "Ready" not in {each.reason for each in told}
+
+
+def test_a_policy_says_nothing_before_each_of_its_targets_was_planned_with_it_as_it_is() -> None:
+    """Else a new rule would be claimed to be enforced where only the old one is."""
+    seen = AccessPolicy.from_wire(policy())
+    older = PolicyReport("a", True, False, ConditionStatus.TRUE, ConditionStatus.TRUE, generation=0)
+    newer = PolicyReport("b", True, False, ConditionStatus.TRUE, ConditionStatus.TRUE, generation=1)
+    assert reconcile_policy(seen, {"a": older, "b": newer}, ["a", "b"], NOW) is None
+    assert reconcile_policy(seen, {"b": newer}, ["a", "b"], NOW) is None
+    assert reconcile_policy(seen, {"a": older, "b": newer}, ["b"], NOW) is not None
 
 
 def test_a_note_fits_into_an_event() -> None:

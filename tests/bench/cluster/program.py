@@ -1,0 +1,137 @@
+"""`make bench-cluster`: the operator and admission on a real API server with fake nodes, against the aims of docs/performance.md.
+
+Prints a table, writes build/bench-cluster.json. Nothing is asserted but that what should happen happens. In this order, on one cluster:
+pods made with and without injection; the operator's first start, on which everything is still to be written; edits of policies; its
+restart, when all is in order; and what the same objects cost the official client to list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.bench.cluster import edits, injections, peers
+from tests.bench.cluster.full_cluster import FullCluster
+from tests.bench.cluster.operator_start import Start, until_settled
+from tests.bench.cluster.population import FULL, QUICK, Size
+from tests.bench.cluster.report import ClusterReport, machine_facts
+from tests.bench.measure import peak_mib, resident_mib
+from tests.support.running_operator import RunningOperator
+
+ROOT: Final = Path(__file__).resolve().parents[3]
+RESULT: Final = ROOT / "build" / "bench-cluster.json"
+
+
+def say(text: str) -> None:
+    print(f"bench-cluster: {text}", file=sys.stderr, flush=True)
+
+
+def measure(size: Size) -> ClusterReport:
+    report = ClusterReport()
+    for name, value in {**machine_facts(), **dataclasses.asdict(size)}.items():
+        report.fact(name, value)
+    say("an API server, admission and fake nodes")
+    with FullCluster(size) as cluster:
+        report.fact("kubernetes", kubernetes_version(cluster))
+        report.fact("kwok", cluster.nodes.version())
+        asyncio.run(_fill(cluster, report))
+        asyncio.run(_injections(cluster, report))
+        with _started(cluster, report, "first_install") as operator:
+            asyncio.run(_edits(cluster, report, operator))
+            assert operator.terminate() == 0
+        with _started(cluster, report, "restart") as operator:
+            report.figure("operator_peak_mib", peak_mib(operator.pid))
+            assert operator.terminate() == 0
+        report.machine("peers")
+        for name, value in peers.list_all(cluster.api.kubeconfig).items():
+            report.figure(f"peer_{name}", value)
+    return report
+
+
+async def _fill(cluster: FullCluster, report: ClusterReport) -> None:
+    size = cluster.population.size
+    say(f"{size.targets} targets, {size.policies} policies, {size.pods} pods")
+    report.machine("fill")
+    await cluster.fill()
+    for what, seconds in cluster.filled_s.items():
+        report.figure(f"fill_{what}_s", seconds)
+
+
+async def _injections(cluster: FullCluster, report: ClusterReport) -> None:
+    say(f"{cluster.population.size.injections} pods with injection, and as many without")
+    report.machine("injection")
+    async with cluster.client() as client:
+        found = await injections.measure(client, cluster.population, cluster.admission)
+    report.samples("pod_create_injected", "ms", found.gated)
+    report.samples("pod_create_plain", "ms", found.plain)
+    report.samples("injection_added", "ms", found.added)
+    report.samples("webhook_alone", "ms", found.webhook)
+    report.figure("webhook_resident_mib", resident_mib(cluster.admission.pid))
+
+
+@contextmanager
+def _started(cluster: FullCluster, report: ClusterReport, name: str) -> Iterator[RunningOperator]:
+    say(f"the operator's start: {name}")
+    report.machine(name)
+    began = time.perf_counter()
+    with RunningOperator(cluster.account) as operator:
+        size = cluster.population.size
+        start: Start = until_settled(operator, began, size.targets, size.pods)
+        start.into(report, name)
+        say(f"{name}: settled in {start.settled_s:.2f} s, {sum(start.writes.values())} writes, {start.peak_mib:.0f} MiB at most")
+        yield operator
+
+
+async def _edits(cluster: FullCluster, report: ClusterReport, operator: RunningOperator) -> None:
+    size, population = cluster.population.size, cluster.population
+    say(f"{size.edits} edits of policies of one target, and as many of policies of every target of a namespace")
+    report.machine("edits")
+    async with cluster.client() as client, edits.watched(client) as revisions:
+        own = size.policies - size.namespaces
+        narrow = [
+            await edits.edit_one(client, population, revisions, turn * (own // size.edits), turn) for turn in range(size.edits)
+        ]
+        wide = []
+        for turn in range(size.edits):
+            namespace = population.namespaces[turn % size.namespaces]
+            wide.append(await edits.edit_wide(client, population, revisions, namespace, 1000 + turn))
+    report.samples("edit_published", "s", [each.published_s for each in narrow])
+    report.samples("edit", "s", [each.told_s for each in narrow])
+    report.samples("edit_wide_published", "s", [each.published_s for each in wide])
+    report.samples("edit_wide", "s", [each.told_s for each in wide])
+    report.figure("edits_peak_mib", peak_mib(operator.pid))
+
+
+def kubernetes_version(cluster: FullCluster) -> str:
+    version: str = cluster.api.admin.request("GET", "/version")["gitVersion"]
+    return version
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench-cluster", description="measure operator and admission on a full cluster")
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything: a look, not a measurement")
+    parser.add_argument("--namespaces", type=int, help="over how many namespaces all is spread; 1 is the dearest")
+    parser.add_argument("--output", type=Path, default=RESULT, help="where the figures go as JSON")
+    arguments = parser.parse_args()
+    size = QUICK if arguments.quick else FULL
+    if arguments.namespaces:
+        size = dataclasses.replace(size, namespaces=arguments.namespaces)
+    report = measure(size)
+    report.fact("commit", commit())
+    print(report.table())
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(report.json())
+    say(f"wrote {arguments.output}")
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
