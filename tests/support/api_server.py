@@ -108,6 +108,12 @@ class ApiServer:
         command = [str(self.programs / "kubectl"), f"--kubeconfig={kubeconfig or self.kubeconfig}", *arguments]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
 
+    def processor_seconds(self) -> float:
+        """What both have taken so far, user and kernel."""
+        pids = [each.pid for each in (self._api, self._etcd) if each is not None]
+        files = [task for pid in pids for task in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+
     # What is in it
 
     def create_namespace(self, prefix: str = "test", labels: Mapping[str, str] | None = None) -> str:

@@ -52,7 +52,7 @@ async def watched(client: ApiClient) -> AsyncIterator[Revisions]:
     revisions = Revisions()
 
     async def follow(resource: Resource, **selectors: str) -> None:
-        listed = await client.list(resource, **selectors)
+        listed = await client.list(resource, keep=None, **selectors)
         for each in listed.items:
             revisions.saw(resource, each)
         since = listed.resource_version

@@ -3,12 +3,14 @@
     with FullCluster(QUICK) as cluster:
         asyncio.run(cluster.fill())
 
-What is made goes through admission as it would anywhere; the operator isn't started here.
+Pods are made through admission, as they would be anywhere. Targets and policies are there before admission is, since it judges each
+policy with all of its namespace; what that takes is measured apart. The operator isn't started here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,9 +22,10 @@ from sidegate_operator.credentials import Credentials
 from sidegate_operator.resources import PODS
 from tests.bench.cluster.fake_nodes import FakeNodes
 from tests.bench.cluster.population import Object, Population, Size, nodes
+from tests.support import processes
 from tests.support.admission import NAMESPACE, Admission
 from tests.support.api_server import ApiServer
-from tests.support.running_operator import OperatorAccount
+from tests.support.running_operator import OperatorAccount, RunningOperator
 
 TOGETHER: Final = 8  # requests at a time while the cluster is filled
 
@@ -34,8 +37,9 @@ class FullCluster:
         self._stack: Final = contextlib.ExitStack()
         try:
             self.api: Final = self._stack.enter_context(ApiServer())
-            self.admission: Final = self._stack.enter_context(Admission(self.api))
+            self.api.apply_crds()
             self.nodes: Final = self._stack.enter_context(FakeNodes(self.api.kubeconfig, self.api.directory))
+            self.api.admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
             self.account: Final = OperatorAccount(self.api, NAMESPACE, "sidegate-operator")
             for node in nodes(size):
                 self.api.admin.create(node)
@@ -44,6 +48,8 @@ class FullCluster:
             self._stack.close()
             raise
         self.population: Final = Population(size, names)
+        self.gateway_port: Final = processes.free_port()
+        self._admission: Admission | None = None
         self.filled_s: Final[dict[str, float]] = {}
 
     def __enter__(self) -> Self:
@@ -51,6 +57,32 @@ class FullCluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
+
+    @property
+    def admission(self) -> Admission:
+        """Once it is filled."""
+        assert self._admission is not None
+        return self._admission
+
+    @property
+    def gateway_url(self) -> str:
+        return f"https://127.0.0.1:{self.gateway_port}"
+
+    def operator(self) -> RunningOperator:
+        """Not started yet; it serves the gateway."""
+        options = (
+            "--gateway",
+            f"127.0.0.1:{self.gateway_port}",
+            "--gateway-url",
+            self.gateway_url,
+            "--webhook-url",
+            self.admission.url,
+        )
+        return RunningOperator(self.account, options=(*options, "--guards-every", "1"))
+
+    def gateway_authority(self) -> str:
+        secret = self.api.admin.get("v1", "Secret", "sidegate-gateway-certificates", namespace=NAMESPACE)
+        return base64.b64decode(secret["data"]["ca.crt"]).decode()
 
     def client(self) -> ApiClient:
         """Of a cluster-admin. Use it as an async context manager."""
@@ -61,6 +93,7 @@ class FullCluster:
         async with self.client() as client:
             await self._timed("targets", create_all(client, self.population.targets()))
             await self._timed("policies", create_all(client, self.population.policies()))
+            self._admission = self._stack.enter_context(Admission(self.api, "--gateway-url", self.gateway_url))
             await self._timed("pods", create_all(client, self.population.pods()))
             await self._timed("running", self._until_running(client))
 

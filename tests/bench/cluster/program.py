@@ -1,8 +1,8 @@
 """`make bench-cluster`: the operator and admission on a real API server with fake nodes, against the aims of docs/performance.md.
 
 Prints a table, writes build/bench-cluster.json. Nothing is asserted but that what should happen happens. In this order, on one cluster:
-pods made with and without injection; the operator's first start, on which everything is still to be written; edits of policies; its
-restart, when all is in order; and what the same objects cost the official client to list.
+pods made with and without injection, policies judged; the operator's first start, on which everything is still to be written; edits of
+policies, approvals; its restart, when all is in order; and what the same objects cost the official client to list.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.bench.cluster import edits, injections, peers
+from tests.bench.cluster import approvals, edits, injections, peers
 from tests.bench.cluster.full_cluster import FullCluster
 from tests.bench.cluster.operator_start import Start, until_settled
-from tests.bench.cluster.population import FULL, QUICK, Size
+from tests.bench.cluster.population import FULL, QUICK, Size, target_name
 from tests.bench.cluster.report import ClusterReport, machine_facts
+from tests.bench.cluster.reporting_gates import ReportingGates
 from tests.bench.measure import peak_mib, resident_mib
+from tests.support.admission import dry_run
+from tests.support.processes import wait_until
 from tests.support.running_operator import RunningOperator
 
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -44,12 +47,15 @@ def measure(size: Size) -> ClusterReport:
         report.fact("kwok", cluster.nodes.version())
         asyncio.run(_fill(cluster, report))
         asyncio.run(_injections(cluster, report))
-        with _started(cluster, report, "first_install") as operator:
-            asyncio.run(_edits(cluster, report, operator))
-            assert operator.terminate() == 0
-        with _started(cluster, report, "restart") as operator:
-            report.figure("operator_peak_mib", peak_mib(operator.pid))
-            assert operator.terminate() == 0
+        asyncio.run(_validations(cluster, report))
+        with ReportingGates(cluster.api, cluster.gateway_port):
+            with _started(cluster, report, "first_install") as operator:
+                asyncio.run(_edits(cluster, report, operator))
+                _approvals(cluster, report, operator)
+                assert operator.terminate() == 0
+            with _started(cluster, report, "restart") as operator:
+                report.figure("operator_peak_mib", peak_mib(operator.pid))
+                assert operator.terminate() == 0
         report.machine("peers")
         for name, value in peers.list_all(cluster.api.kubeconfig).items():
             report.figure(f"peer_{name}", value)
@@ -81,11 +87,12 @@ async def _injections(cluster: FullCluster, report: ClusterReport) -> None:
 def _started(cluster: FullCluster, report: ClusterReport, name: str) -> Iterator[RunningOperator]:
     say(f"the operator's start: {name}")
     report.machine(name)
-    began = time.perf_counter()
-    with RunningOperator(cluster.account) as operator:
+    api, began = cluster.api.processor_seconds(), time.perf_counter()
+    with cluster.operator() as operator:
         size = cluster.population.size
         start: Start = until_settled(operator, began, size.targets, size.pods)
         start.into(report, name)
+        report.figure(f"{name}_api_server_cpu_s", cluster.api.processor_seconds() - api)
         say(f"{name}: settled in {start.settled_s:.2f} s, {sum(start.writes.values())} writes, {start.peak_mib:.0f} MiB at most")
         yield operator
 
@@ -108,6 +115,38 @@ async def _edits(cluster: FullCluster, report: ClusterReport, operator: RunningO
     report.samples("edit_wide_published", "s", [each.published_s for each in wide])
     report.samples("edit_wide", "s", [each.told_s for each in wide])
     report.figure("edits_peak_mib", peak_mib(operator.pid))
+
+
+async def _validations(cluster: FullCluster, report: ClusterReport) -> None:
+    """A policy as `kubectl apply` would make it, judged with all that its namespace has, and not stored."""
+    size, population = cluster.population.size, cluster.population
+    say(f"{size.edits} policies through validation")
+    report.machine("validation")
+    wanted = [one for one, _ in zip(population.policies(), range(size.edits + 1), strict=False)]
+    times: list[float] = []
+    for each in wanted:
+        each["metadata"]["name"] = f"new-{len(times)}"
+        began = time.perf_counter()
+        dry_run(cluster.api.admin, each)
+        times.append((time.perf_counter() - began) * 1000)
+    report.samples("policy_validated", "ms", times[1:])
+
+
+def _approvals(cluster: FullCluster, report: ClusterReport, operator: RunningOperator) -> None:
+    size, population = cluster.population.size, cluster.population
+    say(f"{size.edits} approvals")
+    report.machine("approvals")
+    operator.wait_for_line("gateway on port")
+    wait_until(lambda: operator.metric("sidegate_operator_guarded") == 1, "decisions to be guarded", 60)
+    found = []
+    authority = cluster.gateway_authority()
+    for number in range(size.edits):
+        target = number % size.targets
+        namespace, pod = population.namespace_of(target), population.pods_of(target)[0]
+        gate = approvals.client_of(cluster.api, cluster.gateway_port, authority, namespace, target_name(target), pod)
+        found.append(approvals.release_one(cluster.api, operator, gate, number))
+    report.samples("decided", "ms", [each.decided_ms for each in found])
+    report.samples("release", "ms", [each.released_ms for each in found])
 
 
 def kubernetes_version(cluster: FullCluster) -> str:
