@@ -146,16 +146,20 @@ KINDS: Final = (
 )
 
 
+TOLD_WITHIN_S: Final = 60.0  # when a target's plan isn't carried out by then, policies' statuses don't wait for it any longer
+
+
 class Reports:
-    """What each target's last plan said about the policies that are bound to it. `changed`: policies that something new was said about."""
+    """What each target's last plan said about the policies that are bound to it, and since when there is news of each."""
 
     def __init__(self) -> None:
         self._by_target: dict[Key, Mapping[str, PolicyReport]] = {}
         self._by_policy: dict[Key, dict[str, PolicyReport]] = {}
         self._changed: set[Key] = set()
+        self._news_since: dict[Key, float] = {}
 
-    def keep(self, target: Key, reports: Mapping[str, PolicyReport]) -> None:
-        """Instead of what was said before."""
+    def keep(self, target: Key, reports: Mapping[str, PolicyReport], now: float, *, is_told: bool = True) -> None:
+        """Instead of what was said before. `is_told`: gates needn't be told of anything first; else `gates_told` says when they were."""
         before = self._by_target.get(target, {})
         self._by_target[target] = reports
         for name in before.keys() | reports.keys():
@@ -163,15 +167,30 @@ class Reports:
             if before.get(name) == reports.get(name):
                 continue
             self._changed.add(policy)
+            self._news_since.setdefault(policy, now if is_told else now + TOLD_WITHIN_S)
             said = self._by_policy.setdefault(policy, {})
             if name in reports:
                 said[target.name] = reports[name]
             elif said.pop(target.name, None) is not None and not said:
                 del self._by_policy[policy]
 
-    def forget(self, target: Key) -> None:
-        self.keep(target, {})
+    def forget(self, target: Key, now: float) -> None:
+        self.keep(target, {}, now)
         del self._by_target[target]
+
+    def gates_told(self, target: Key, now: float) -> None:
+        for name in self._by_target.get(target, {}):
+            policy = Key(target.namespace, name)
+            if self._news_since.get(policy, now) > now:
+                self._news_since[policy] = now
+
+    def news_since(self, policy: Key) -> float | None:
+        """When gates were told of the first that `told` doesn't know yet, a time to come while they weren't; None: there is no news."""
+        return self._news_since.get(policy)
+
+    def told(self, policy: Key) -> None:
+        """What is known by now stands in its status."""
+        self._news_since.pop(policy, None)
 
     def about(self, policy: Key) -> Mapping[str, PolicyReport]:
         """By target."""

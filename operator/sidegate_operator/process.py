@@ -51,6 +51,7 @@ from sidegate_operator.work_queue import Pace, Workers
 LOG: Final = logging.getLogger(__name__)
 ENDED, FAILED = 0, 1
 _LOOK_EVERY_S: Final = 1.0
+_KOPF_WITHIN_S: Final = 60.0
 
 Concerned = Callable[[Change, Cluster], Iterator[WorkKey]]
 _CONCERNED: Final[dict[Resource, Concerned]] = {
@@ -206,7 +207,14 @@ class Operator:
         LOG.info("every kind is listed: %s", ", ".join(f"{len(each.store)} {each.resource}" for each in self._watchers))
         await self._prime()
         LOG.info("every target is planned: %d keys have something to do", self.workers.queue.waiting)
-        await asyncio.gather(self.framework.run(), self.workers.run())
+        await asyncio.gather(self._dispatch(), self.workers.run())
+
+    async def _dispatch(self) -> None:
+        """kopf lists everything anew, which would hold up what is to be done first; our own watches see all meanwhile."""
+        until = elapsed() + _KOPF_WITHIN_S
+        while self.workers.queue.busy(elapsed()) and elapsed() < until:  # noqa: ASYNC110 - a look now and then is enough
+            await asyncio.sleep(_LOOK_EVERY_S)
+        await self.framework.run()
 
     async def _prime(self) -> None:
         """Each policy's status is about all of its targets: so all are planned once before anything is written. Who has nothing to do then

@@ -12,6 +12,7 @@ from sidegate.api.meta import ConditionStatus
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate_operator.api_client import NotFound
 from sidegate_operator.apply import Writer
+from sidegate_operator.clock import now
 from sidegate_operator.cluster import Cluster, Unreadable, WorkKey
 from sidegate_operator.plan.beside import Builder, nothing_beside
 from sidegate_operator.plan.conditions import ConditionType
@@ -36,7 +37,7 @@ def concerned(change: Change, cluster: Cluster) -> Iterator[WorkKey]:
     yield WorkKey(PROTECTED_TARGETS, change.key)
     if change.after is None:
         cluster.last_good.pop(change.key, None)
-        cluster.reports.forget(change.key)
+        cluster.reports.forget(change.key, now())
         yield from (WorkKey(ACCESS_POLICIES, key) for key in cluster.reports.take_changed())
     states = [cluster.targets.read(each) for each in (change.before, change.after) if each is not None]
     known = [each for each in states if isinstance(each, ProtectedTarget)]
@@ -117,6 +118,7 @@ class TargetWork:
                 return None
             await self.writer.carry_out(plan, key.namespace)
         finally:  # also of what couldn't be carried out: nothing else would have these policies looked at
+            self.cluster.reports.gates_told(key, self.now())
             for policy in self.cluster.reports.take_changed():
                 self.later(WorkKey(ACCESS_POLICIES, policy))
         upgrade = self._upgrade(key)
@@ -151,7 +153,7 @@ class TargetWork:
         if isinstance(target, Unreadable):
             raise UnreadableTarget(target.problem)
         plan = reconcile(self._snapshot(key, target, strangers), self.now(), self.beside, self.pace)
-        self.cluster.reports.keep(key, plan.reports)
+        self.cluster.reports.keep(key, plan.reports, self.now(), is_told=not plan.annotate)
         if plan.last_good is not None:
             self.cluster.last_good[key] = plan.last_good
         return plan

@@ -23,7 +23,7 @@ from sidegate_operator.resources import PODS
 from tests.bench.cluster.fake_nodes import FakeNodes
 from tests.bench.cluster.population import Object, Population, Size, nodes
 from tests.support import processes
-from tests.support.admission import NAMESPACE, Admission
+from tests.support.admission import GATE_IMAGE, NAMESPACE, Admission
 from tests.support.api_server import ApiServer
 from tests.support.running_operator import OperatorAccount, RunningOperator
 
@@ -78,7 +78,7 @@ class FullCluster:
             "--webhook-url",
             self.admission.url,
         )
-        return RunningOperator(self.account, options=(*options, "--guards-every", "1"))
+        return RunningOperator(self.account, options=(*options, "--guards-every", "1", "--gate-image", GATE_IMAGE))
 
     def gateway_authority(self) -> str:
         secret = self.api.admin.get("v1", "Secret", "sidegate-gateway-certificates", namespace=NAMESPACE)

@@ -20,7 +20,7 @@ from tests.support import processes
 from tests.support.running_operator import RunningOperator
 
 LOOK_EVERY_S: Final = 0.1
-QUIET_LOOKS: Final = 3
+QUIET_S: Final = 1.5  # longer than anything waits for its turn
 TIMEOUT_S: Final = 600.0
 
 
@@ -60,7 +60,6 @@ def until_settled(operator: RunningOperator, began: float, targets: int, pods: i
     """`began`: the moment (perf_counter) before its process was started. Publishing and telling count only where something is written."""
     start = Start(operator.pid)
     port = int(operator.wait_for_line("health and metrics on port").split("on port ")[1].split(";")[0])
-    quiet = 0
     while True:
         at = time.perf_counter() - began
         look = look_at(port)
@@ -72,11 +71,10 @@ def until_settled(operator: RunningOperator, began: float, targets: int, pods: i
             start.told_s = at
         if start.planned_s and look.busy == 0 and look.writes == start.writes:
             start.settled_s = start.settled_s or at
-            quiet += 1
         else:
-            start.settled_s, quiet = 0.0, 0
+            start.settled_s = 0.0
         start.writes = look.writes
-        if quiet >= QUIET_LOOKS:
+        if start.settled_s and at - start.settled_s >= QUIET_S:
             break
         if not operator.is_running or at > TIMEOUT_S:
             raise processes.ChildError("the operator didn't settle; its log:\n" + "\n".join(operator.lines()[-40:]))

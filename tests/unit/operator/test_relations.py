@@ -108,15 +108,18 @@ def test_a_policy_whose_status_was_just_written_is_bound_to_a_target_that_comes(
 def test_reports_are_kept_by_policy_and_what_is_new_is_told_once() -> None:
     reports = Reports()
     said = PolicyReport("a", True, False, ConditionStatus.FALSE, ConditionStatus.TRUE)
-    reports.keep(Key("shop", "a"), {"readers": said})
-    reports.keep(Key("shop", "b"), {"readers": said})
+    reports.keep(Key("shop", "a"), {"readers": said}, 5.0)
+    reports.keep(Key("shop", "b"), {"readers": said}, 5.0)
     assert reports.take_changed() == [Key("shop", "readers")]
-    reports.keep(Key("shop", "a"), {"readers": said})
+    reports.keep(Key("shop", "a"), {"readers": said}, 5.0)
     assert reports.take_changed() == []
     assert reports.about(Key("shop", "readers")) == {"a": said, "b": said}
-    reports.forget(Key("shop", "a"))
+    assert reports.news_since(Key("shop", "readers")) == 5.0
+    reports.told(Key("shop", "readers"))
+    assert reports.news_since(Key("shop", "readers")) is None
+    reports.forget(Key("shop", "a"), 9.0)
     assert reports.take_changed() == [Key("shop", "readers")]
     assert reports.about(Key("shop", "readers")) == {"b": said}
-    reports.forget(Key("shop", "b"))
+    reports.forget(Key("shop", "b"), 9.0)
     assert reports.about(Key("shop", "readers")) == {}
-    reports.forget(Key("shop", "never-planned"))
+    reports.forget(Key("shop", "never-planned"), 9.0)
