@@ -106,7 +106,10 @@ class Operator:
         self._gateway_ends: asyncio.Task[None] | None = None
         gates = self.gateway or targets.NoGates()
         upgrades = settings.gate if settings.gateway is not None else None
-        self.workers: Final = Workers(self._reconcile, Pace(limit=settings.workers), elapsed, self._say)
+        # What gates are to enforce goes before what is said about policies.
+        self.workers: Final = Workers(
+            self._reconcile, Pace(limit=settings.workers), elapsed, self._say, lambda key: key.resource is ACCESS_POLICIES
+        )
         beside = objects_beside(settings.gate)
         self._targets = targets.TargetWork(
             self.cluster, writer, now, beside, gates=gates, upgrades=upgrades, later=self.workers.add

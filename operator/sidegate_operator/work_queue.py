@@ -2,7 +2,8 @@
 
 Level-triggered: a key says that something about it may have changed, never what. Rules it keeps: one that is asked for while it runs runs
 again afterwards; one that fails waits for a span that doubles, and one that succeeds starts over; a new event makes a failing one due at
-once, since it may be the cure; at most `limit` run together. What waits is bounded by the number of keys.
+once, since it may be the cure; at most `limit` run together. Keys that can wait go after the others, but for every eighth turn, so that
+they do get their turn. What waits is bounded by the number of keys.
 
 `WorkQueue` is pure, over `now`; `Workers` is the asyncio shell around it.
 """
@@ -19,6 +20,7 @@ from typing import Final, Generic, TypeVar
 
 LOG: Final = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
+_TURN_OF_THE_OTHERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,13 @@ class Pace:
 class WorkQueue(Generic[K]):
     """INVARIANT: a key is due at most once, and never taken while it runs."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, can_wait: Callable[[K], bool] = lambda _key: False) -> None:
         self.pace: Final = pace
+        self._can_wait = can_wait
         self._due: dict[K, float] = {}
-        self._heap: list[tuple[float, int, K]] = []  # may hold what is no longer due; `_due` decides
+        # The second is of those that can wait. Both may hold what is no longer due; `_due` decides.
+        self._heaps: tuple[list[tuple[float, int, K]], list[tuple[float, int, K]]] = ([], [])
+        self._turns = 0
         self._order = itertools.count()
         self._running: set[K] = set()
         self._failures: dict[K, int] = {}
@@ -66,16 +71,21 @@ class WorkQueue(Generic[K]):
         self._set_due(key, now + span_s)
 
     def take(self, now: float) -> K | None:
-        """The key that has been due longest; it runs until `done` or `failed`. None: none is due, or enough run."""
+        """The key that has been due longest, of those that can't wait first; it runs until `done` or `failed`. None: none is due, or
+        enough run.
+        """
         if len(self._running) >= self.pace.limit:
             return None
-        while self._heap and self._heap[0][0] <= now:
-            due, _, key = heapq.heappop(self._heap)
-            if self._due.get(key) != due or key in self._running:
-                continue
-            del self._due[key]
-            self._running.add(key)
-            return key
+        is_turn_of_the_others = self._turns % _TURN_OF_THE_OTHERS == _TURN_OF_THE_OTHERS - 1
+        for heap in reversed(self._heaps) if is_turn_of_the_others else self._heaps:
+            while heap and heap[0][0] <= now:
+                due, _, key = heapq.heappop(heap)
+                if self._due.get(key) != due or key in self._running:
+                    continue
+                del self._due[key]
+                self._running.add(key)
+                self._turns += 1
+                return key
         return None
 
     def done(self, key: K, now: float) -> None:
@@ -94,24 +104,28 @@ class WorkQueue(Generic[K]):
         """How long until `take` may have something. None: not before the next call of another method."""
         if len(self._running) >= self.pace.limit:
             return None
-        while self._heap:
-            due, _, key = self._heap[0]
-            if self._due.get(key) == due and key not in self._running:
-                return max(0.0, due - now)
-            heapq.heappop(self._heap)
-        return None
+        spans = []
+        for heap in self._heaps:
+            while heap and (self._due.get(heap[0][2]) != heap[0][0] or heap[0][2] in self._running):
+                heapq.heappop(heap)
+            if heap:
+                spans.append(max(0.0, heap[0][0] - now))
+        return min(spans, default=None)
 
     def _set_due(self, key: K, due: float) -> None:
         known = self._due.get(key)
         if known is None or due < known:
             self._due[key] = due
-            heapq.heappush(self._heap, (due, next(self._order), key))
+            self._push(key, due)
 
     def _ended(self, key: K, now: float) -> None:
         self._running.discard(key)
         due = self._due.get(key)
         if due is not None:  # asked for while it ran: its place in the heap may have been passed over
-            heapq.heappush(self._heap, (due, next(self._order), key))
+            self._push(key, due)
+
+    def _push(self, key: K, due: float) -> None:
+        heapq.heappush(self._heaps[self._can_wait(key)], (due, next(self._order), key))
 
 
 class Workers(Generic[K]):
@@ -123,9 +137,10 @@ class Workers(Generic[K]):
         pace: Pace,
         elapsed: Callable[[], float],
         say: Callable[[K, Exception, float], None],
+        can_wait: Callable[[K], bool] = lambda _key: False,
     ) -> None:
-        """`say` is told of each failure, and after how many seconds it is tried again."""
-        self.queue: WorkQueue[K] = WorkQueue(pace)
+        """`say` is told of each failure, and after how many seconds it is tried again. `can_wait`: of what goes after the others."""
+        self.queue: WorkQueue[K] = WorkQueue(pace, can_wait)
         self._reconcile = reconcile
         self._elapsed = elapsed
         self._say = say

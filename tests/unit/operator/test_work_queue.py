@@ -33,6 +33,27 @@ def test_what_is_asked_for_while_it_runs_runs_again_and_never_beside_itself() ->
     assert queue.take(2.0) == "shop"
 
 
+def test_what_can_wait_goes_after_the_others_and_still_gets_its_turn() -> None:
+    queue: WorkQueue[str] = WorkQueue(Pace(limit=100, settle_s=0.0), lambda key: key.startswith("status"))
+    for number in range(3):
+        queue.add(f"status {number}", 0.0)
+    for number in range(10):
+        queue.add(f"target {number}", 1.0)
+    taken = [queue.take(2.0) for _ in range(13)]
+    assert taken[:7] == [f"target {number}" for number in range(7)]
+    assert taken[7:] == ["status 0", "target 7", "target 8", "target 9", "status 1", "status 2"]
+    assert queue.take(2.0) is None
+
+
+def test_what_can_wait_wakes_the_queue_when_it_is_due_first() -> None:
+    queue: WorkQueue[str] = WorkQueue(AT_ONCE, lambda key: key == "status")
+    queue.add("target", 5.0)
+    queue.add("status", 3.0)
+    assert queue.next_due_s(1.0) == 2.0
+    assert queue.take(4.0) == "status"
+    assert queue.next_due_s(4.0) == 1.0
+
+
 def test_a_failing_key_waits_twice_as_long_each_time_and_starts_over_when_it_succeeds() -> None:
     queue: WorkQueue[str] = WorkQueue(AT_ONCE)
     now, waits = 0.0, []
