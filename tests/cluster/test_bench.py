@@ -24,12 +24,20 @@ def test_the_quick_bench_of_the_cluster_runs_and_measures_what_it_says(tmp_path:
     assert done.returncode == 0, done.stderr[-4000:]
     figures = json.loads(output.read_text())
     assert figures["first_install_writes_apply_configmap"] == QUICK.targets
-    assert figures["first_install_writes_status_accesspolicy"] == QUICK.policies, "each policy's status is written once"
-    assert "first_install_writes_create_event" not in figures
+    statuses = figures["first_install_writes_status_accesspolicy"]
+    assert QUICK.policies <= statuses < 1.5 * QUICK.policies, "each is written once, but for those whose gates were slow"
     assert figures["first_install_writes_annotate_pod"] >= QUICK.pods
     assert figures.get("restart_writes_apply_configmap", 0) == 0, "what is in order stays as it is"
+    assert figures["release_count"] == QUICK.edits
     assert figures["edit_count"] == figures["edit_wide_count"] == QUICK.edits
     assert figures["injection_added_count"] == QUICK.injections
-    for aim in ("first_install_settled_s", "restart_settled_s", "edit_p95_s", "operator_peak_mib", "injection_added_p99_ms"):
+    for aim in (
+        "first_install_settled_s",
+        "restart_settled_s",
+        "edit_p95_s",
+        "operator_peak_mib",
+        "injection_added_p99_ms",
+        "release_p95_ms",
+    ):
         assert figures[aim] != 0
         assert f"aim: {aim} below" in done.stdout

@@ -1,7 +1,7 @@
 """One edit of one policy, until every gate config that it is part of is published anew and every pod with such a gate is told.
 
 Rules: time counts from before the edit is sent until a watch has brought the last of what it leads to; one edit is over before the next
-begins. What a gate does with it is measured with real pods (`real_pods.py`).
+begins. What a gate does with it is measured with real pods (tests/e2e).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     with ReportingGates(api, port, folder) as gates: ...
 
-What kubelet and gate do in between takes no time here; with real pods it is measured by `real_pods.py`. Each gate has its own token, bound
+What kubelet and gate do in between takes no time here; tests/e2e measures it with real pods. Each gate has its own token, bound
 to its pod, and reports again as often as a gate does. Few connections serve all of them, which is where this differs from gates.
 """
 

@@ -38,14 +38,14 @@ def test_brings_every_target_up_to_date_and_then_has_nothing_to_do(
         for number in range(TARGETS):
             wait_for_policies(api_server, full_namespace, policies_for(number), f"shop-{number:02}", timeout_s=60)
         settled(lambda: _everywhere(api_server, full_namespace) == TARGETS, "the status of the policy for all of them", 60)
-        settled(lambda: operator.metric("sidegate_operator_queue_waiting") == 0, "the queue to be empty", 60)
+        settled(lambda: operator.metric("sidegate_operator_queue_busy") == 0, "the queue to be empty", 60)
         assert operator.terminate() == 0
         statuses = operator.said("tried again")
         assert statuses == []
     with RunningOperator(account) as again:
         again.wait_until_leading()
         again.wait_for_line("every target is planned")
-        settled(lambda: again.metric("sidegate_operator_queue_waiting") == 0, "the queue to be empty", 60)
+        settled(lambda: again.metric("sidegate_operator_queue_busy") == 0, "the queue to be empty", 60)
         assert again.metric("sidegate_operator_writes_total") == 0
 
 
@@ -56,7 +56,7 @@ def test_one_edit_among_hundreds_writes_what_it_concerns_and_no_more(
         operator.wait_until_leading()
         wait_for_policies(api_server, full_namespace, policies_for(7), "shop-07", timeout_s=60)
         operator.wait_for_line("every target is planned")
-        settled(lambda: operator.metric("sidegate_operator_queue_waiting") == 0, "the queue to be empty", 60)
+        settled(lambda: operator.metric("sidegate_operator_queue_busy") == 0, "the queue to be empty", 60)
         applied = operator.metric("sidegate_operator_writes_total", how="apply")
         before = gate_config(api_server, full_namespace, "shop-07")
         patch = {"spec": {"mode": "Observe"}}
