@@ -99,13 +99,11 @@ def _started(cluster: FullCluster, report: ClusterReport, name: str) -> Iterator
 
 def _afterwards(report: ClusterReport, operator: RunningOperator) -> None:
     """kopf lists everything once the operator is settled, which takes the most memory that it ever has."""
-    before = processor_seconds(operator.pid)
     wait_until(lambda: operator.metric("sidegate_operator_kopf_watching") == 1, "kopf to watch", 120)
     spent = -1.0
     while processor_seconds(operator.pid) - spent > 0.5:
         spent = processor_seconds(operator.pid)
         time.sleep(1)
-    report.figure("restart_kopf_cpu_s", spent - before)
     report.figure("operator_peak_mib", peak_mib(operator.pid))
     report.figure("operator_resident_mib", resident_mib(operator.pid))
 

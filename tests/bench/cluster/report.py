@@ -31,6 +31,7 @@ AIMS: Final = (
     Aim("first_install_settled_s", 10),
     Aim("restart_settled_s", 10),
     Aim("edit_p95_s", 2),
+    Aim("edit_wide_p95_s", 2),
     Aim("operator_peak_mib", 250),
     Aim("injection_added_p99_ms", 50),
     Aim("release_p95_ms", 300),
