@@ -1,11 +1,12 @@
-# The images of gate and operator, for whoever has Docker and a registry; `make image` makes the like of them without either.
+# The images of gate, operator and redirection, for whoever has Docker and a registry; `make image` makes the like of them without either.
 #
 #   docker build --target gate --build-arg BASE=docker.io/library/python:3.13-slim-bookworm@sha256:... -t REGISTRY/sidegate-gate:VERSION .
 #   docker build --target operator ...
+#   docker build --target redirect ...     only for targets with `enforcement.mode: Redirect`; BASE has to be a Debian, for its nftables
 #
 # BASE is a Debian or another system of glibc with Python 3.11 or newer as `python3`. It has no default: whoever builds says which one, by its
 # digest. What is installed on it is what uv.lock says, by hash. PIP_INDEX_URL names a mirror, as for `make`; certificate authorities are BASE's.
-# Both images run as a user whose number no image of a database has, write nowhere but in what is mounted, and have no program that runs
+# Gate and operator run as a user whose number no image of a database has, write nowhere but in what is mounted, and have no program that runs
 # as another user than whoever starts it.
 ARG BASE
 
@@ -38,8 +39,12 @@ COPY --from=gate-files /usr/local/bin/sidegate /usr/local/bin/sidegate
 USER 64801:64801
 ENTRYPOINT ["/usr/local/bin/sidegate"]
 
+FROM bare AS redirect
+RUN apt-get update && apt-get install -y --no-install-recommends nftables && rm -rf /var/lib/apt/lists/*
+ENTRYPOINT ["/usr/sbin/nft"]
+
 FROM bare AS operator
 COPY --from=operator-files /opt/sidegate /opt/sidegate
-COPY --from=operator-files /usr/local/bin/sidegate-operator /usr/local/bin/sidegate-operator
+COPY --from=operator-files /usr/local/bin/sidegate-operator /usr/local/bin/sidegate /usr/local/bin/
 USER 64802:64802
 ENTRYPOINT ["/usr/local/bin/sidegate-operator"]

@@ -7,7 +7,7 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-pure test-compiled lint format fuzz bench bench-cluster compile crds docs clean
+.PHONY: help setup demo cluster-demo test test-pure test-compiled lint format fuzz bench bench-cluster compile crds docs chart clean
 .PHONY: image test-e2e test-programs cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
@@ -19,11 +19,16 @@ setup: ## install the locked dependencies into .venv (every target below does it
 demo: setup ## bring up a database, an identity provider and a gate, and tour them with psql; KEEP=1 leaves them up
 	@$(PY) examples/demo/tour.py $(if $(KEEP),--keep)
 
+cluster-demo: setup test-programs ## the same tour on a real cluster: chart, annotation, psql through the Service, approval by kubectl; KEEP=1 leaves it up
+	@$(PY) examples/statefulset/tour.py $(if $(KEEP),--keep)
+
 test: test-programs test-pure test-compiled test-e2e ## run every test there is, the frame walk's both as Python and compiled
 
 test-programs: # what Kubernetes tests need, built once where Go is; a node is for root alone. Without it these tests are skipped, or fail in CI
 	@bash tests/cluster/build.sh $$([ "$$(id -u)" = 0 ] && echo node || echo control-plane) >/dev/null && \
 		bash tests/cluster/build.sh fake-nodes >/dev/null || echo "so no test has a Kubernetes" >&2
+	@bash tests/compose/build.sh >/dev/null || echo "so the compose example isn't run" >&2
+	@bash tests/databases/build.sh >/dev/null || echo "so no test has a CloudNativePG" >&2
 
 test-pure: setup ## run every test with the plain Python modules; ARGS="..." goes to pytest
 	$(PY) -m pytest $(PYTEST_OPTIONS) --junitxml=build/tests-plain.xml $(ARGS)
@@ -41,6 +46,9 @@ lint: setup ## check style, types, layers, file names and that generated files a
 	$(PY) tools/check_names.py
 	$(PY) tools/write_docs.py --check
 	$(PY) tools/write_crds.py --check
+	$(PY) tools/write_admission.py --check
+	$(PY) tools/write_chart.py --check
+	$(PY) tools/write_dashboard.py --check
 	.venv/bin/lint-imports --no-logo
 
 format: setup ## put the code into the house's form
@@ -68,11 +76,18 @@ docs: setup ## write the documents that are made from code
 	$(PY) tools/write_docs.py
 	$(PY) tools/write_crds.py
 
+chart: setup ## write the chart's templates that are made from code: CRDs, roles, admission
+	$(PY) tools/write_crds.py
+	$(PY) tools/write_chart.py
+	$(PY) tools/write_dashboard.py
+	$(PY) tools/write_admission.py
+
 image: setup ## make the images of gate and operator without Docker, as root on Debian; FRESH=1 with new updates, COMPILED=1, NAMES="..."
 	@$(PY) -m tools.image $(if $(FRESH),--fresh) $(if $(COMPILED),--compiled) $(NAMES)
 
-cluster-programs: ## build the test cluster's Kubernetes from Go modules, once: some 6 minutes, then no time
+cluster-programs: ## build the test cluster's Kubernetes, and CloudNativePG, from Go modules, once: some 9 minutes, then no time
 	@bash tests/cluster/build.sh node >/dev/null && bash tests/cluster/build.sh fake-nodes >/dev/null
+	@bash tests/databases/build.sh >/dev/null
 
 cluster: ## bring up a real Kubernetes of one node on this machine, as root on Debian; prints where its kubeconfig is
 	@bash tests/cluster/up.sh

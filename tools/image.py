@@ -1,4 +1,4 @@
-"""Make the images of gate and operator, and a PostgreSQL for tests, without Docker and without an image registry: `make image`.
+"""Make the images of gate, operator and redirection, and a PostgreSQL for tests, without Docker or an image registry: `make image`.
 
 Layers, each made again only when what it is made from changed: Debian with Python; the locked dependencies (wheels, checked by hash);
 the project. So a change of the project's code costs the top layer. An image's tag is the hash of its content: the same code on the same
@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -43,10 +43,14 @@ PYTHON: Final = "3.11"  # of the suite
 SITE: Final = f"usr/local/lib/python{PYTHON}/dist-packages"
 DEBIAN_PACKAGES: Final = ("ca-certificates", "python3")
 POSTGRES_PACKAGES: Final = ("postgresql", "postgresql-client")
+REDIRECT_PACKAGES: Final = ("nftables",)
 # Numbers that no image of a database uses, so that a gate's user is its own in the pod it shares.
 USERS: Final = {"sidegate": 64801, "sidegate-operator": 64802}
-IMAGES: Final = ("gate", "operator", "postgres")
-COMMANDS: Final = {"gate": ("sidegate", "sidegate.cli.main"), "operator": ("sidegate-operator", "sidegate_operator.main")}
+POSTGRES_USER: Final = 999  # as in the official image, so that manifests fit both
+IMAGES: Final = ("gate", "operator", "redirect", "postgres")
+_GATE: Final = {"sidegate": "sidegate.cli.main"}
+# Each image's commands, the first of which it starts. What `sidegate local` and `sidegate policy` need is in the operator's image alone.
+COMMANDS: Final = {"gate": _GATE, "operator": {"sidegate-operator": "sidegate_operator.main", **_GATE}}
 _KEPT_S: Final = 7 * 24 * 3600  # how long a layer that nothing asks for stays in the cache
 _SCRIPT: Final = """\
 #!/usr/bin/python3 -Iu
@@ -92,7 +96,7 @@ class Workshop:
         """
         key = hashlib.sha256(b"\0".join(each.encode() if isinstance(each, str) else each for each in inputs)).hexdigest()[:16]
         folder, done = self.cache / f"{name}-{key}", self.cache / f"{name}-{key}" / "digest"
-        if done.exists() and not (self.fresh and name in {"debian", "postgres"}):
+        if done.exists() and not (self.fresh and name in {"debian", "postgres", "redirect"}):
             done.touch()
             return Layer(folder / "layer.tar", done.read_text())
         began = time.monotonic()
@@ -132,20 +136,32 @@ class Workshop:
             settings = root / "etc/postgresql-common/createcluster.conf"
             settings.parent.mkdir(parents=True)
             settings.write_text("create_main_cluster = false\n")
+            debian.add_user(root, "postgres", POSTGRES_USER)
             debian.install(root, POSTGRES_PACKAGES)
             debian.tidy(root)
             script = root / "usr/local/bin/run-postgres"
             shutil.copy(ROOT / "tools" / "image_postgres.sh", script)
-            lines = (line.split(":") for line in (root / "etc/passwd").read_text().splitlines())
-            owner = next(int(fields[2]) for fields in lines if fields[0] == "postgres")
-            (root.parent / "user").write_text(str(owner))
             for folder in ("var/lib/postgresql/data", "run/postgresql", "docker-entrypoint-initdb.d"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
-                os.chown(root / folder, owner, owner)
+                os.chown(root / folder, POSTGRES_USER, POSTGRES_USER)
             return layer_of(root, file, debian.added_to(lower, root))
 
-        inputs = (base.digest, *POSTGRES_PACKAGES, _content_of("image_debian.py", "image_archive.py", "image_postgres.sh"))
+        own = ("image_debian.py", "image_archive.py", "image_postgres.sh")
+        inputs = (base.digest, *POSTGRES_PACKAGES, str(POSTGRES_USER), _content_of(*own))
         return self.layer("postgres", inputs, "the PostgreSQL layer", 15, make)
+
+    def redirect(self, base: Layer) -> Layer:
+        lower = base.file.parent / "root"
+
+        def make(root: Path, file: Path) -> Layer:
+            shutil.rmtree(root)
+            subprocess.run(["cp", "-a", "--reflink=auto", str(lower), str(root)], check=True)
+            debian.install(root, REDIRECT_PACKAGES)
+            debian.tidy(root)
+            return layer_of(root, file, debian.added_to(lower, root))
+
+        inputs = (base.digest, *REDIRECT_PACKAGES, _content_of("image_debian.py", "image_archive.py"))
+        return self.layer("redirect", inputs, "the layer of redirection", 10, make)
 
     def dependencies(self, base: Layer, extra: str) -> Layer:
         """The locked packages of an extra, as wheels for the image's Python."""
@@ -168,7 +184,7 @@ class Workshop:
         inputs = (base.digest, wanted, platform.machine(), _content_of("image_archive.py"))
         return self.layer(f"dependencies-{extra}", inputs, f"the layer of the {extra}'s dependencies", 10, make)
 
-    def project(self, base: Layer, name: str, sources: Sequence[Path], command: str, module: str) -> Layer:
+    def project(self, base: Layer, name: str, sources: Sequence[Path], commands: Mapping[str, str]) -> Layer:
         found = [(path, source) for source in sources for path in sorted(source.rglob("*"))]
         files = [
             (path, str(path.relative_to(source.parent))) for path, source in found if path.is_file() and path.suffix != ".pyc"
@@ -181,14 +197,15 @@ class Workshop:
             for path in site.rglob("*"):
                 path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
             self._compile(base, site)
-            script = root / "usr/local/bin" / command
-            script.parent.mkdir(parents=True)
-            script.write_text(_SCRIPT.format(module=module))
-            script.chmod(0o755)
+            programs = root / "usr/local/bin"
+            programs.mkdir(parents=True)
+            for command, module in commands.items():
+                (programs / command).write_text(_SCRIPT.format(module=module))
+                (programs / command).chmod(0o755)
             return layer_of(root, file)
 
         content = (part for path, name in files for part in (name, path.read_bytes()))
-        inputs = (base.digest, command, module, _SCRIPT, _content_of("image_archive.py"), *content)
+        inputs = (base.digest, json.dumps(commands), _SCRIPT, _content_of("image_archive.py"), *content)
         return self.layer(f"project-{name}", inputs, f"the {name}'s own layer", 1, make)
 
     def _compile(self, base: Layer, site: Path) -> None:
@@ -235,18 +252,19 @@ def _recipe(workshop: Workshop, base: Layer, name: str, *, compiled: bool) -> tu
     }
     if name == "postgres":
         layers = [base, workshop.postgres(base)]
-        user = (layers[1].file.parent / "user").read_text()
         environment = {"PGDATA": "/var/lib/postgresql/data/pgdata", "LANG": "C.UTF-8"}
         command = ["/usr/local/bin/run-postgres"]
         # at SIGTERM it would wait for its clients to go
-        return layers, Settings(command, user, environment, labels=labels, ports=[5432], stop_signal="SIGINT")
+        return layers, Settings(command, str(POSTGRES_USER), environment, labels=labels, ports=[5432], stop_signal="SIGINT")
+    if name == "redirect":  # root, with the one capability that its pod gives it
+        return [base, workshop.redirect(base)], Settings(["/usr/sbin/nft"], "0", {"LANG": "C.UTF-8"}, labels=labels)
     sources = [_gate_sources(compiled=compiled)]
     if name == "operator":
         sources.append(ROOT / "operator" / "sidegate_operator")
-    command_name, module = COMMANDS[name]
-    layers = [base, workshop.dependencies(base, name), workshop.project(base, name, sources, command_name, module)]
+    commands = COMMANDS[name]
+    layers = [base, workshop.dependencies(base, name), workshop.project(base, name, sources, commands)]
     user = str(USERS["sidegate" if name == "gate" else "sidegate-operator"])
-    return layers, Settings([f"/usr/local/bin/{command_name}"], user, {"LANG": "C.UTF-8"}, labels=labels)
+    return layers, Settings([f"/usr/local/bin/{next(iter(commands))}"], user, {"LANG": "C.UTF-8"}, labels=labels)
 
 
 def _gate_sources(*, compiled: bool) -> Path:

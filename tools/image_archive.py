@@ -118,6 +118,16 @@ def write_archive(file: Path, names: Sequence[str], layers: Sequence[Layer], set
             "index.json": index,
             _blob(_digest(configuration)): configuration,
             _blob(digest): manifest,
+            # `docker load` before Docker 25 reads this, and nothing else of it all; a name by digest is none to it
+            "manifest.json": _encoded(
+                [
+                    {
+                        "Config": _blob(_digest(configuration)),
+                        "RepoTags": [name for name in names if "@" not in name],
+                        "Layers": [_blob(layer.digest) for layer in layers],
+                    }
+                ]
+            ),
         }
         for folder in ("blobs", "blobs/sha256"):
             archive.addfile(_entry(folder, tarfile.DIRTYPE, 0o755))

@@ -1,11 +1,14 @@
 #!/bin/sh
-# In a build of the Dockerfile: installs the gate or the operator into /opt/sidegate, and its command into /usr/local/bin. Packages are those of
+# In a build of the Dockerfile: installs the gate or the operator into /opt/sidegate, and its commands into /usr/local/bin. Packages are those of
 # uv.lock, by hash, as wheels; the project's own code is copied, so that no build tool runs that the lock doesn't know.
 # usage: image_install.sh gate|operator      in the project's folder
 set -eu
 case $1 in
-  gate) packages="sidecar/sidegate" command=sidegate module=sidegate.cli.main ;;
-  operator) packages="sidecar/sidegate operator/sidegate_operator" command=sidegate-operator module=sidegate_operator.main ;;
+  gate) packages="sidecar/sidegate" commands="sidegate:sidegate.cli.main" ;;
+  operator)
+    packages="sidecar/sidegate operator/sidegate_operator"
+    commands="sidegate-operator:sidegate_operator.main sidegate:sidegate.cli.main"
+    ;;
   *) echo "\`$1\` is no part: name gate or operator" >&2; exit 2 ;;
 esac
 uv=$(echo .tools/uv-*)
@@ -18,5 +21,8 @@ export UV_SYSTEM_CERTS=true UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_CA
 site=$(/opt/sidegate/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 for package in $packages; do cp -r "$package" "$site"; done
 /opt/sidegate/bin/python3 -m compileall -q --invalidation-mode unchecked-hash "$site" # a container with a read-only root can't
-printf '#!/opt/sidegate/bin/python3 -Iu\nimport sys\n\nfrom %s import main\n\nsys.exit(main())\n' "$module" >"/usr/local/bin/$command"
-chmod 755 "/usr/local/bin/$command"
+for command in $commands; do
+  program=/usr/local/bin/${command%%:*}
+  printf '#!/opt/sidegate/bin/python3 -Iu\nimport sys\n\nfrom %s import main\n\nsys.exit(main())\n' "${command#*:}" >"$program"
+  chmod 755 "$program"
+done

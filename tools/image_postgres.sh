@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs PostgreSQL in a container, with the variables and the folder for initial SQL that the official image has, so that manifests fit
-# both: POSTGRES_PASSWORD, POSTGRES_USER, POSTGRES_DB, PGDATA, /docker-entrypoint-initdb.d/*.sql. Arguments go to `postgres`.
+# Runs PostgreSQL in a container, with variables and the folder for initial SQL as the official image has them, so that manifests fit both:
+# POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE, POSTGRES_USER, POSTGRES_DB, PGDATA, /docker-entrypoint-initdb.d/*.sql. Arguments go to `postgres`.
 set -eu
 : "${PGDATA:=/var/lib/postgresql/data/pgdata}" "${POSTGRES_USER:=postgres}"
 : "${POSTGRES_DB:=$POSTGRES_USER}"
@@ -8,6 +8,7 @@ export PGDATA
 PATH=$(echo /usr/lib/postgresql/*/bin):$PATH
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
+  [ -z "${POSTGRES_PASSWORD_FILE:-}" ] || POSTGRES_PASSWORD=$(cat "$POSTGRES_PASSWORD_FILE")
   if [ -z "${POSTGRES_PASSWORD:-}" ]; then
     echo "the variable POSTGRES_PASSWORD is empty: set it to the superuser's password" >&2
     exit 1

@@ -1,4 +1,5 @@
-"""Write the documents that are made from tables in the code: `docs/reasons.md`, `docs/conditions.md` and `docs/coverage/postgres.md`.
+"""Write the documents that are made from tables in the code: `docs/reasons.md`, `docs/conditions.md`, `docs/rbac.md`,
+`docs/commands.md` and `docs/coverage/postgres.md`.
 
 `--check` writes nothing and fails when a document isn't what the code says. Left out: `crds/`, which the API types make.
 """
@@ -10,9 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+import click
+
+from sidegate.cli.main import CLUSTER, VERBS
+from sidegate.cli.main import main as sidegate
 from sidegate.policy.reason import Reason
 from sidegate.postgres.messages import CLIENT_MESSAGES, TARGET_MESSAGES, MessageType, Treatment
+from sidegate_operator.permissions import Permission
 from sidegate_operator.plan.conditions import ConditionReason, PolicyReason, RequestReason, TargetReason
+from sidegate_operator.roles import ROLES, Role, Scope
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MADE_BY: Final = "<!-- Made by `make docs` from {source}. Change it there. -->\n"
@@ -83,9 +90,79 @@ def postgres_coverage() -> str:
     )
 
 
+def rbac_row(role: Role, permission: Permission) -> tuple[str, ...]:
+    """One rule as docs/rbac.md has it; the tests read it back."""
+
+    def code(names: Iterable[str]) -> str:
+        return ", ".join(f"`{name}`" for name in names)
+
+    return (
+        f"`{role.name}`",
+        role.scope.value,
+        f"`{permission.group}`" if permission.group else "core",
+        code(permission.resources),
+        code(permission.verbs),
+        code(permission.names),
+        permission.reason,
+    )
+
+
+def rbac() -> str:
+    heads = ("role", "holds", "group", "resources", "verbs", "names", "reason")
+
+    def table(is_ours: bool) -> str:
+        wanted = (role for role in ROLES if (role.scope is Scope.WHERE_BOUND) is not is_ours)
+        return _table(heads, (rbac_row(role, each) for role in wanted for each in role.permissions))
+
+    aggregated = ", ".join(f"`{each.name}` with `{each.aggregate_to}`" for each in ROLES if each.aggregate_to)
+    return (
+        "# RBAC: who may do what\n\n"
+        + MADE_BY.format(source="`operator/sidegate_operator/roles.py` and `permissions.py`")
+        + "\nEvery rule that the chart installs, with its reason; a test compares this table with what the chart renders, and another one"
+        " runs operator and webhook with these rights and no others.\n" + "\n## Sidegate itself\n\n"
+        "Each role is bound to the service account of the same name. Nothing reads Secrets but the webhook its own two, by name. What the"
+        " operator may do to pods is narrowed further by the guard `sidegate-operator-pods`, whatever RBAC says"
+        " ([admission](admission.md)).\n\n" + table(is_ours=True) + "\n## People\n\n"
+        "Bound by nobody until you do, in the namespaces where they belong: `kubectl -n NAMESPACE create rolebinding NAME"
+        f" --clusterrole=sidegate-approver --group=GROUP`. By values of the chart these go along: {aggregated}; the first by default, the"
+        " second not, since who writes policies grants access.\n\n"
+        + table(is_ours=False)
+        + "\nTo approve takes both: this role, and being named in the request's `spec.approvers`, which the guard `sidegate-decisions`"
+        " checks. Whom you let view requests can read the statements in them.\n"
+    )
+
+
+def commands() -> str:
+    """The help of every verb, as `sidegate VERB --help` prints it."""
+
+    def pages(command: click.Command, parent: click.Context, level: int) -> Iterable[str]:
+        context = click.Context(command, parent, command.name, terminal_width=100, max_content_width=100)
+        context.help_option_names = ["-h", "--help"]
+        yield f"\n{'#' * level} {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                below = command.get_command(context, name)
+                if below is not None:
+                    yield from pages(below, context, level + 1)
+
+    root = click.Context(sidegate, info_name="sidegate")
+    verbs = {name: sidegate.get_command(root, name) for name in VERBS}
+    of_a_cluster = ", ".join(f"`{name}`" for name, (module, _, _) in VERBS.items() if module.startswith(CLUSTER))
+    return (
+        "# Commands\n\n"
+        + MADE_BY.format(source="the help of each command")
+        + f"\n{of_a_cluster}, and `approvals`, `approve` and `deny` in a cluster, need `sidegate[cluster]`; the others"
+        " `sidegate[local]`, and `gate` no more than `sidegate[gate]`. What a command says when it fails goes to standard error:"
+        " what is wrong, and the way forward.\n"
+        + "".join(page for verb in verbs.values() if verb is not None for page in pages(verb, root, 2))
+    )
+
+
 DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {
     "docs/reasons.md": reasons,
     "docs/conditions.md": conditions,
+    "docs/rbac.md": rbac,
+    "docs/commands.md": commands,
     "docs/coverage/postgres.md": postgres_coverage,
 }
 

@@ -32,14 +32,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.postgres_server import PostgresServer, password_of  # noqa: E402 - the repository's root has to be on the path first
+from examples.screen import DIM, PLAIN, TourError, expect, heading, show  # noqa: E402 - the repository's root has to be on the path first
+from tests.support.postgres_server import PostgresServer, password_of  # noqa: E402
 
 WAIT_S = 30.0
-BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
-
-
-class TourError(Exception):
-    """A step didn't bring what it must."""
 
 
 @dataclass(slots=True)
@@ -74,27 +70,7 @@ class Stage:
         return [str(Path(sys.executable).with_name("sidegate")), *arguments]
 
 
-# ---- what is shown ------------------------------------------------------------------------------------------------------------------
-
-
-def heading(text: str) -> None:
-    print(f"\n{BOLD}== {text}{PLAIN}", flush=True)
-
-
-def show(command: str, output: str) -> None:
-    print(f"{BOLD}$ {command}{PLAIN}")
-    for line in output.rstrip("\n").splitlines():
-        print(f"  {line}")
-    sys.stdout.flush()
-
-
-def expect(output: str, *wanted: str, absent: tuple[str, ...] = ()) -> None:
-    for text in wanted:
-        if text not in output:
-            raise TourError(f"expected {text!r} in:\n{output}")
-    for text in absent:
-        if text in output:
-            raise TourError(f"{text!r} must not be in:\n{output}")
+# ---- what is run ---------------------------------------------------------------------------------------------------------------------
 
 
 def run_psql(stage: Stage, sql: str, *, user: str = "ada") -> str:

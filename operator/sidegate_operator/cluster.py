@@ -18,10 +18,12 @@ from sidegate.api.access_policy import AccessPolicy
 from sidegate.api.approval_request import ApprovalRequest
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.policy.compile import binds
+from sidegate_operator.plan.gate_container import GATE_CONTAINER, TARGET_VARIABLE
 from sidegate_operator.plan.owned import TARGET_LABEL
 from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import LastGood, ObjectKey, UnreadablePolicy
 from sidegate_operator.plan.status import PolicyReport
+from sidegate_operator.probe.schedule import Board
 from sidegate_operator.relations import Groups, Relation
 from sidegate_operator.resources import (
     ACCESS_POLICIES,
@@ -110,9 +112,10 @@ def slim_pod(pod: Object) -> Object:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": kept,
-        "spec": {part: _only(spec.get(part), "name", "image", "restartPolicy") for part in ("initContainers", "containers")},
+        "spec": {part: [_slim_container(each) for each in spec.get(part) or []] for part in ("initContainers", "containers")},
         "status": {
             "phase": status.get("phase"),
+            "podIP": status.get("podIP"),
             **{
                 part: _only(status.get(part), "name", "ready", "containerID")
                 for part in ("initContainerStatuses", "containerStatuses")
@@ -122,6 +125,14 @@ def slim_pod(pod: Object) -> Object:
 
 
 _POD_METADATA: Final = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences", "deletionTimestamp")
+
+
+def _slim_container(container: Object) -> Object:
+    """Of its environment no more than whose gate it is: values may be anybody's secrets."""
+    (kept,) = _only([container], "name", "image", "restartPolicy")
+    if container.get("name") == GATE_CONTAINER:
+        kept["env"] = [each for each in container.get("env") or [] if each.get("name") == TARGET_VARIABLE]
+    return kept
 
 
 def _only(entries: Any, *names: str) -> list[Object]:
@@ -212,6 +223,7 @@ class Cluster:
         self.pods: Final = Typed(self.stores[PODS], SeenPod.from_wire)
         self.reports: Final = Reports()
         self.last_good: Final[dict[Key, LastGood]] = {}
+        self.doors: Final = Board()
         self._bound: Final = Relation(
             self.policies,
             self.targets,
@@ -223,7 +235,7 @@ class Cluster:
             self.pods,
             self.targets,
             SeenPod.is_of,
-            left_essence=lambda pod: (pod.labels, pod.asks_for, pod.is_over, pod.is_of_a_job),
+            left_essence=lambda pod: (pod.labels, pod.asks_for, pod.gate_target, pod.is_over, pod.is_of_a_job),
             right_essence=lambda target: (target.spec.selector, target.spec.enforcement.allow_opt_out),
         )
         self._owned: Final = Groups([self.stores[each] for each in OWNED], _target_label)

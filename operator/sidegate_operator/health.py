@@ -61,6 +61,13 @@ class Metrics:
         self.framework: Final = Gauge(
             "sidegate_operator_kopf_watching", "Whether kopf watches every kind", registry=self.registry
         )
+        self.conditions: Final = Gauge(
+            "sidegate_operator_conditions",
+            "Targets and policies by what is observed of them",
+            ["kind", "condition", "status"],
+            registry=self.registry,
+        )
+        self.requests: Final = Gauge("sidegate_operator_requests", "Approval requests", ["phase"], registry=self.registry)
 
 
 @dataclass(frozen=True, slots=True)

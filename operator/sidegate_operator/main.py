@@ -11,6 +11,7 @@ import yaml
 
 from sidegate.api.manifests import ManifestError, Manifests, parse_manifests
 from sidegate_operator.plan.gate_config import has_errors, plan_gate_config
+from sidegate_operator.probe.command import probe
 from sidegate_operator.run_command import run
 from sidegate_operator.webhook.command import webhook
 
@@ -45,6 +46,7 @@ def main() -> None:
 
 main.add_command(run)
 main.add_command(webhook)
+main.add_command(probe)
 
 
 @main.command(help=_RENDER_HELP, short_help="print what the operator would apply for manifests")

@@ -41,8 +41,8 @@ def _names(*kinds: Resource) -> tuple[str, ...]:
     return tuple(sorted({name for resource, name in guard_keys("any") if resource in kinds}))
 
 
-_SEE: Final = ("get", "list", "watch")
-_MAKE: Final = (*_SEE, "create", "patch", "delete")
+_SEE: Final = ("list", "watch")  # all of a kind: what it knows of one object it has from there
+_MAKE: Final = ("get", *_SEE, "create", "patch", "delete")  # get: whose an object is that has the name of one to be made
 
 CLUSTER: Final = (
     Permission(GROUP, ("protectedtargets", "accesspolicies"), _SEE, "they are what gates' rules are made of"),
@@ -71,7 +71,7 @@ CLUSTER: Final = (
         "admissionregistration.k8s.io",
         ("validatingadmissionpolicies", "validatingadmissionpolicybindings"),
         ("get",),
-        "no hold is made unless decisions are guarded",
+        "no hold is made unless these are as they were installed",
         _names(ADMISSION_POLICIES, ADMISSION_POLICY_BINDINGS),
     ),
     Permission("events.k8s.io", ("events",), ("create",), "people are told of what changed"),

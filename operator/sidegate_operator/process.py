@@ -27,17 +27,19 @@ from sidegate_operator.apply import NotLeading, Writer
 from sidegate_operator.clock import elapsed, now
 from sidegate_operator.cluster import KINDS, OWNED, Cluster, WorkKey
 from sidegate_operator.credentials import Credentials
-from sidegate_operator.decision_keys import DECISION_KEYS
 from sidegate_operator.framework import FILTERED, Framework
 from sidegate_operator.gateway.running import RunningGateway, Surroundings
 from sidegate_operator.handlers import approvals, pods, policies, targets
 from sidegate_operator.health import Metrics, Pages, serving
 from sidegate_operator.lease import Election, Leadership
+from sidegate_operator.observed import by_condition, by_phase
 from sidegate_operator.plan.beside import objects_beside
+from sidegate_operator.probe.schedule import Prober
 from sidegate_operator.resources import (
     ACCESS_POLICIES,
     APPROVAL_REQUESTS,
     CONFIG_MAPS,
+    DECISION_KEYS,
     PODS,
     PROTECTED_TARGETS,
     Object,
@@ -210,7 +212,11 @@ class Operator:
         LOG.info("every kind is listed: %s", ", ".join(f"{len(each.store)} {each.resource}" for each in self._watchers))
         await self._prime()
         LOG.info("every target is planned: %d keys have something to do", self.workers.queue.waiting)
-        await asyncio.gather(self._dispatch(), self.workers.run())
+        doors = Prober(self.cluster.doors, self._probed, lambda key: self.cluster.targets.store.get(key) is not None, elapsed)
+        await asyncio.gather(self._dispatch(), self.workers.run(), doors.run())
+
+    def _probed(self, target: Key) -> None:
+        self.workers.add(WorkKey(PROTECTED_TARGETS, target))
 
     async def _dispatch(self) -> None:
         """kopf lists everything anew, which would hold up what is to be done first; our own watches see all meanwhile."""
@@ -356,6 +362,16 @@ class Operator:
             metrics.objects.labels(kind).set(len(each.store))
             metrics.silence.labels(kind).set(each.silent_for())
             metrics.watching.labels(kind).set(each.synced.is_set() and each.problem is None)
+        self._count_observed()
+
+    def _count_observed(self) -> None:
+        self.metrics.conditions.clear()  # what nothing has any more is 0 for nobody
+        for resource in (PROTECTED_TARGETS, ACCESS_POLICIES):
+            for (condition, status), count in by_condition(self.cluster.stores[resource].all()).items():
+                self.metrics.conditions.labels(resource.kind, condition, status).set(count)
+        self.metrics.requests.clear()
+        for phase, count in by_phase(self.cluster.stores[APPROVAL_REQUESTS].all()).items():
+            self.metrics.requests.labels(phase).set(count)
 
 
 async def first_of(*waiting: Awaitable[object]) -> int:

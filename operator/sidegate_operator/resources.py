@@ -42,6 +42,10 @@ class Resource:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
+# Of the key that admission seals decisions with, in Sidegate's own namespace: the Secret, and the ConfigMap that publishes its public half.
+DECISION_KEY: Final = "sidegate-decision-key"
+DECISION_KEYS: Final = "sidegate-decision-keys"
+
 PROTECTED_TARGETS: Final = Resource(GROUP, VERSION, "protectedtargets", "ProtectedTarget")
 ACCESS_POLICIES: Final = Resource(GROUP, VERSION, "accesspolicies", "AccessPolicy")
 APPROVAL_REQUESTS: Final = Resource(GROUP, VERSION, "approvalrequests", "ApprovalRequest")

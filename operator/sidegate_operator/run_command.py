@@ -6,13 +6,13 @@ import asyncio
 import os
 import socket
 import uuid
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import click
 
+from sidegate import __version__
 from sidegate_operator.credentials import ACCOUNT_DIR, Credentials, CredentialsError
 from sidegate_operator.gateway.settings import GatewaySettings
 from sidegate_operator.lease import Terms
@@ -126,7 +126,7 @@ class StartFailure(click.ClickException):
     help="How often the gateway's certificates are looked after.",
 )
 @click.option(
-    "--scrapers", multiple=True, metavar="NAMESPACE", help="A namespace that may read the metrics of gates outside; repeatable."
+    "--scrapers", multiple=True, metavar="NAMESPACE", help="A namespace that may read the metrics of gates; repeatable."
 )
 @click.option(
     "--replicas",
@@ -185,7 +185,7 @@ def run(
     try:
         gate = GateSettings(
             image=gate_image,
-            version=version("sidegate"),
+            version=__version__,
             gateway=gateway_url,
             replicas=replicas,
             scrapers=tuple(sorted(set(scrapers))),

@@ -9,7 +9,7 @@
 # environment: XDG_CACHE_HOME (else ~/.cache, else build/ of the project); Go's own settings, as GOPROXY and GOFLAGS, are Go's
 set -euo pipefail
 cd "$(dirname "$0")"
-kubernetes=1.35.4 coredns=1.15.0 kwok=0.8.0
+kubernetes=1.35.4 coredns=1.15.0 network_policies=0.8.0 kwok=0.8.0
 sources=(go.mod go.sum main.go node.go pause/main.go build.sh)
 
 fail() { echo "build of the test cluster: $1" >&2; exit "${2:-1}"; }
@@ -57,6 +57,9 @@ if [ "$part" = node ]; then
   build -tags node -o "$here/components" .
   build -o "$here/pause" ./pause
   install "github.com/coredns/coredns@v$coredns"
+  install "sigs.k8s.io/kube-network-policies/cmd@v$network_policies"
+  # what enforces NetworkPolicies: it is called after its folder
+  mv "$here/cmd" "$here/kube-network-policies"
 elif [ "$part" = fake-nodes ]; then
   install "sigs.k8s.io/kwok/cmd/kwok@v$kwok"
 else

@@ -37,7 +37,7 @@ if running apiserver && running kubelet; then
   timeout 40 programs/kubectl --kubeconfig admin.conf delete pods --all --all-namespaces --grace-period=1 --timeout=30s >/dev/null 2>&1
 fi
 say "ending its processes"
-for name in coredns kube-proxy kubelet apiserver etcd; do end $name; done
+for name in network-policies coredns kube-proxy kubelet apiserver etcd; do end $name; done
 if running containerd; then # pods that could not be ended by the API
   for container in $(ctr tasks ls -q); do ctr tasks kill -s 9 "$container"; done
   for _ in $(seq 20); do
@@ -55,6 +55,7 @@ for namespace in /run/netns/cni-*; do [ ! -e "$namespace" ] || { umount -l "$nam
 ip link delete cni0 2>/dev/null
 ip addr delete $node_ip/32 dev lo 2>/dev/null
 for family in ip ip6; do nft delete table $family kube-proxy 2>/dev/null; done
+nft delete table inet kube-network-policies 2>/dev/null
 # chains that the kubelet and the CNI plugins made, and that weren't here before: first the jumps to them, then they themselves
 for tables in iptables ip6tables; do
   command -v $tables-save >/dev/null || continue
@@ -80,6 +81,7 @@ for folder in /var/log/containers /var/lib/cni/cache/results /var/lib/cni/cache 
   /run/containerd/io.containerd.runtime.v2.task /run/containerd; do rmdir "$folder" 2>/dev/null; done
 [ ! -e kubelet.absent ] || rm -rf /var/lib/kubelet # where it has its socket for devices, whatever its root folder
 [ ! -f ip_forward.before ] || cat ip_forward.before >/proc/sys/net/ipv4/ip_forward
+[ ! -f bridged.before ] || cat bridged.before >/proc/sys/net/bridge/bridge-nf-call-iptables
 cd /
 rm -rf --one-file-system "$dir" || { echo "cluster: something in $dir is still in use" >&2; exit 1; }
 say "is down after $((SECONDS - began)) s; nothing of it is left but Debian's packages and the cache of programs"

@@ -2,6 +2,7 @@
 # The same one-node cluster through kind, where Docker runs: up.sh needs Debian and root, this needs neither.
 # usage: kind.sh up|down     the kubeconfig is build/kind.conf; images are loaded with `kind load image-archive`
 # environment: KIND_IMAGE, a node image; without it, kind's own choice of this version. It is fetched from a registry.
+# Its network, kindnet, enforces NetworkPolicies as the node of up.sh does (kind 0.24 and newer).
 # Left out: the project's own checks don't run it, since their machines have no Docker.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

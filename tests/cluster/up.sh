@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Brings up a real Kubernetes of one node on this machine, without Docker and without any image registry: etcd, kube-apiserver,
-# controllers, scheduler, kubelet on containerd, kube-proxy and CoreDNS. One cluster a machine; when it runs already, nothing is done.
+# controllers, scheduler, kubelet on containerd, kube-proxy, CoreDNS, and kube-network-policies to enforce NetworkPolicies. One cluster a
+# machine; when it runs already, nothing is done.
 # usage: up.sh     as root on Debian; `make cluster` is the same. down.sh ends it and removes all that it made.
 # environment: SIDEGATE_CLUSTER, the folder of its state (/var/lib/sidegate-cluster): admin.conf is the kubeconfig, *.log what each said
 #
 # Rules: nothing listens on an address that another machine reaches; every process is told apart by its pid file and its folder, never by
-# its name; each step says what it does. Left out: more than one node, storage classes, NetworkPolicy (no enforcer), IPv6.
+# its name; each step says what it does. Left out: more than one node, storage classes, IPv6.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 dir=${SIDEGATE_CLUSTER:-/var/lib/sidegate-cluster}
 node_ip=10.201.0.1 service_range=10.96.0.0/16 dns_ip=10.96.0.10 pod_range=10.244.0.0/24
-etcd=http://127.0.0.1:12379
+bridged=/proc/sys/net/bridge/bridge-nf-call-iptables
+etcd=http://127.0.0.1:12379 policy_queue=100
+processes="etcd apiserver controller-manager scheduler containerd kubelet kube-proxy coredns network-policies"
 
 fail() { echo "cluster: $1" >&2; exit 1; }
 say() { echo "cluster: $1"; }
@@ -24,7 +27,7 @@ running() { # running NAME: its process lives, and is ours
   pid=$(cat "$dir/$1.pid" 2>/dev/null) && [ "$(readlink "/proc/$pid/cwd" 2>/dev/null)" = "$dir" ]
 }
 
-all_running() { local name; for name in etcd apiserver controller-manager scheduler containerd kubelet kube-proxy coredns; do running $name || return 1; done; }
+all_running() { local name; for name in $processes; do running "$name" || return 1; done; }
 
 if all_running; then
   say "is up already; kubeconfig: $dir/admin.conf"
@@ -69,6 +72,8 @@ chmod 711 . # CoreDNS's and the kubelet's files are root's; pods get nothing fro
 touch down.needed
 ln -sfn "$programs" programs
 cat /proc/sys/net/ipv4/ip_forward >ip_forward.before
+[ -e $bridged ] || modprobe br_netfilter || fail "the kernel has no br_netfilter, without which one pod's packets to another pass by all policies"
+cat $bridged >bridged.before
 for tables in iptables ip6tables; do $tables-save 2>/dev/null | sed -nE 's/^:((KUBE|CNI)-[^ ]*).*/\1/p' || true; done >chains.before
 nft list tables >tables.before
 [ -e /var/lib/kubelet ] || touch kubelet.absent
@@ -103,11 +108,13 @@ current-context: sidegate
 YAML
 done
 
+# firewall: lets pods' packets pass where Docker was started once, which leaves a filter that forwards for nobody but its own
 cat >cni/10-bridge.conflist <<JSON
 {"cniVersion": "0.4.0", "name": "sidegate-cluster", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
    "ipam": {"type": "host-local", "dataDir": "$dir/cni-addresses", "ranges": [[{"subnet": "$pod_range"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "portmap", "capabilities": {"portMappings": true}}
+  {"type": "portmap", "capabilities": {"portMappings": true}},
+  {"type": "firewall", "backend": "iptables"}
 ]}
 JSON
 # restrict_oom_score_adj: without CAP_SYS_RESOURCE, as in many sandboxes, runc can't lower oom_score_adj, and every pod fails with
@@ -187,6 +194,11 @@ ctr() { command ctr -a containerd.sock -n k8s.io "$@"; }
 # the node's own address is on lo, because a dummy device may be missing; pods reach it through the bridge
 ip addr add $node_ip/32 dev lo
 sysctl -qw net.ipv4.ip_forward=1
+echo 1 >$bridged
+# where Docker is, or was, it lets nothing be forwarded but its own containers' packets
+iptables -w -N KUBE-PODS
+for side in -s -d; do iptables -w -A KUBE-PODS $side $pod_range -j ACCEPT; done
+iptables -w -I FORWARD -j KUBE-PODS
 
 say "starting etcd, kube-apiserver and containerd"
 start containerd containerd -c containerd.toml
@@ -224,6 +236,42 @@ addressType: IPv4
 ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
 endpoints: [{addresses: [$node_ip]}]
 YAML
+
+# It runs as a pod would: with the token of a service account, where every pod has one, in a /run of its own. No packet passes unasked
+# when it doesn't run; what root on the node sends, as the kubelet's probes, isn't asked for.
+kubectl apply -f - >/dev/null <<YAML
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: network-policies, namespace: kube-system}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: network-policies}
+rules:
+- {apiGroups: [""], resources: [pods, namespaces], verbs: [get, list, watch]}
+- {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [get, list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: network-policies}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: network-policies}
+subjects: [{kind: ServiceAccount, name: network-policies, namespace: kube-system}]
+YAML
+(umask 077 && kubectl -n kube-system create token network-policies --duration=720h >network-policies.token)
+start network-policies unshare --mount bash -c "mount -t tmpfs -o mode=700 none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount &&
+  cp network-policies.token /run/secrets/kubernetes.io/serviceaccount/token && cp pki/ca.crt /run/secrets/kubernetes.io/serviceaccount/ &&
+  exec env KUBERNETES_SERVICE_HOST=$node_ip KUBERNETES_SERVICE_PORT=6443 programs/kube-network-policies --hostname-override=node-1 \
+  --nfqueue-id=$policy_queue --metrics-bind-address=127.0.0.1:10253"
+wait_for 30 "the NetworkPolicies' enforcer" network-policies grep -q "^ *$policy_queue " /proc/net/netfilter/nfnetlink_queue
+# What it does itself where the kernel has nftables' queue statement (CONFIG_NFT_QUEUE); where it hasn't, iptables' NFQUEUE leads packets to it
+if ! unshare --net nft 'add table inet t; add chain inet t c; add rule inet t c queue num 1' 2>/dev/null; then
+  lead() { iptables -w -t mangle "$@"; }
+  lead -N KUBE-NETPOL
+  lead -A KUBE-NETPOL -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN
+  lead -A KUBE-NETPOL -m owner --uid-owner 0 -j RETURN
+  for side in -s -d; do lead -A KUBE-NETPOL $side $pod_range -j NFQUEUE --queue-num $policy_queue; done
+  lead -A POSTROUTING -j KUBE-NETPOL
+fi
 
 say "waiting for the node"
 wait_for 60 "the node's registration" kubelet kubectl get node node-1

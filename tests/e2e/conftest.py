@@ -38,12 +38,12 @@ def cluster(figures: dict[str, float]) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def images(cluster: Cluster, figures: dict[str, float]) -> Mapping[str, ClusterImage]:
-    """The images of this source tree; those of the gate and of PostgreSQL are in the cluster."""
+    """The images of this source tree; those that join a database are in the cluster."""
     began = time.monotonic()
     made = made_images()
     figures["images_made_s"] = round(time.monotonic() - began, 1)
     began = time.monotonic()
-    for name in ("gate", "postgres"):
+    for name in ("gate", "redirect", "postgres"):
         cluster.load(made[name])
     figures["images_loaded_s"] = round(time.monotonic() - began, 1)
     return made

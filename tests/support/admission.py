@@ -24,18 +24,18 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
-from sidegate_operator.webhook.decision_key import CONFIG_MAP as KEYS
-from sidegate_operator.webhook.decision_key import SECRET as KEY_SECRET
+from sidegate_operator.permissions import rules
+from sidegate_operator.roles import WEBHOOK_CERTIFICATES as SECRET
+from sidegate_operator.roles import WEBHOOK_CLUSTER, WEBHOOK_OWN_NAMESPACE
 from sidegate_operator.webhook.guards import admission_objects
 from tests.support import processes
-from tests.support.api_server import ApiServer
+from tests.support.any_api import AnyApi
 from tests.support.cluster_client import ApiError, ClusterClient
 
 NAMESPACE: Final = "sidegate-system"
 OPERATOR: Final = f"system:serviceaccount:{NAMESPACE}:sidegate-operator"
 CONFIGURATIONS: Final = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 REGISTRATION: Final = "admissionregistration.k8s.io/v1"
-SECRET: Final = "sidegate-webhook-certificates"
 _NUMBERS: Final = itertools.count(1)
 GATE_IMAGE: Final = f"registry.example/sidegate@sha256:{'0' * 64}"
 DEVELOPERS: Final = "developers"
@@ -53,31 +53,11 @@ UNUSABLE_POLICY: Final[Mapping[str, Any]] = {
     },
 }
 
-# What the webhook may do, and why.
-CLUSTER_RIGHTS: Final = (
-    # writes the authority into the configurations, and is ready when they have it
-    {
-        "apiGroups": ["admissionregistration.k8s.io"],
-        "resources": ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
-        "resourceNames": ["sidegate"],
-        "verbs": ["get", "update"],
-    },
-    # judges a policy together with the targets it binds, and the other way round; injects what the target says
-    {"apiGroups": ["sidegate.dev"], "resources": ["accesspolicies", "protectedtargets"], "verbs": ["get", "list"]},
-)
-OWN_RIGHTS: Final = (
-    # its certificates, the key that decisions are signed with and its public half; create can't be limited by name
-    {"apiGroups": [""], "resources": ["secrets", "configmaps"], "verbs": ["create"]},
-    {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [SECRET], "verbs": ["get", "update"]},
-    {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [KEY_SECRET], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [KEYS], "verbs": ["get", "update"]},
-)
-
 
 class Admission:
     """Installed and answering once it is made."""
 
-    def __init__(self, api: ApiServer, *options: str) -> None:
+    def __init__(self, api: AnyApi, *options: str) -> None:
         self.api = api
         self.options = options
         self.port = processes.free_port()
@@ -325,11 +305,11 @@ def _make_namespaces(admin: ClusterClient) -> None:
 def _grant(admin: ClusterClient) -> None:
     subject = {"kind": "ServiceAccount", "name": "sidegate-webhook", "namespace": NAMESPACE}
     group = "rbac.authorization.k8s.io"
-    for kind, place, rules in (
-        ("ClusterRole", {"name": "sidegate-webhook"}, CLUSTER_RIGHTS),
-        ("Role", {"name": "sidegate-webhook", "namespace": NAMESPACE}, OWN_RIGHTS),
+    for kind, place, permissions in (
+        ("ClusterRole", {"name": "sidegate-webhook"}, WEBHOOK_CLUSTER),
+        ("Role", {"name": "sidegate-webhook", "namespace": NAMESPACE}, WEBHOOK_OWN_NAMESPACE),
     ):
-        admin.apply({"apiVersion": f"{group}/v1", "kind": kind, "metadata": place, "rules": list(rules)})
+        admin.apply({"apiVersion": f"{group}/v1", "kind": kind, "metadata": place, "rules": rules(permissions)})
         reference = {"apiGroup": group, "kind": kind, "name": "sidegate-webhook"}
         binding = {"metadata": place, "roleRef": reference, "subjects": [subject]}
         admin.apply({"apiVersion": f"{group}/v1", "kind": f"{kind}Binding", **binding})

@@ -9,7 +9,7 @@
         api.restart()                                       # as after a crash; `graceful=True` as at an upgrade
         api.compact()                                       # whoever watches from before now gets 410
 
-TLS and RBAC are on, auditing is off, service accounts get real signed tokens. A webhook is reached by `url:` with a certificate that
+TLS and RBAC are on, auditing is off unless asked for (then `audited` tells what service accounts did), service accounts get real signed tokens. A webhook is reached by `url:` with a certificate that
 `authority` issues. Rules: nothing is left behind, not even when the test run is killed; nothing is synced to disk.
 
 Left out: controllers. Pods never run, namespaces never finish being deleted, owners' objects aren't collected, the
@@ -43,6 +43,15 @@ from tests.support.cluster_programs import required_control_plane
 
 CRDS: Final = Path(__file__).resolve().parents[2] / "crds"
 ADMIN_GROUP: Final = "system:masters"
+# What service accounts do: who, which verb, on what, and the answer's code.
+AUDIT_POLICY: Final = """\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: ["system:serviceaccounts"]}
+- {level: None}
+"""
 START_TRIES: Final = 5
 START_TIMEOUT_S: Final = 60.0
 
@@ -50,8 +59,9 @@ START_TIMEOUT_S: Final = 60.0
 class ApiServer:
     """etcd and kube-apiserver. `admin` is a client of the group system:masters, `kubeconfig` the same for programs."""
 
-    def __init__(self, programs: Path | None = None) -> None:
+    def __init__(self, programs: Path | None = None, *, audit: bool = False) -> None:
         """Start both. `programs` is the folder of the built programs; without it, the test ends where they aren't built."""
+        self._audit = audit
         self.programs = programs or required_control_plane()
         self.directory = Path(tempfile.mkdtemp(prefix="sidegate-api-"))
         self.log = self.directory / "kube-apiserver.log"
@@ -141,6 +151,11 @@ class ApiServer:
         self._wait_until_kinds_are_served()
         return names
 
+    def audited(self, user: str) -> list[dict[str, Any]]:
+        """The audit events of this user's requests. Each is written before it is answered; a watch has one at its start, another at its end."""
+        lines = (self.directory / "audit.log").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["user"]["username"] == user]
+
     # What befalls it
 
     def restart(self, *, graceful: bool = False) -> None:
@@ -223,6 +238,7 @@ class ApiServer:
             *(f"--service-account-key-file={pki}/accounts.pub", f"--service-account-signing-key-file={pki}/accounts.key"),
             *("--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.96.0.0/16"),
             *("--authorization-mode=RBAC", "--endpoint-reconciler-type=none", "--allow-privileged=true"),
+            *((f"--audit-policy-file={pki}/audit.yaml", f"--audit-log-path={pki}/audit.log") if self._audit else ()),
         )
         return processes.start(command, self.log)
 
@@ -271,6 +287,7 @@ class ApiServer:
             "tls.key": pair.key,
             "accounts.key": private_pem(accounts),
             "accounts.pub": public,
+            "audit.yaml": AUDIT_POLICY.encode(),
         }
         for name, content in files.items():
             (self.directory / name).write_bytes(content)

@@ -189,14 +189,20 @@ class ClusterClient:
         namespace: str | None = None,
         timeout_s: float = 60.0,
     ) -> Object:
-        """The object, as soon as `condition` holds for it.
+        """The object, as soon as there is one and `condition` holds for it.
 
         Raises:
             TimeoutError: it didn't in time; ends with the object's status.
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            found = self.get(version, kind, name, namespace=namespace)
+            try:
+                found = self.get(version, kind, name, namespace=namespace)
+            except ApiError as error:
+                if error.code != 404 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+                continue
             if condition(found):
                 return found
             if time.monotonic() > deadline:

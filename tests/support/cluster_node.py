@@ -126,7 +126,7 @@ def running_cluster() -> Iterator[Cluster]:
 
 
 def made_images() -> Mapping[str, ClusterImage]:
-    """The images of this source tree, `gate`, `operator` and `postgres`: made now as root on Debian, else those in build/images.
+    """The images of this source tree, `gate`, `operator`, `redirect` and `postgres`: made now as root on Debian, else those in build/images.
 
     Raises:
         ClusterError: they couldn't be made.

@@ -176,7 +176,7 @@ class GateProcess:
             *(sys.executable, "-m", "sidegate.cli.main", "gate"),
             *("--config", str(self.config_file), "--state", str(self.state)),
             *("--listen", f"127.0.0.1:{self.port}", "--listen", f"unix:{self.directory}"),
-            *("--metrics", f"127.0.0.1:{self.metrics_port}", "--audit", str(self.audit)),
+            *("--metrics", f"127.0.0.1:{self.metrics_port}", "--audit", str(self.audit), "--finish", "0.2"),
             *self._arguments,
         ]
         began = time.monotonic()

@@ -19,6 +19,7 @@ SETTINGS: Final = GateSettings(
     image=f"registry.example/sidegate/gate@sha256:{'1' * 64}",
     version="0.1.0",
     gateway="https://sidegate-gateway.sidegate-system.svc:8443",
+    redirect_image=f"registry.example/sidegate/redirect@sha256:{'2' * 64}",
 )
 
 

@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 
 from sidegate_operator.permissions import CLUSTER, own_namespace, rules
 from tests.support import processes
-from tests.support.api_server import ApiServer
+from tests.support.any_api import AnyApi
 from tests.support.cluster_client import ApiError
 from tests.support.fault_proxy import FaultProxy
 
@@ -37,7 +37,7 @@ _RBAC: Final = "rbac.authorization.k8s.io"
 class OperatorAccount:
     """The operator's namespace, with its service account and what that may."""
 
-    def __init__(self, api: ApiServer, namespace: str | None = None, name: str = "operator") -> None:
+    def __init__(self, api: AnyApi, namespace: str | None = None, name: str = "operator") -> None:
         """In a namespace of its own, or in one that is there."""
         self.api = api
         self.namespace = namespace or api.create_namespace("sidegate-system")
@@ -73,20 +73,27 @@ class OperatorAccount:
 
 class RunningOperator:
     def __init__(
-        self, account: OperatorAccount, proxy: FaultProxy | None = None, lease_seconds: int = 15, options: tuple[str, ...] = ()
+        self,
+        account: OperatorAccount,
+        proxy: FaultProxy | None = None,
+        lease_seconds: int = 15,
+        options: tuple[str, ...] = (),
+        *,
+        gate_image: str = GATE_IMAGE,
     ) -> None:
         """Through the proxy, if one is given. `options` are the command's."""
         self._options = options
         self.account = account
         self.log = account.api.directory / f"operator-{next(_NUMBERS)}.log"
-        source: ApiServer | FaultProxy = proxy or account.api
+        source: AnyApi | FaultProxy = proxy or account.api
         self._kubeconfig = source.kubeconfig_for_token(account.token())
         self._lease_seconds = lease_seconds
+        self._gate_image = gate_image
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None
 
     def __enter__(self) -> Self:
-        command: list[str | Path] = [sys.executable, "-m", "sidegate_operator.main", "run", "--gate-image", GATE_IMAGE]
+        command: list[str | Path] = [sys.executable, "-m", "sidegate_operator.main", "run", "--gate-image", self._gate_image]
         command += ["--kubeconfig", self._kubeconfig, "--namespace", self.account.namespace, "--log-format", "text"]
         command += ["--health", "127.0.0.1:0", "--lease", LEASE, "--lease-seconds", str(self._lease_seconds), *self._options]
         self._process = processes.start(command, self.log)

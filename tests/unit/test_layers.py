@@ -45,6 +45,19 @@ def test_every_import_obeys_the_layers() -> None:
         ("../operator/sidegate_operator/__init__.py", "import sidegate.postgres.session", "The operator imports"),
         ("../operator/sidegate_operator/plan/approval.py", "import time", "The operator's plan is pure"),
         ("../operator/sidegate_operator/plan/approval.py", "import kubernetes", "The operator's plan is pure"),
+        ("sidegate/cli/place.py", "import sidegate_cluster.connection", "A gate never imports the operator's"),
+        (
+            "../operator/sidegate_operator/run_command.py",
+            "import kubernetes",
+            "The operator and admission never import the client",
+        ),
+        ("../operator/sidegate_cluster/commands/approvals.py", "import kubernetes", "kubernetes has one importer"),
+        (
+            "../operator/sidegate_cluster/commands/approvals.py",
+            "import sidegate_operator.apply",
+            "Commands for a cluster import no",
+        ),
+        ("../operator/sidegate_cluster/pages/refusals.py", "import time", "What commands say of a cluster is pure"),
         (
             "../operator/sidegate_operator/plan/approval.py",
             "import sidegate_operator.main",
@@ -62,5 +75,5 @@ def test_a_forbidden_import_is_found(tmp_path: Path, file: str, line: str, contr
         source.write(f"\n{line}\n")
     done = lint_imports(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
-    broken = [text for text in done.stdout.splitlines() if text.endswith("BROKEN")]
+    broken = [text for text in done.stdout.splitlines() if " BROKEN" in text]  # behind it, how many imports are ignored
     assert any(text.startswith(contract) for text in broken), done.stdout

@@ -136,8 +136,10 @@ def test_the_walk_finds_an_operators_dependencies_where_they_are() -> None:
     assert {"kopf", "aiohttp", "pydantic", "pglast"} <= closure("operator")
 
 
-def test_an_operator_installs_no_generated_client_of_kubernetes() -> None:
+def test_only_the_commands_for_a_cluster_install_a_generated_client_of_kubernetes() -> None:
     assert "kubernetes" not in closure("operator")
+    assert "kubernetes" in closure("cluster")
+    assert closure("cluster") & {"kopf"} == set()
 
 
 def test_every_locked_package_comes_from_one_registry_with_hashes() -> None:

@@ -55,10 +55,11 @@ from sidegate_operator.gateway.holding import (
 from sidegate_operator.gateway.problem import Kind, Refusal, unavailable
 from sidegate_operator.gateway.reports import Heard, Reports
 from sidegate_operator.gateway.waiting import Waiting
+from sidegate_operator.plan.approval_lifecycle import events_of
 from sidegate_operator.plan.approval_use import Hindered, Obstacle, Write, outcome_at, plan_claim, plan_outcome, plan_withdrawal
 from sidegate_operator.plan.gate_container import CONFIG_KEY
 from sidegate_operator.plan.owned import config_map_name
-from sidegate_operator.plan.reconcile import ObjectKey, StatusPatch
+from sidegate_operator.plan.reconcile import ObjectKey, Plan, StatusPatch
 from sidegate_operator.resources import APPROVAL_REQUESTS, CONFIG_MAPS, PODS, Object
 from sidegate_operator.store import Key, VersionError, trimmed, version_of
 
@@ -113,6 +114,7 @@ class Service:
     wake: Callable[[Key], None]
     _making: list[ApprovalRequest] = field(default_factory=list)
     _configs: dict[Key, tuple[Object, GateConfig | None]] = field(default_factory=dict)
+    _telling: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def refusal_of(self, caller: Caller, route: Route) -> Refusal | None:
         """Why this pod may not ask for this."""
@@ -299,6 +301,10 @@ class Service:
                 continue
             except NotFound:
                 return not_found(route)
+            if planned.news:  # beside the next write: the gate waits for that one
+                told = asyncio.create_task(self.writer.carry_out(Plan(events=events_of(request, planned.news)), key.namespace))
+                self._telling.add(told)
+                told.add_done_callback(self._telling.discard)
             if planned.is_last:
                 LOG.info("gateway: %s of `%s` done", route.action.value, key)
                 return Reply(200, self._held(found))

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidegate.api.approval_request import ApprovalRequest, Decision
-from sidegate.api.meta import ConditionStatus
 from sidegate_operator.apply import Writer
 from sidegate_operator.cluster import Cluster, Unreadable, WorkKey
 from sidegate_operator.decision_keys import is_genuine
-from sidegate_operator.plan.approval_lifecycle import ENDED, Keeping, plan_cleanup, plan_lifecycle
-from sidegate_operator.plan.reconcile import Event, ObjectKey, Plan, StatusPatch
+from sidegate_operator.plan.approval_lifecycle import ENDED, Keeping, events_of, plan_cleanup, plan_lifecycle
+from sidegate_operator.plan.reconcile import ObjectKey, Plan, StatusPatch
 from sidegate_operator.resources import APPROVAL_REQUESTS
 from sidegate_operator.store import Change, Key
 
@@ -51,10 +50,7 @@ class ApprovalWork:
         planned = plan_lifecycle(request, now, self._is_genuine, self.keeping)
         named = ObjectKey(request.kind, key.name)
         statuses = (StatusPatch(named, request.metadata.resource_version, planned.patch),) if planned.patch is not None else ()
-        events = tuple(
-            Event(named, request.metadata.uid, each.status is ConditionStatus.FALSE, each.reason, each.message)
-            for each in planned.news
-        )
+        events = events_of(request, planned.news)
         await self.writer.carry_out(Plan(statuses=statuses, events=events if statuses else ()), key.namespace)
         await self._clean_up(request, now)
         return max(0.0, planned.look_again_at - now) if planned.look_again_at is not None else None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.plan.reconcile import ObjectKey, Pace, Plan, Snapshot, reconcile
 from sidegate_operator.plan.status import condition_status
 from sidegate_operator.plan.upgrade import Upgrade, plan_upgrade
+from sidegate_operator.probe.schedule import aim_at
 from sidegate_operator.resources import ACCESS_POLICIES, CONFIG_MAPS, PROTECTED_TARGETS, Object, resource_of
 from sidegate_operator.store import Change, Key
 
@@ -152,7 +153,9 @@ class TargetWork:
             return None
         if isinstance(target, Unreadable):
             raise UnreadableTarget(target.problem)
-        plan = reconcile(self._snapshot(key, target, strangers), self.now(), self.beside, self.pace)
+        snapshot = self._snapshot(key, target, strangers)
+        known = self.cluster.doors.note(key, aim_at(target, snapshot.policies, snapshot.pods))
+        plan = reconcile(replace(snapshot, probe=known), self.now(), self.beside, self.pace)
         self.cluster.reports.keep(key, plan.reports, self.now(), is_told=not plan.annotate)
         if plan.last_good is not None:
             self.cluster.last_good[key] = plan.last_good
@@ -168,14 +171,14 @@ class TargetWork:
             unreadable=cluster.unreadable_policies(key.namespace),
             neighbours=tuple(each for each in map(cluster.targets.readable, sharers) if each is not None),
             pods=tuple(pods.values()),
-            enforced={**self._assumed(target, tuple(pods.values())), **self.gates.enforced(key)},
+            enforced={**self._assumed(target, pods.values()), **self.gates.enforced(key)},
             live={**strangers, **live},
             last_good=cluster.last_good.get(key),
             authority=self.gates.authority() or _authority_in(live, target),
             unguarded=self.gates.unguarded(),
         )
 
-    def _assumed(self, target: ProtectedTarget, pods: Sequence[SeenPod]) -> dict[str, str]:
+    def _assumed(self, target: ProtectedTarget, pods: Iterable[SeenPod]) -> dict[str, str]:
         """While gates can't have reported yet: what the last leader wrote down, so that a new one calls no gate late that isn't."""
         status = target.status
         if status is None or status.revision is None or not self.gates.is_young():

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from sidegate.api.approval_request import ApprovalRequest, ApprovalRequestSpec, Decision, Phase, Verdict
 from sidegate.api.rule import Approvers
 from sidegate.api.text import Label, Timestamp
+from sidegate.gateway.people import approver_groups, is_one_of, is_person, is_same_person
 from sidegate.mask.plain import plain
 from sidegate.policy.seal import SealedDecision
 
@@ -36,7 +37,6 @@ Seal: TypeAlias = "Callable[[bytes], str]"
 
 MAX_COMMENT: Final = 1024
 OWN_PREFIX: Final = "sidegate.dev/"
-_BETWEEN_PREFIX_AND_NAME: Final = ":#/|\\"
 _WRITTEN_BY_PEOPLE: Final = ("decision", "comment")
 _SERVERS_OWN: Final = frozenset({"resourceVersion", "managedFields", "generation"})  # metadata that changes with every update
 
@@ -153,29 +153,15 @@ def judge_update(
     return _stamp(request, new, _Entry(Label(who.username), groups, verdict, Timestamp.from_epoch(now), comment), seal)
 
 
-def is_same_person(name: str, other: str) -> bool:
-    """Whether two usernames may be one person's: equal in any case of letters, or one is the other behind a prefix."""
-    one, two = sorted((name.casefold(), other.casefold()), key=len)
-    if one == two:
-        return True
-    return bool(one) and two.endswith(one) and two[-len(one) - 1] in _BETWEEN_PREFIX_AND_NAME
-
-
 def is_requester(spec: ApprovalRequestSpec, username: str) -> bool:
     """Whether `username` may be the one who asks, or the agent that acts for them."""
-    asks = (spec.principal.username, spec.principal.subject, *spec.principal.kubernetes_usernames, *filter(None, [spec.agent]))
-    return any(is_same_person(username, each) for each in asks)
+    return is_one_of(asks(spec), username)
 
 
-def approver_groups(approvers: Approvers, username: str, groups: frozenset[str]) -> tuple[str, ...] | None:
-    """Those of `groups` that make them an approver, none needed when named themselves; None: they aren't one."""
-    counting = tuple(sorted({str(each) for each in approvers.groups} & groups))
-    return counting if counting or username in approvers.users else None
-
-
-def is_person(username: str, approvers: Approvers) -> bool:
-    """Kubernetes keeps `system:` for its own names. One that approvers list is somebody's wish."""
-    return not username.casefold().startswith("system:") or username in approvers.users
+def asks(spec: ApprovalRequestSpec) -> tuple[str, ...]:
+    """All names of the one who asks, and of the agent that acts for them."""
+    principal = spec.principal
+    return (principal.username, principal.subject, *principal.kubernetes_usernames, *filter(None, [spec.agent]))
 
 
 def sealed(request: ApprovalRequest, decision: Decision) -> bytes:

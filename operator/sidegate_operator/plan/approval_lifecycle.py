@@ -13,7 +13,6 @@ Left out: who asks for a hold, waking who waits for one, and verifying signature
 
 from __future__ import annotations
 
-import enum
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,26 +20,15 @@ from typing import Final, TypeAlias
 
 from sidegate.api.approval_request import ApprovalRequest, ApprovalRequestStatus, Decision, Phase, Requester, Verdict
 from sidegate.api.meta import Condition, ConditionStatus
-from sidegate_operator.plan.approval import approver_groups, is_person, is_requester, is_same_person
+from sidegate.gateway.tally import CLOCK_TOLERANCE_S, Discount, Question, Vote, count
+from sidegate_operator.plan.approval import asks
 from sidegate_operator.plan.conditions import ConditionType, Observed, RequestReason, conditions_after, merge_patch, transitions
+from sidegate_operator.plan.reconcile import Event, ObjectKey
 
 # False: the seal is another's or for something else, and an approval that hangs on it is over for good. Raise when it can't be told now.
 IsGenuine: TypeAlias = "Callable[[ApprovalRequest, Decision], bool]"
 
-CLOCK_TOLERANCE_S: Final = 5.0  # a decision may be this much ahead of the reader's clock
 ENDED: Final = frozenset({Phase.DENIED, Phase.EXPIRED, Phase.WITHDRAWN, Phase.EXECUTED})
-
-
-class Discount(enum.StrEnum):
-    """Why a decision doesn't count."""
-
-    OUT_OF_TIME = "OutOfTime"
-    REQUESTER = "Requester"
-    SAME_PERSON = "SamePerson"
-    NOT_A_PERSON = "NotAPerson"
-    NOT_AN_APPROVER = "NotAnApprover"
-    SEAL_BROKEN = "SealBroken"
-    AFTER_THE_END = "AfterTheEnd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +83,18 @@ class OverQuota:
 
 def tally(request: ApprovalRequest, now: float, is_genuine: IsGenuine) -> Tally:
     """Count the decisions, in the order in which they were made."""
-    counted: list[Decision] = []
-    discounted: list[tuple[Decision, Discount]] = []
-    verdict: Verdict | None = None
-    for each in request.spec.decisions:
-        why = Discount.AFTER_THE_END if verdict is not None else _discount(request, each, counted, now, is_genuine)
-        if why is not None:
-            discounted.append((each, why))
-            continue
-        counted.append(each)
-        if each.decision is Verdict.DENIED:
-            verdict = Verdict.DENIED
-        elif sum(one.decision is Verdict.APPROVED for one in counted) >= request.spec.required:
-            verdict = Verdict.APPROVED
-    return Tally(verdict, tuple(counted), tuple(discounted))
+    spec, made, decisions = request.spec, request.metadata.creation_timestamp, request.spec.decisions
+    question = Question(asks(spec), spec.approvers, spec.required, made.epoch_s if made else None, spec.expires_at.epoch_s)
+    votes = [
+        Vote(str(each.by), frozenset(map(str, each.groups)), each.decision is Verdict.APPROVED, each.at.epoch_s)
+        for each in decisions
+    ]
+    found = count(question, votes, now, lambda place: is_genuine(request, decisions[place]))
+    return Tally(
+        Verdict(found.outcome.value) if found.outcome is not None else None,
+        tuple(decisions[place] for place in found.counted),
+        tuple((decisions[place], why) for place, why in found.discounted),
+    )
 
 
 def plan_lifecycle(request: ApprovalRequest, now: float, is_genuine: IsGenuine, keeping: Keeping = Keeping()) -> LifecyclePlan:
@@ -132,6 +118,14 @@ def plan_lifecycle(request: ApprovalRequest, now: float, is_genuine: IsGenuine, 
     patch = merge_patch({"status": request.status.to_wire() if request.status is not None else {}}, {"status": status.to_wire()})
     news = transitions(seen.conditions, conditions)
     return LifecyclePlan(status, patch, votes, news, _wake(request, status, votes, now, keeping))
+
+
+def events_of(request: ApprovalRequest, news: Iterable[Condition]) -> tuple[Event, ...]:
+    """What is told of it once its status is written."""
+    named = ObjectKey(request.kind, str(request.metadata.name))
+    return tuple(
+        Event(named, request.metadata.uid, each.status is ConditionStatus.FALSE, each.reason, each.message) for each in news
+    )
 
 
 def plan_cleanup(requests: Iterable[ApprovalRequest], now: float, keeping: Keeping = Keeping()) -> tuple[ApprovalRequest, ...]:
@@ -174,25 +168,6 @@ def over_quota(
             "have some decided",
         )
     return None
-
-
-def _discount(
-    request: ApprovalRequest, decision: Decision, counted: Sequence[Decision], now: float, is_genuine: IsGenuine
-) -> Discount | None:
-    spec, username = request.spec, str(decision.by)
-    made = request.metadata.creation_timestamp
-    at = decision.at.epoch_s
-    if not (made is None or made.epoch_s <= at) or at >= spec.expires_at.epoch_s or at > now + CLOCK_TOLERANCE_S:
-        return Discount.OUT_OF_TIME
-    if is_requester(spec, username):
-        return Discount.REQUESTER
-    if any(is_same_person(username, each.by) for each in counted):
-        return Discount.SAME_PERSON
-    if not is_person(username, spec.approvers):
-        return Discount.NOT_A_PERSON
-    if approver_groups(spec.approvers, username, frozenset(map(str, decision.groups))) is None:
-        return Discount.NOT_AN_APPROVER
-    return None if is_genuine(request, decision) else Discount.SEAL_BROKEN
 
 
 def _phase(seen: Phase, verdict: Verdict | None, *, is_late: bool) -> Phase:

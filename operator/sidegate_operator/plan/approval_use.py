@@ -14,6 +14,7 @@ import enum
 from dataclasses import dataclass
 
 from sidegate.api.approval_request import ApprovalRequest, ApprovalRequestStatus, Outcome, Phase, Verdict
+from sidegate.api.meta import Condition
 from sidegate.api.text import Timestamp
 from sidegate_operator.plan.approval_lifecycle import ENDED, IsGenuine, plan_lifecycle, tally
 from sidegate_operator.plan.conditions import Observed, RequestReason, merge_patch
@@ -33,10 +34,13 @@ class Hindered:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A merge patch for `/status`. Not `is_last`: look again at what the API server answers, for there is another."""
+    """A merge patch for `/status`, and what people are told of it. Not `is_last`: look again at what the API server answers, for there is
+    another.
+    """
 
     patch: dict[str, object]
     is_last: bool = True
+    news: tuple[Condition, ...] = ()
 
 
 def plan_claim(request: ApprovalRequest, now: float, is_genuine: IsGenuine) -> Write | Hindered:
@@ -50,9 +54,9 @@ def plan_claim(request: ApprovalRequest, now: float, is_genuine: IsGenuine) -> W
         said = "an approver said no" if votes.verdict else f"{votes.approvals} of {request.spec.required} approved it"
         return Hindered(Obstacle.NOTHING_TO_TAKE, said)
     if phase is Phase.PENDING:
-        patch = plan_lifecycle(request, now, is_genuine).patch
-        assert patch is not None
-        return Write(patch, is_last=False)
+        planned = plan_lifecycle(request, now, is_genuine)
+        assert planned.patch is not None
+        return Write(planned.patch, is_last=False, news=planned.news)
     return Write(_ended(request, Phase.EXECUTED, now, is_genuine))
 
 

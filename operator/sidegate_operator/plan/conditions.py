@@ -73,7 +73,17 @@ class TargetReason(enum.Enum):
     DOORS_CLOSED = Row(_ENFORCED, _T, "DoorsClosed", "a probe found no way into the target but the gate")
     DOORS_OPEN = Row(_ENFORCED, _F, "DoorsOpen", "there are ways into the target that avoid the gate")
     PODS_WITHOUT_GATE = Row(_ENFORCED, _F, "PodsWithoutGate", "pods of the target run without a gate")
+    PODS_NOT_REDIRECTED = Row(
+        _ENFORCED, _F, "PodsNotRedirected", "pods of the target were made before it asked for redirection, and aren't redirected"
+    )
+    PODS_NOT_SELECTED = Row(
+        _ENFORCED,
+        _F,
+        "PodsNotSelected",
+        "its selector misses pods that run its gate, so no Service and no NetworkPolicy is for them",
+    )
     NOT_PROBED = Row(_ENFORCED, _U, "NotProbed", "nobody has tried the ways into the target that avoid the gate")
+    PROBE_UNCLEAR = Row(_ENFORCED, _U, "ProbeUnclear", "a probe of other ways into the target got answers that tell nothing")
     NO_PODS = Row(_ENFORCED, _U, "NoPods", "there is no pod that could be protected")
 
     GUARDED = Row(_GUARDED, _T, "Guarded", "admission guards who decides, so statements can be held for approval")

@@ -21,8 +21,8 @@ from sidegate_operator.plan.injection import DEFAULT_CONTAINER_ANNOTATION, INJEC
 from sidegate_operator.plan.owned import Object, Planned, gate_name, metadata, outside_gate_labels
 
 LEAVE_SERVICE_S: Final = 5  # until every node has heard that the pod is no endpoint any more
-# A gate waits 20 s for sessions to end, and 20 s for what they leave to be written.
-GRACE_S: Final = LEAVE_SERVICE_S + 20 + 20 + 15
+# A gate gives statements 15 s for their answers, sessions 20 s to end, and 20 s for what they leave to be written.
+GRACE_S: Final = LEAVE_SERVICE_S + 15 + 20 + 20
 
 
 def plan_deployment(target: ProtectedTarget, settings: GateSettings) -> Planned:

@@ -27,6 +27,7 @@ from sidegate.policy.compile import TLS_CERT_KEY, TLS_KEY_KEY
 from sidegate_operator.plan.owned import Object, config_map_name
 
 GATE_CONTAINER: Final = "sidegate-gate"
+REDIRECT_CONTAINER: Final = "sidegate-redirect"  # an init container of a target that asks for redirection
 GATE_UID: Final = 64801  # the user of the gate's image
 CONFIG_KEY: Final = "gate.json"
 AUTHORITY_KEY: Final = "operator-ca.crt"
@@ -35,6 +36,7 @@ TOKEN_SECONDS: Final = 600  # the least that the API server gives (pkg/apis/core
 
 CONFIG_DIR: Final = "/etc/sidegate"
 SECRETS_DIR: Final = "/run/sidegate/secrets"
+TARGET_VARIABLE: Final = "SIDEGATE_TARGET"  # whose gate it is
 OPERATOR_DIR: Final = "/run/sidegate/operator"
 STATE_DIR: Final = "/var/lib/sidegate"
 RECORDINGS_DIR: Final = "/var/lib/sidegate/recordings"  # the gate keeps them below its state
@@ -54,7 +56,8 @@ class GateSettings:
     """What the operator gives every gate it makes.
 
     `image` is pinned by digest; a target may name another one. `gateway` is the https URL at which gates reach the operator, empty while
-    there is none. `scrapers` are the namespaces that may read metrics.
+    there is none. `scrapers` are the namespaces that may read metrics. `redirect_image` has nft, pinned
+    too; empty, no target may ask for redirection.
     """
 
     image: str
@@ -65,26 +68,30 @@ class GateSettings:
     health_port: int = 6480
     replicas: int = 2
     scrapers: tuple[str, ...] = ()
+    redirect_image: str = ""
 
     def __post_init__(self) -> None:
-        if re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", self.image) is None:
-            raise ValueError(
-                f"image `{self.image}` isn't pinned: write repository and digest, as in `registry.example/gate@sha256:...`"
-            )
+        for image in (self.image, *([self.redirect_image] if self.redirect_image else [])):
+            if re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", image) is None:
+                raise ValueError(
+                    f"image `{image}` isn't pinned: write repository and digest, as in `registry.example/gate@sha256:...`"
+                )
 
 
 @dataclass(frozen=True, slots=True)
 class GateParts:
-    """The container, and the volumes it mounts."""
+    """The container, the volumes it mounts, and the init container that leads packets to it, where the target asks for one."""
 
     container: Object
     volumes: tuple[Object, ...]
+    redirect: Object | None = None
 
     @property
     def template(self) -> str:
-        """A hash over all but the image: while it stays, a newer gate can take over in the pod as it runs, by its image alone."""
-        fixed = {name: value for name, value in self.container.items() if name != "image"}
-        text = json.dumps([fixed, *self.volumes], sort_keys=True, separators=(",", ":"))
+        """A hash over all but images: while it stays, a newer gate can take over in the pod as it runs, by its image alone."""
+        containers = [self.container, *([self.redirect] if self.redirect is not None else [])]
+        fixed = [{name: value for name, value in each.items() if name != "image"} for each in containers]
+        text = json.dumps([*fixed, *self.volumes], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -109,9 +116,9 @@ def gate_parts(target: ProtectedTarget, settings: GateSettings, extra: Mapping[s
             {"name": "sidegate-health", "containerPort": settings.health_port, "protocol": "TCP"},
         ],
         "resources": {"limits": resources, "requests": dict(resources)},
-        # `/live` answers as soon as the gate listens. `/started` waits for a config too, and until a sidecar has started, the
-        # database beside it doesn't: a missing config must not be what keeps it down.
-        "startupProbe": {**http_get("/live", settings), "periodSeconds": 1, "failureThreshold": 30, "timeoutSeconds": 1},
+        # Until a sidecar has started, the database beside it doesn't. `/started` asks for the listener alone: a missing config must
+        # not be what keeps it down.
+        "startupProbe": {**http_get("/started", settings), "periodSeconds": 1, "failureThreshold": 30, "timeoutSeconds": 1},
         "livenessProbe": {**http_get("/live", settings), "periodSeconds": 10, "failureThreshold": 3, "timeoutSeconds": 5},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -129,7 +136,11 @@ def gate_parts(target: ProtectedTarget, settings: GateSettings, extra: Mapping[s
         **extra,
     }
     if settings.gateway:
-        container["env"] = [{"name": "SIDEGATE_GATEWAY", "value": settings.gateway}]
+        container["env"] = [
+            {"name": "SIDEGATE_GATEWAY", "value": settings.gateway},
+            # so that it can report that it has no config
+            {"name": TARGET_VARIABLE, "value": f"{target.metadata.namespace}/{target.metadata.name}"},
+        ]
     return GateParts(container, volumes)
 
 

@@ -49,6 +49,7 @@ class InjectionReason(enum.StrEnum):
     VOLUME_NAME_TAKEN = "VolumeNameTaken"
     VOLUME_MOUNTED = "VolumeMounted"
     PORT_TAKEN = "PortTaken"
+    REDIRECT_IMPOSSIBLE = "RedirectImpossible"
 
 
 WAYS_FORWARD: Final[dict[InjectionReason, str]] = {
@@ -68,6 +69,7 @@ WAYS_FORWARD: Final[dict[InjectionReason, str]] = {
     InjectionReason.VOLUME_NAME_TAKEN: "rename the volume; those of the gate are added when the pod is made",
     InjectionReason.VOLUME_MOUNTED: "mount a volume of your own: what the gate has is for the gate alone",
     InjectionReason.PORT_TAKEN: "let the container listen at another port",
+    InjectionReason.REDIRECT_IMPOSSIBLE: "remove what stands in the way, or write enforcement.mode: DatabaseRules in the ProtectedTarget",
 }
 
 

@@ -14,11 +14,19 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from sidegate.api.text import shown
-from sidegate_operator.plan.gate_container import GATE_CONTAINER, GATE_UID, VOLUME_NAMES, GateParts, GateSettings
+from sidegate_operator.plan.gate_container import (
+    GATE_CONTAINER,
+    GATE_UID,
+    REDIRECT_CONTAINER,
+    VOLUME_NAMES,
+    GateParts,
+    GateSettings,
+)
 from sidegate_operator.plan.injection import InjectionReason, InjectionRefused
 
 Pod: TypeAlias = "Mapping[str, Any]"
 _Container: TypeAlias = "Mapping[str, Any]"
+OUR_NAMES: Final = frozenset({GATE_CONTAINER, REDIRECT_CONTAINER})
 _CONTAINER_LISTS: Final = ("initContainers", "containers", "ephemeralContainers")
 
 
@@ -32,9 +40,9 @@ class Arrival:
     parts: GateParts
 
     def others(self) -> Iterator[_Container]:
-        """Every container but those under the gate's name."""
+        """Every container but those under the gate's names."""
         for kind in _CONTAINER_LISTS:
-            yield from (each for each in entries(self.pod, kind) if each["name"] != GATE_CONTAINER)
+            yield from (each for each in entries(self.pod, kind) if each["name"] not in OUR_NAMES)
 
 
 def pod_problem(arrival: Arrival) -> InjectionRefused | None:
@@ -81,14 +89,23 @@ def _user(arrival: Arrival) -> InjectionRefused | None:
 
 def _name(arrival: Arrival) -> InjectionRefused | None:
     for kind in ("containers", "ephemeralContainers"):
-        if any(each["name"] == GATE_CONTAINER for each in entries(arrival.pod, kind)):
-            return InjectionRefused(InjectionReason.CONTAINER_NAME_TAKEN, f"one of the pod's {kind} is called `{GATE_CONTAINER}`")
+        for each in entries(arrival.pod, kind):
+            if each["name"] in OUR_NAMES:
+                problem = f"one of the pod's {kind} is called `{each['name']}`"
+                return InjectionRefused(InjectionReason.CONTAINER_NAME_TAKEN, problem)
+    wanted = {GATE_CONTAINER: arrival.parts.container, REDIRECT_CONTAINER: arrival.parts.redirect}
     for found in entries(arrival.pod, "initContainers"):
-        different = sorted(_differences(found, arrival.parts.container)) if found["name"] == GATE_CONTAINER else []
+        if found["name"] not in wanted:
+            continue
+        ours = wanted[found["name"]]
+        if ours is None:
+            problem = f"the pod's container `{found['name']}` redirects, and the target doesn't ask for it"
+            return InjectionRefused(InjectionReason.FOREIGN_GATE, problem)
+        different = sorted(_differences(found, ours))
         if different:
             return InjectionRefused(
                 InjectionReason.FOREIGN_GATE,
-                f"the pod's container `{GATE_CONTAINER}` isn't the target's gate, it differs in {', '.join(different)}",
+                f"the pod's container `{found['name']}` isn't the target's gate, it differs in {', '.join(different)}",
             )
     return None
 

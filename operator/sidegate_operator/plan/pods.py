@@ -1,7 +1,8 @@
 """Pods as the plan sees them: whose they are, whether a gate runs in them, and what their gate was last told.
 
 Rules it keeps:
-- Whose a pod is, its labels and annotations say; that a gate runs in it, only its containers do.
+- Whose a pod is, its labels and annotations say, and the gate in it, which nobody changes as long as the pod lives: so a pod that lost its
+  labels is still seen. That a gate runs in it, only its containers say.
 - A pod that is over, or of a Job, needs no gate. One that opted out needs none where its target allows that.
 - What a gate was told stands in annotations, which others can write: a time that can't be is no time.
 
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.api.text import Timestamp
-from sidegate_operator.plan.gate_container import GATE_CONTAINER
+from sidegate_operator.plan.gate_container import GATE_CONTAINER, REDIRECT_CONTAINER, TARGET_VARIABLE
 from sidegate_operator.plan.owned import INJECT_LABEL, OUTSIDE_GATE_LABEL, REVISION_ANNOTATION, TARGET_LABEL
 from sidegate_operator.plan.sidecar import is_of_a_job
 
@@ -31,7 +32,7 @@ _TOLD: Final = re.compile(r"([1-9][0-9]{0,5}) times, last at (\S{20})")
 @dataclass(frozen=True, slots=True)
 class SeenPod:
     """One pod of the target's namespace. `gate_image`: of a gate beside the database, None without one; `gate_container_id`: of the one
-    that runs, empty before.
+    that runs, empty before; `gate_target`: what that gate was made for, None where it doesn't say.
     """
 
     name: str
@@ -44,6 +45,10 @@ class SeenPod:
     is_of_a_job: bool
     gate_image: str | None = None
     gate_container_id: str = ""
+    gate_target: str | None = None
+    address: str = ""  # its IP address, once it has one
+    is_up: bool = False  # all its containers are ready, so that the target can be expected to listen
+    is_redirected: bool = False  # its packets are led to the gate
 
     @classmethod
     def from_wire(cls, pod: Mapping[str, Any]) -> SeenPod:
@@ -55,7 +60,8 @@ class SeenPod:
         outside = OUTSIDE_GATE_LABEL in labels and any(
             each.get("name") == GATE_CONTAINER for each in spec.get("containers") or []
         )
-        states = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+        own = status.get("containerStatuses") or []
+        states = [*(status.get("initContainerStatuses") or []), *own]
         return cls(
             name=metadata["name"],
             uid=metadata["uid"],
@@ -69,6 +75,10 @@ class SeenPod:
             gate_container_id=next(
                 (str(each.get("containerID") or "") for each in states if each.get("name") == GATE_CONTAINER), ""
             ),
+            gate_target=_target_of(inside[0], metadata.get("namespace")) if inside else None,
+            address=status.get("podIP") or "",
+            is_up=bool(own) and all(each.get("ready") is True for each in own),
+            is_redirected=any(each.get("name") == REDIRECT_CONTAINER for each in sidecars),
         )
 
     @property
@@ -83,9 +93,18 @@ class SeenPod:
         name, selector = str(target.metadata.name), target.spec.selector
         if selector is None:
             return self.labels.get(OUTSIDE_GATE_LABEL) == name
+        if self.gate_target == name:
+            return True
         if target.spec.enforcement.allow_opt_out and self.labels.get(INJECT_LABEL) == "false":
             return False
         return self.asks_for == name or selector.matches(self.labels)
+
+
+def _target_of(gate: Mapping[str, Any], namespace: object) -> str | None:
+    """Of a gate beside the database, and of its own namespace alone."""
+    values = (str(each.get("value", "")) for each in gate.get("env") or [] if each.get("name") == TARGET_VARIABLE)
+    place, _, name = next(values, "").partition("/")
+    return name if name and place == namespace else None
 
 
 @dataclass(frozen=True, slots=True)

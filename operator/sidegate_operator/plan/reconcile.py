@@ -9,6 +9,7 @@ Rules it keeps:
 - What bears the name of an object wanted and is somebody else's is left alone, and the status says so: whoever may make targets may not
   by that overwrite Services and ConfigMaps.
 - A pod of the target that runs without a gate is never overlooked: it counts, and it makes `Enforced` False.
+- A probe counts for the pods that it tried: one that came since makes `Enforced` Unknown again, an open door stays one.
 - Events tell of conditions whose status changed, and once of a pod without a gate. At first sight only what isn't as it should be is news:
   an operator that is installed beside thousands of resources must not write as many events that all is well.
 
@@ -35,6 +36,7 @@ from sidegate_operator.plan.gate_config import PlannedConfig, plan_gate_config
 from sidegate_operator.plan.gate_container import CONFIG_KEY
 from sidegate_operator.plan.owned import Object, config_map_name, metadata
 from sidegate_operator.plan.pods import SeenPod, Told
+from sidegate_operator.plan.redirect import is_redirected
 from sidegate_operator.plan.status import (
     GateState,
     PolicyReport,
@@ -184,9 +186,13 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         revision=good.revision if good is not None else None,
         gates=gates,
         pods_without_gate=tuple(each.name for each in without),
+        pods_not_redirected=tuple(each.name for each in mine if each.has_gate and not each.is_redirected)
+        if is_redirected(target)
+        else (),
         silent_pods=tuple(each.name for each in without if each.asks_for != target.metadata.name),
+        unselected_pods=tuple(each.name for each in mine if each.has_gate and not _is_selected(each, target)),
         shared_pods=_shared(snapshot, mine),
-        probe=snapshot.probe,
+        probe=snapshot.probe if snapshot.probe is not None and snapshot.probe.covers(each.uid for each in mine) else None,
         unguarded=snapshot.unguarded,
     )
     status = target_status(target, facts, now)
@@ -201,6 +207,10 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
         last_good=good or snapshot.last_good,
         look_again_at=wake,
     )
+
+
+def _is_selected(pod: SeenPod, target: ProtectedTarget) -> bool:
+    return target.spec.selector is None or target.spec.selector.matches(pod.labels)
 
 
 def _errors(findings: Sequence[Finding]) -> tuple[Finding, ...]:

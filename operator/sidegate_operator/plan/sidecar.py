@@ -3,7 +3,7 @@
 Rules it keeps:
 - A pod asks with the annotation or the label `sidegate.dev/target`. Which ProtectedTarget that is, the caller has looked up.
 - The patch only adds: no field of the pod is dropped, changed or moved. The gate comes first among the init containers, so that it is
-  there before anything else runs and goes after everything else has ended (KEP-753).
+  there before anything else runs and goes after everything else has ended (KEP-753). Only redirection is set up before it.
 - Idempotent: a pod that has the gate, as this operator would make it now, gets an empty patch.
 - Where the gate couldn't guard itself from the pod's other containers (`pod_checks`), there is no gate but a refusal.
 
@@ -13,11 +13,11 @@ The pod is what an AdmissionReview has: the API server has decoded it, so its sh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from sidegate.api.protected_target import ProtectedTarget, Protocol
 from sidegate.api.text import shown
 from sidegate_operator.plan.gate_container import (
-    GATE_CONTAINER,
     GateParts,
     GateSettings,
     gate_parts,
@@ -36,6 +36,8 @@ from sidegate_operator.plan.injection import (
 )
 from sidegate_operator.plan.owned import INJECT_LABEL, TARGET_LABEL
 from sidegate_operator.plan.pod_checks import Arrival, Pod, entries, pod_problem
+from sidegate_operator.plan.redirect import is_redirected, redirect_container
+from sidegate_operator.plan.redirect_checks import redirect_problem
 
 
 def named_target(pod: Pod) -> str | None:
@@ -56,8 +58,13 @@ def plan_sidecar(pod: Pod, target: ProtectedTarget | None, settings: GateSetting
     assert target is not None  # that was a problem
     if target.spec.enforcement.allow_opt_out and _labels(pod).get(INJECT_LABEL) == "false":
         return NotOurs(Untouched.OPTED_OUT)
+    if is_redirected(target) and not settings.redirect_image:
+        problem = f"ProtectedTarget `{name}` asks for redirection, and admission runs without --redirect-image"
+        return InjectionRefused(InjectionReason.REDIRECT_IMPOSSIBLE, problem)
     parts = gate_parts(target, settings, {"restartPolicy": "Always"})
-    refused = pod_problem(Arrival(pod, target.spec.port, settings, parts))
+    parts = replace(parts, redirect=redirect_container(target, settings))
+    arrival = Arrival(pod, target.spec.port, settings, parts)
+    refused = pod_problem(arrival) or redirect_problem(arrival)
     if refused is not None:
         return refused
     return PodPatch(name, tuple(_operations(pod, parts, injected_note(target, settings, parts))))
@@ -75,10 +82,14 @@ def _operations(pod: Pod, parts: GateParts, note: str) -> Iterator[Operation]:
         for key, value in missing.items():
             yield _add(f"/metadata/annotations/{key.replace('~', '~0').replace('/', '~1')}", value)
     init_containers = entries(pod, "initContainers")
+    ours = [parts.container] if parts.redirect is None else [parts.redirect, parts.container]
     if not init_containers:
-        yield _add("/spec/initContainers", [parts.container])
-    elif all(each["name"] != GATE_CONTAINER for each in init_containers):
-        yield _add("/spec/initContainers/0", parts.container)
+        yield _add("/spec/initContainers", ours)
+    else:
+        present = {each["name"] for each in init_containers}
+        for container in reversed(ours):
+            if container["name"] not in present:
+                yield _add("/spec/initContainers/0", container)
     volumes = entries(pod, "volumes")
     names = {each["name"] for each in volumes}
     added = [each for each in parts.volumes if each["name"] not in names]

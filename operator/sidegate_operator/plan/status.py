@@ -1,7 +1,8 @@
 """The status of a ProtectedTarget and of an AccessPolicy: conditions, gate counts, bounded lists, from what was observed.
 
 Rules it keeps:
-- `Enforced` is what a probe found. Nothing but a probe makes it True; a pod that runs without a gate makes it False whatever a probe said.
+- `Enforced` is what a probe found. Nothing but a probe makes it True; a pod that runs without a gate, or without the
+  redirection that its target asks for, makes it False whatever a probe said.
 - `Ready` sums up, and is never True while a condition is False. That nobody probed leaves it True and is said in its reason.
 - When nothing can be compiled, the conditions say whose fault it is, which rules stay in force meanwhile, and what to do.
 - The same facts give the same status: transition times move only when a condition's status does, and no other time stands in it.
@@ -50,16 +51,26 @@ class GateState:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a probe of the other ways in found, each as a phrase for a person."""
+    """What a probe of the other ways in found, each as a phrase for a person. `unclear`: what gave no answer that says either. `pods`: the
+    uids of those that were tried; None: the target isn't in pods.
+    """
 
     open_doors: tuple[str, ...] = ()
+    unclear: tuple[str, ...] = ()
+    pods: frozenset[str] | None = None
+
+    def covers(self, uids: Iterable[str]) -> bool:
+        """Whether it says anything of these pods. An open door is one, whoever else there is by now."""
+        return bool(self.open_doors) or self.pods is None or self.pods.issuperset(uids)
 
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
     """What is observed about a target. `errors` is why nothing could be compiled, empty when it could; `object_errors` is why an object
     beside the gate config can't be made, which keeps no rules back. `revision` is what is published, compiled now or before.
-    `silent_pods` are selected and don't ask for a gate: they never come before admission. `shared_pods` names another target of each.
+    `pods_not_redirected` have a gate, and their packets aren't led to it though the target asks for that.
+    `silent_pods` are selected and don't ask for a gate: they never come before admission. `unselected_pods` have the target's gate, and its
+    selector doesn't pick them (any more). `shared_pods` names another target of each.
     `unguarded` is why decisions aren't guarded, empty when they are, None where nobody looks.
     """
 
@@ -70,7 +81,9 @@ class TargetFacts:
     revision: str | None = None
     gates: tuple[GateState, ...] = ()
     pods_without_gate: tuple[str, ...] = ()
+    pods_not_redirected: tuple[str, ...] = ()
     silent_pods: tuple[str, ...] = ()
+    unselected_pods: tuple[str, ...] = ()
     shared_pods: Mapping[str, str] = field(default_factory=dict)
     probe: Probe | None = None
     unguarded: str | None = None
@@ -202,6 +215,12 @@ def _enforced(facts: TargetFacts) -> Observed:
     if facts.pods_without_gate:
         way_forward = "have them made again, as by kubectl rollout restart; `sidegate why POD` says why one has none"
         return Observed(TargetReason.PODS_WITHOUT_GATE, f"{_quoted(facts.pods_without_gate)}; fix: {way_forward}")
+    if facts.pods_not_redirected:
+        way_forward = "have them made again, as by kubectl rollout restart"
+        return Observed(TargetReason.PODS_NOT_REDIRECTED, f"{_quoted(facts.pods_not_redirected)}; fix: {way_forward}")
+    if facts.unselected_pods:
+        way_forward = "put the labels of spec.selector back, in the template too, or correct spec.selector"
+        return Observed(TargetReason.PODS_NOT_SELECTED, f"{_quoted(facts.unselected_pods)}; fix: {way_forward}")
     if facts.probe is not None and facts.probe.open_doors:
         return Observed(
             TargetReason.DOORS_OPEN, f"{_listed(facts.probe.open_doors)}; fix: close them, as `sidegate doctor` tells"
@@ -210,6 +229,8 @@ def _enforced(facts: TargetFacts) -> Observed:
         return Observed(TargetReason.NO_PODS)
     if facts.probe is None:
         return Observed(TargetReason.NOT_PROBED, "run `sidegate doctor`")
+    if facts.probe.unclear:
+        return Observed(TargetReason.PROBE_UNCLEAR, f"{_listed(facts.probe.unclear)}; fix: see what the target logs")
     return Observed(TargetReason.DOORS_CLOSED)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sidegate.api.protected_target import ProtectedTarget
@@ -23,6 +23,7 @@ from sidegate.api.text import Timestamp
 from sidegate_operator.plan.gate_container import GateSettings, gate_parts
 from sidegate_operator.plan.injection import INJECTED_ANNOTATION, injected_note
 from sidegate_operator.plan.pods import CLOCK_TOLERANCE_S, SeenPod
+from sidegate_operator.plan.redirect import redirect_container
 
 EXCHANGED_ANNOTATION: Final = "sidegate.dev/exchanged"  # which container was left, and when
 SETTLE_S: Final = 40.0  # longer than a gate's last report counts
@@ -54,6 +55,7 @@ def plan_upgrade(
     if target.spec.selector is None:
         return Upgrade()
     parts = gate_parts(target, settings, {"restartPolicy": "Always"})
+    parts = replace(parts, redirect=redirect_container(target, settings))  # part of the template; it isn't run again
     image = str(parts.container["image"])
     with_gate = [each for each in pods if each.gate_image is not None]
     waits = []

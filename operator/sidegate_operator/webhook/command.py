@@ -11,12 +11,12 @@ import logging
 import os
 import signal
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 import click
 
+from sidegate import __version__
 from sidegate_operator import clock
 from sidegate_operator.api_client import ApiClient, ApiError
 from sidegate_operator.credentials import ACCOUNT_DIR, Credentials, CredentialsError
@@ -27,7 +27,7 @@ from sidegate_operator.webhook.certificates import CertificateKeeper, Places
 from sidegate_operator.webhook.decide_approval import Seal
 from sidegate_operator.webhook.deciders import deciders
 from sidegate_operator.webhook.decision_key import DecisionKey, fetch_decision_key
-from sidegate_operator.webhook.server import Admission, Limits, serve
+from sidegate_operator.webhook.server import Admission, Limits, Metrics, serve
 
 LOG: Final = logging.getLogger(__name__)
 _API_TIMEOUT_S: Final = 3.0  # within the budget of one review
@@ -97,12 +97,14 @@ async def run(api: ApiClient, settings: Settings, stop: asyncio.Event) -> None:
     """Until `stop` is set."""
     serving = Serving(CertificateKeeper(api, settings.places, settings.lifetimes))
     tls = listening_context(settings.client_authority)
+    metrics = Metrics()
 
     async def refresh() -> None:
         held = await serving.keeper.keep(clock.now())
         if held.serving != (serving.tls_of.serving if serving.tls_of else None):
             load_chain(tls, held.serving.certificate, held.serving.key)
         serving.tls_of = held
+        metrics.certificate_ends.set(held.serving.not_after)
         try:
             serving.key = await fetch_decision_key(api, settings.places.namespace)
         except ApiError as error:  # pods get their gates all the same; without any key, decisions are refused
@@ -130,6 +132,7 @@ async def run(api: ApiClient, settings: Settings, stop: asyncio.Event) -> None:
         deciders(api, settings.places.namespace, clock.now, serving.seal, settings.gate),
         serving.readiness,
         settings.limits,
+        metrics,
         needs_client_certificate=settings.client_authority is not None,
     )
     refreshing = asyncio.create_task(refresh_again_and_again())
@@ -161,6 +164,13 @@ async def _is_set_within(stop: asyncio.Event, seconds: float) -> bool:
     envvar="SIDEGATE_GATE_IMAGE",
     metavar="IMAGE",
     help="what gates run, with its digest; also SIDEGATE_GATE_IMAGE",
+)
+@click.option(
+    "--redirect-image",
+    default="",
+    envvar="SIDEGATE_REDIRECT_IMAGE",
+    metavar="IMAGE",
+    help="what sets redirection up in pods of targets that ask for it, with its digest; default: none may; also SIDEGATE_REDIRECT_IMAGE",
 )
 @click.option(
     "--gateway-url",
@@ -196,6 +206,7 @@ def webhook(
     service: str,
     names: tuple[str, ...],
     gate_image: str,
+    redirect_image: str,
     gateway: str,
     secret: str,
     client_authority: Path | None,
@@ -213,9 +224,9 @@ def webhook(
     if own is None:
         raise click.UsageError("give --namespace: this is no pod that has one")
     try:
-        gate = GateSettings(gate_image, metadata.version("sidegate"), gateway)
+        gate = GateSettings(gate_image, __version__, gateway, redirect_image=redirect_image)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--gate-image") from error
+        raise click.BadParameter(str(error), param_hint="--gate-image or --redirect-image") from error
     settings = Settings(
         Places(own, secret, (f"{service}.{own}.svc", *names)),
         gate,

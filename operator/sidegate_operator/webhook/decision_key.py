@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from sidegate_operator.api_client import ApiClient, ApiError, read_or_none
 from sidegate_operator.resources import CONFIG_MAPS, SECRETS, Object
+from sidegate_operator.resources import DECISION_KEY as SECRET
+from sidegate_operator.resources import DECISION_KEYS as CONFIG_MAP
 
-SECRET: Final = "sidegate-decision-key"  # noqa: S105 - a name
-CONFIG_MAP: Final = "sidegate-decision-keys"
 _PRIVATE: Final = "ed25519"
 _LABELS: Final = {"app.kubernetes.io/managed-by": "sidegate", "app.kubernetes.io/part-of": "sidegate"}
 

@@ -18,6 +18,7 @@ from sidegate.api.protected_target import ProtectedTarget
 from sidegate.api.text import ObjectName
 from sidegate_operator.plan.gate_container import GateSettings
 from sidegate_operator.plan.injection import InjectionRefused, NotOurs, PodPatch
+from sidegate_operator.plan.redirect import NEEDS_PRIVILEGED, NEEDS_PRIVILEGED_WAY, is_redirected
 from sidegate_operator.plan.sidecar import named_target, plan_sidecar
 from sidegate_operator.webhook.review import Answer, Json, Operation, Reason, Review, allow, refuse
 
@@ -53,7 +54,9 @@ def inject(review: Review, stored: Json | None, settings: GateSettings) -> Answe
     planned = plan_sidecar(review.new, target, settings)
     match planned:
         case PodPatch():
-            return allow(planned.operations, audit={"target": planned.target})
+            assert target is not None  # a pod gets the gate of one that is there
+            warnings = (f"{NEEDS_PRIVILEGED}; fix: {NEEDS_PRIVILEGED_WAY}",) if is_redirected(target) else ()
+            return allow(planned.operations, warnings, audit={"target": planned.target})
         case NotOurs():
             return allow(audit={UNTOUCHED: planned.why.value})
         case InjectionRefused():

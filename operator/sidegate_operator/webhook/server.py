@@ -57,6 +57,8 @@ class Metrics:
     refusals: Counter = field(init=False)
     unreadable: Counter = field(init=False)
     in_flight: Gauge = field(init=False)
+    ready: Gauge = field(init=False)
+    certificate_ends: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         own = self.registry
@@ -66,6 +68,10 @@ class Metrics:
         self.refusals = Counter("sidegate_admission_refusals", "reviews refused", ["path", "reason"], registry=own)
         self.unreadable = Counter("sidegate_admission_unreadable", "requests that were no review", ["path"], registry=own)
         self.in_flight = Gauge("sidegate_admission_in_flight", "reviews being decided", registry=own)
+        self.ready = Gauge("sidegate_admission_ready", "whether every webhook configuration trusts this replica", registry=own)
+        self.certificate_ends = Gauge(
+            "sidegate_admission_certificate_end_timestamp_seconds", "until when the served certificate is valid", registry=own
+        )
 
 
 @dataclass(slots=True)
@@ -158,11 +164,15 @@ class Admission:
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")
 
+    async def _missing(self) -> str | None:
+        return "it is ending" if self.is_leaving else await self.readiness()
+
     async def _readyz(self, _: web.Request) -> web.Response:
-        missing = "it is ending" if self.is_leaving else await self.readiness()
+        missing = await self._missing()
         return web.Response(text="ok") if missing is None else web.Response(status=503, text=missing)
 
     async def _metrics(self, _: web.Request) -> web.Response:
+        self.metrics.ready.set(await self._missing() is None)
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=generate_latest(self.metrics.registry), headers=headers)
 

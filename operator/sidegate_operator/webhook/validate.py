@@ -27,6 +27,7 @@ from sidegate.mask.detectors import DETECTOR_NAMES
 from sidegate.policy.compile import Placement, binds, compile_target
 from sidegate.policy.finding import Finding, name_of, worst_first
 from sidegate.policy.review import review_time, review_unbound
+from sidegate_operator.plan.redirect import redirect_findings
 from sidegate_operator.webhook.review import Answer, Json, Operation, Reason, Review, allow, refuse
 
 Validated: TypeAlias = "AccessPolicy | ProtectedTarget"
@@ -131,6 +132,7 @@ def _findings_about(resource: Validated, neighbours: Neighbours, now: float) -> 
     """What there is to say about the resource, and which errors others have once it is there; of others nothing else."""
     if isinstance(resource, ProtectedTarget):
         found = list(_compiled(resource, list(_readable(AccessPolicy, _naming(neighbours.policies, {resource.metadata.name})))))
+        found += redirect_findings(resource)
     else:
         targets = list(_readable(ProtectedTarget, neighbours.targets))
         bound = [each for each in targets if binds(resource, each)]

@@ -258,7 +258,7 @@ class Enforcement(ApiModel):
         Field(
             default=EnforcementMode.DATABASE_RULES,
             description="`DatabaseRules`: roles and host rules of the database admit the gate alone. "
-            "`Redirect`: the pod's packets are led to the gate as well.",
+            "`Redirect`: the pod's packets are led to the gate as well, for which the pod needs NET_ADMIN.",
         ),
     ]
     network_policy: Annotated[
@@ -472,6 +472,14 @@ class ProtectedTargetSpec(ApiModel):
             holds=lambda self: not self.passthrough or self.protocol is Protocol.POSTGRES,
             problem="passthrough names PostgreSQL roles",
             way_forward="leave passthrough out, or write protocol: Postgres",
+        ),
+        Constraint(
+            name="redirect-inside-only",
+            field="enforcement.mode",
+            cel="!has(self.enforcement) || self.enforcement.mode != 'Redirect' || has(self.selector)",
+            holds=lambda self: self.enforcement.mode is not EnforcementMode.REDIRECT or self.selector is not None,
+            problem="packets of pods that a gate doesn't join can't be led to it",
+            way_forward="leave mode out, or give the target a selector instead of endpoint",
         ),
     )
     change_constraints: ClassVar[tuple[ChangeConstraint, ...]] = (

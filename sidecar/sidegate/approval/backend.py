@@ -132,11 +132,13 @@ class ApprovalBackend(Protocol):
     async def withdraw(self, name: str, why: str, now: float) -> None:
         """Nobody wants it any more. A request that has ended stays as it is."""
 
-    async def take_grant(self, fingerprint: str, requester_key: str, now: float) -> Verdict | None:
-        """An approval of exactly this, by this requester, that is neither used nor expired: used up by being returned."""
+    async def take_grant(self, request: HoldRequest, now: float) -> Verdict | None:
+        """An approval of an earlier request for exactly this, of the same requester, that is neither used nor expired: used up by being
+        returned. Requests are for the same when their fingerprints are.
+        """
 
     async def executed(self, name: str, outcome: str, now: float) -> None:
         """What became of it: the target's command tag, or the SQLSTATE of its error."""
 
-    async def find_pending(self, fingerprint: str, requester_key: str, now: float) -> str | None:
-        """The same statement of the same requester, if it is still to be decided: to join instead of asking twice."""
+    async def find_pending(self, request: HoldRequest, now: float) -> str | None:
+        """An earlier request for exactly this, of the same requester, if it is still to be decided: to join instead of asking twice."""

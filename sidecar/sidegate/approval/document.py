@@ -14,6 +14,7 @@ Pure: plain dicts in and out; YAML is `files`' business.
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -33,6 +34,11 @@ _MAX_GROUPS: Final = 256
 _MAX_LABEL: Final = 256
 _MAX_TABLES: Final = 64
 _SUMMARY: Final = 80
+_ALPHABET: Final = (
+    "bcdfghjkmnpqrstvwxz2456789"  # as Kubernetes' generated names: no vowels, nothing that reads like something else
+)
+_SQLSTATE: Final = re.compile(r"(?=.*[0-9])[0-9A-Z]{5}", re.ASCII)
+_ROWS: Final = re.compile(r"[A-Z ]+? (?:[0-9]+ )?([0-9]+)", re.ASCII)
 
 DECIDERS: Final = "sidegate.dev/deciders"
 HOLD_UNTIL: Final = "sidegate.dev/hold-until"
@@ -145,6 +151,25 @@ class ApprovalDocument(_Part, frozen=True, kw_only=True):
     metadata: MetadataFields
     spec: SpecFields
     status: StatusFields
+
+
+def new_name(now: float, random: bytes) -> str:
+    """A request's name: when it was made, and a letter for each byte."""
+    letters = "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in random)
+    return f"ar-{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{letters}"
+
+
+def outcome_of(outcome: str, now: float) -> OutcomeFields:
+    """What became of a statement, of the target's command tag or the SQLSTATE of its error."""
+    rows = _ROWS.fullmatch(outcome)
+    is_error = _SQLSTATE.fullmatch(outcome) is not None
+    return OutcomeFields(
+        result="Failed" if is_error else "Succeeded",
+        at=timestamp(now),
+        rows=int(rows[1]) if rows else None,
+        sqlstate=outcome if is_error else None,
+        message=None if is_error else outcome[:1024] or None,
+    )
 
 
 def timestamp(now: float) -> str:
@@ -292,7 +317,7 @@ def request_of(document: ApprovalDocument) -> HoldRequest:
         search_path=spec.search_path or None,
         current_role=spec.current_role,
         fingerprint=spec.fingerprint,
-        impact=None if spec.impact is None else _impact(spec.impact),
+        impact=None if spec.impact is None else impact_of(spec.impact),
         terms=terms,
         requested_at=requested_at,
         hold_until=seconds(metadata.annotations.get(HOLD_UNTIL, metadata.creation_timestamp)),
@@ -356,6 +381,7 @@ def _impact_fields(impact: Impact) -> ImpactFields:
     )
 
 
-def _impact(fields: ImpactFields) -> Impact:
+def impact_of(fields: ImpactFields) -> Impact:
+    """The impact as it was measured, of the tables that the request shows."""
     tables = tuple(TableImpact(t.relation, t.inserted, t.updated, t.deleted) for t in fields.tables)
     return Impact(fields.rows, tables, fields.is_truncation)

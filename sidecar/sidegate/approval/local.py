@@ -11,27 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, Verdict
-from sidegate.approval.document import WITHDRAWN, DocumentError, OutcomeFields, digest, new_document, timestamp, with_hold
+from sidegate.approval.document import WITHDRAWN, DocumentError, digest, new_document, new_name, outcome_of, with_hold
 from sidegate.approval.files import ApprovalFiles, DirectoryBusyError, Index, IndexEntry
 from sidegate.approval.hold import Hold, execute, verdict, withdraw
 
 MAX_OPEN_PER_REQUESTER: Final = 50
-_ALPHABET: Final = (
-    "bcdfghjkmnpqrstvwxz2456789"  # as Kubernetes' generated names: no vowels, nothing that reads like something else
-)
 _LOCK_ATTEMPTS: Final = 100
 _LOCK_RETRY_S: Final = 0.02
-_SQLSTATE: Final = re.compile(r"(?=.*[0-9])[0-9A-Z]{5}", re.ASCII)
-_ROWS: Final = re.compile(r"[A-Z ]+? (?:[0-9]+ )?([0-9]+)", re.ASCII)
 
 
 class LocalApprovals(ApprovalBackend):
@@ -97,9 +90,9 @@ class LocalApprovals(ApprovalBackend):
                 self._files.save_index(index)
                 self._files.save(with_hold(document, after, **{WITHDRAWN: why}))
 
-    async def take_grant(self, fingerprint: str, requester_key: str, now: float) -> Verdict | None:
+    async def take_grant(self, request: HoldRequest, now: float) -> Verdict | None:
         async with self._locked():
-            hold = self._find(Phase.APPROVED, fingerprint, requester_key, now)
+            hold = self._find(Phase.APPROVED, request, now)
             return None if hold is None else self._given_out(hold, now)
 
     async def executed(self, name: str, outcome: str, now: float) -> None:
@@ -109,28 +102,21 @@ class LocalApprovals(ApprovalBackend):
                 raise ApprovalUnavailable(
                     f"approval request `{name}` is {hold.phase.value}, not used", "report this as a bug of the gate"
                 )
-            rows = _ROWS.fullmatch(outcome)
-            is_error = _SQLSTATE.fullmatch(outcome) is not None
-            fields = OutcomeFields(
-                result="Failed" if is_error else "Succeeded",
-                at=timestamp(now),
-                rows=int(rows[1]) if rows else None,
-                sqlstate=outcome if is_error else None,
-                message=None if is_error else outcome[:1024] or None,
-            )
+            fields = outcome_of(outcome, now)
             status = msgspec.structs.replace(document.status, outcome=fields)
             self._files.save(msgspec.structs.replace(document, status=status))
 
-    async def find_pending(self, fingerprint: str, requester_key: str, now: float) -> str | None:
+    async def find_pending(self, request: HoldRequest, now: float) -> str | None:
         async with self._locked():
-            hold = self._find(Phase.PENDING, fingerprint, requester_key, now)
+            hold = self._find(Phase.PENDING, request, now)
             return None if hold is None else hold.name
 
     def _current(self, name: str, index: Index, now: float) -> Hold:
         return self._files.hold(name, index, now, self._digests.get(name))[0]
 
-    def _find(self, phase: Phase, fingerprint: str, requester_key: str, now: float) -> Hold | None:
+    def _find(self, phase: Phase, request: HoldRequest, now: float) -> Hold | None:
         """The newest request of this kind. One that was tampered with is passed over: nothing comes of it."""
+        fingerprint, requester_key = request.fingerprint, request.requester_key
         index = self._files.load_index()
         for name in sorted(index, reverse=True):
             entry = index[name]
@@ -161,8 +147,7 @@ class LocalApprovals(ApprovalBackend):
 
     def _new_name(self, index: Index, now: float) -> str:
         while True:
-            letters = "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in self._random_bytes(4))
-            name = f"ar-{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{letters}"
+            name = new_name(now, self._random_bytes(4))
             if name not in index and self._files.stamp(name) is None:
                 return name
 

@@ -13,11 +13,27 @@ The config is what `sidegate policy compile` or the operator made. It is watched
 one that can't be read leaves the last good one in force. Without any, every client is refused and told why. SIGHUP looks again now, SIGTERM
 ends every session in order.
 
+Approval requests are files below STATE, decided with `sidegate approve`; with `--gateway` the operator keeps them, people decide with
+kubectl, and the gate reports to every replica of the operator what it enforces. What a decision is worth is for the gate to tell: it
+verifies each one's signature, and counts by the rule's own terms. When the gateway doesn't answer the gate goes on enforcing, and refuses
+what would have to be approved.
+
 \b
 FILES
   STATE/recordings/NAMESPACE/TARGET/*.sgrec   one recording for each session
   STATE/approvals/                            approval requests, decided with
-                                              `sidegate approve`
+                                              `sidegate approve`; none with
+                                              `--gateway`
+  /run/sidegate/operator/token                proves to the gateway which pod
+                                              this is; read for each request
+  /run/sidegate/operator/ca.crt               the gateway's authority, PEM;
+                                              read for each connection
+
+\b
+ENVIRONMENT
+  SIDEGATE_GATEWAY, SIDEGATE_GATEWAY_TOKEN, SIDEGATE_GATEWAY_CA,
+  SIDEGATE_TARGET   as the options `--gateway...`; an option comes first
+
 \b
 EXAMPLES
   sidegate policy compile --manifests manifests --target shop-db -o gate.json
@@ -51,7 +67,44 @@ EXIT STATUS
     "--issuer-ca", metavar="FILE", help="Authorities that issuers' certificates are verified with. Default: the system's."
 )
 @click.option(
+    "--gateway",
+    envvar="SIDEGATE_GATEWAY",
+    metavar="URL",
+    help="The operator's gateway, https, host and port alone. Default: none; approval requests are files.",
+)
+@click.option(
+    "--gateway-token",
+    envvar="SIDEGATE_GATEWAY_TOKEN",
+    type=click.Path(path_type=Path),
+    default=Path("/run/sidegate/operator/token"),
+    show_default=True,
+    metavar="FILE",
+    help="The gate's own token, with the audience `sidegate-operator`.",
+)
+@click.option(
+    "--gateway-ca",
+    envvar="SIDEGATE_GATEWAY_CA",
+    type=click.Path(path_type=Path),
+    default=Path("/run/sidegate/operator/ca.crt"),
+    show_default=True,
+    metavar="FILE",
+    help="The authority that the gateway's certificate is verified with, and no other.",
+)
+@click.option(
+    "--gateway-target",
+    envvar="SIDEGATE_TARGET",
+    metavar="NAMESPACE/NAME",
+    help="The target whose gate this is, to report before there is a config that says so.",
+)
+@click.option(
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the port (SO_REUSEPORT)."
+)
+@click.option(
+    "--finish",
+    "finish_s",
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    help="How long statements that run get for their answers when it is told to stop. Default: 15.",
 )
 @click.option(
     "--log-format",
@@ -62,22 +115,31 @@ EXIT STATUS
 )
 def gate(
     config_file: Path, state: Path, listen: tuple[str, ...], metrics: str | None, audit_file: Path | None, issuer_ca: str | None,
-    workers: int, log_format: str,
+    gateway: str | None, gateway_token: Path, gateway_ca: Path, gateway_target: str | None, workers: int, finish_s: float | None,
+    log_format: str,
 ) -> None:  # fmt: skip
+    from sidegate.approval.gateway_client import GatewaySettings
     from sidegate.audit.sinks import AuditError
+    from sidegate.gateway.http import PlaceError, parse_place
     from sidegate.runtime.listener import ListenError
     from sidegate.runtime.logs import LogForm, set_up_logs
-    from sidegate.runtime.main import GateOptions, run_gate, run_loop
+    from sidegate.runtime.main import FINISH_S, GateOptions, run_gate, run_loop
 
     set_up_logs(LogForm(log_format))
-    options = GateOptions(config_file, state, listen, metrics, audit_file, issuer_ca)
+    settings = GatewaySettings(gateway, gateway_token, gateway_ca) if gateway else None
+    options = GateOptions(
+        config_file, state, listen, metrics, audit_file, issuer_ca, gateway=settings, gateway_target=gateway_target or None,
+        finish_s=FINISH_S if finish_s is None else finish_s,
+    )  # fmt: skip
 
     try:
+        if gateway:
+            parse_place(gateway)
         if workers > 1:
             from sidegate.runtime.worker import run_workers
 
             sys.exit(run_workers(options, workers))
         run_loop(lambda: run_gate(options))
-    except (ListenError, AuditError, OSError) as error:
+    except (ListenError, AuditError, PlaceError, OSError) as error:
         way = getattr(error, "way_forward", "")
         raise click.ClickException(f"{error}; {way}" if way else str(error)) from error

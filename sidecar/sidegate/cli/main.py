@@ -9,15 +9,22 @@ from typing import Final
 import click
 
 from sidegate import __version__
+from sidegate.cli.place import CLUSTER_PACKAGE, cluster_module
 
-# Verb: module and attribute in sidegate.cli, and the line that `sidegate --help` shows for it.
+CLUSTER: Final = f"{CLUSTER_PACKAGE}.commands"
+# Verb: module and attribute in sidegate.cli, or in the package for clusters; and the line that `sidegate --help` shows for it.
 VERBS: Final = {
     "gate": ("gate", "gate", "Run a gate from a compiled gate config."),
     "local": ("local", "local", "Run gates on this machine from manifests, without a cluster."),
     "policy": ("policy", "policy", "Explain, check and compile policies."),
+    "setup": ("setup", "setup", "Prepare a target so that only its gate gets in."),
     "approvals": ("approvals", "approvals", "List, show and watch approval requests."),
     "approve": ("approvals", "approve", "Approve a held statement."),
     "deny": ("approvals", "deny", "Deny a held statement."),
+    "status": (f"{CLUSTER}.status", "status", "Show targets of a cluster: conditions, gates, pending approvals."),
+    "why": (f"{CLUSTER}.why", "why", "Say why a pod has its gate, or has none."),
+    "protect": (f"{CLUSTER}.protect", "protect", "Have a workload's pods made again with a gate."),
+    "doctor": (f"{CLUSTER}.doctor", "doctor", "Look whether everything that protection stands on is in place."),
     "replay": ("replay", "replay", "Show a recorded session as it happened."),
     "recordings": ("recordings", "recordings", "List and verify recordings."),
     "token": ("token", "token", "Print a token to use as the password of a gated target."),
@@ -32,6 +39,10 @@ class _Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module, attribute, _ = VERBS[cmd_name]
+        if module.startswith(CLUSTER):
+            command = getattr(cluster_module(module.removeprefix(f"{CLUSTER_PACKAGE}.")), attribute)
+            assert isinstance(command, click.Command)
+            return command
         try:
             command = getattr(importlib.import_module(f"sidegate.cli.{module}"), attribute)
         except ModuleNotFoundError as error:

@@ -139,6 +139,19 @@ class PostgresGate:
             if not passing.is_granted_by(config):
                 passing.end(f"revision {config.revision} lets it pass no longer")
 
+    async def finish(self, detail: str, timeout_s: float) -> None:
+        """Let nobody in any more, and give statements that run so much time for their answers. Each session ends with its own; who waits
+        for an approval doesn't get any: what is approved later is for the same statement, sent again. Passthroughs aren't waited for.
+        """
+        self._is_draining = True
+        for login in self._logins:
+            login.cancel()
+        finishing = list(self.cancels.relays.values())
+        for relay in finishing:
+            relay.finish(Reason.SESSION_ENDED, detail)
+        if finishing:
+            await asyncio.wait([asyncio.ensure_future(relay.done.wait()) for relay in finishing], timeout=timeout_s)
+
     async def drain(self, detail: str, timeout_s: float) -> None:
         """Let nobody in any more, end every session and wait until their recordings are closed."""
         self._is_draining = True

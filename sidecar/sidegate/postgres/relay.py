@@ -129,6 +129,11 @@ class Relay:
         if not self._is_over:
             self.run(self.session.end(reason, detail, self._services.now()))
 
+    def finish(self, reason: Reason, detail: str) -> None:
+        """End it once what runs has its answer."""
+        if not self._is_over:
+            self.run(self.session.finish(reason, detail, self._services.now()))
+
     def cancel(self, source_address: str) -> None:
         if not self._is_over:
             self.run(self.session.cancel(source_address, self._services.now()))
@@ -265,10 +270,10 @@ class Relay:
 
     async def _verdict(self, request: HoldRequest) -> Verdict:
         services, approvals = self._services, self._services.approvals
-        grant = await approvals.take_grant(request.fingerprint, request.requester_key, services.now())
+        grant = await approvals.take_grant(request, services.now())
         if grant is not None:
             return grant
-        name = await approvals.find_pending(request.fingerprint, request.requester_key, services.now())
+        name = await approvals.find_pending(request, services.now())
         joined = name is not None
         if name is None:
             name = await approvals.submit(request, services.now())

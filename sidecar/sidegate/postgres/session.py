@@ -126,6 +126,7 @@ class Session:
         self._captured: Captured | None = None
         self._hold: HoldRequest | None = None
         self._hold_name: str | None = None
+        self._ends_with: tuple[Reason, str] | None = None  # as soon as nothing is being answered
         self._next_work = 1
         self._to_target: list[tuple[Permit, bytes]] = []
         self._to_client: list[bytes] = []
@@ -155,6 +156,7 @@ class Session:
             self._end(Reason.TARGET_UNAVAILABLE, f"the target's answer can't be read: {unread}")
         except ClientProtocolError as error:
             self._end(Reason.PROTOCOL_REFUSED, str(error), sqlstate_from=error)
+        self._end_if_finished()
         return self._flush()
 
     def hold_submitted(self, name: str, now: float, *, joined: bool = False) -> Effects:
@@ -257,6 +259,13 @@ class Session:
         """End it from outside: the token's life is over, the gate shuts down, a record can't be written."""
         self.now = self.journal.now = now
         self._end(reason, detail)
+        return self._flush()
+
+    def finish(self, reason: Reason, detail: str, now: float) -> Effects:
+        """End it once what runs has its answer; at once when nothing does, or when people have to be waited for."""
+        self.now = self.journal.now = now
+        self._ends_with = (reason, detail)
+        self._end_if_finished()
         return self._flush()
 
     def client_left(self, now: float) -> Effects:
@@ -535,6 +544,13 @@ class Session:
         if not self._target.is_mid_message:  # in the middle of a row it would be taken for the row's bytes
             self._to_client.append(refusal_message(deny, "FATAL", sqlstate=sqlstate))
         self._actions.append(CloseSession(f"{reason}: {detail}"))
+
+    def _end_if_finished(self) -> None:
+        if self._ends_with is None:
+            return
+        runs = len(self.expected) > 0 or self._story is not None or self.waits_for_catalog
+        if self._hold is not None or not runs:
+            self._end(*self._ends_with)
 
     def close_quietly(self, permit: Permit, data: bytes) -> None:
         """The client said Terminate."""

@@ -1,6 +1,6 @@
 """Health and metrics over HTTP, on a port of their own: `/live`, `/ready`, `/started`, `/metrics`.
 
-- started: the gate has had all it needs once. Kubernetes' startup probe.
+- started: it listens. Kubernetes' startup probe, which holds the database back: whatever else is missing must not keep it down.
 - ready: it has it now, and isn't draining. The first line says so, a line for each lack follows; or for each thing that wants mending
   although the gate does without.
 - live: the event loop answers. A gate that refuses everything is alive: a restart wouldn't mend its config.
@@ -33,17 +33,18 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 
 class Health:
-    """What a gate needs to be ready, each by name, and which of them it lacks now and why."""
+    """What a gate needs to be ready, each by name, and which of them it lacks now and why. With `started_by` it has started."""
 
-    def __init__(self, *needs: str) -> None:
+    def __init__(self, *needs: str, started_by: str) -> None:
         self._lacking: dict[str, str] = dict.fromkeys(needs, "not there yet")
-        self.has_started = not needs
+        self._started_by = started_by
+        self.has_started = False
         self.is_draining = False
         self._warnings: dict[str, str] = {}
 
     def met(self, need: str) -> None:
         self._lacking.pop(need, None)
-        self.has_started = self.has_started or not self._lacking
+        self.has_started = self.has_started or need == self._started_by
 
     def lacking(self, need: str, problem: str) -> None:
         self._lacking[need] = problem

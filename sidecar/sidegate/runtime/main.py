@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING, Final
 
 from sidegate import __version__
 from sidegate.approval.backend import ApprovalBackend
+from sidegate.approval.gateway import GatewayApprovals
+from sidegate.approval.gateway_client import GatewayClient, GatewaySettings
 from sidegate.audit.events import ConfigLoaded, ConfigRefused, GateStarted, GateStopped, at
 from sidegate.audit.sinks import AuditSink, FileSink, StdoutSink
+from sidegate.gateway.messages import Report
 from sidegate.identity.keys import IssuerKeys
 from sidegate.identity.transport import HttpTransport
 from sidegate.policy.config import ConfigError, GateConfig
@@ -34,6 +37,7 @@ from sidegate.runtime.listener import ListenAddress, Listener
 from sidegate.runtime.meter import MetricsMeter
 from sidegate.runtime.metrics import Metrics
 from sidegate.runtime.reload import ConfigFile, Watch
+from sidegate.runtime.reports import MAX_PROBLEM, GatewayReports
 from sidegate.runtime.tls import TlsError, WatchedContext, watch_for_clients, watch_for_target
 from sidegate.runtime.worker import WorkerPost
 
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sidegate.runtime")
 
+FINISH_S: Final = 15.0  # with what follows, less than the 30 s after which Kubernetes kills by default
 DRAIN_TIMEOUT_S: Final = 20.0
 DEFAULT_PORT: Final = 5432  # to listen at while there is no config that says which
 
@@ -60,6 +65,9 @@ class GateOptions:
     worker: int = 0
     workers: int = 1
     inherited: Mapping[str, socket.socket] = field(default_factory=dict)  # by the text in `listen`
+    gateway: GatewaySettings | None = None  # None: approvals are files below the state
+    gateway_target: str | None = None  # NAMESPACE/NAME, to report before there is a config
+    finish_s: float = FINISH_S  # how long statements that run get when it is told to stop
 
 
 class GateProcess:
@@ -68,7 +76,7 @@ class GateProcess:
     def __init__(self, options: GateOptions) -> None:
         self._options = options
         self.metrics = Metrics(__version__)
-        self.health = Health("config", "listener")
+        self.health = Health("config", "listener", started_by="listener")
         writer = "gate" if options.workers == 1 else f"gate-{options.worker}"
         self._audit = make_audit_sink(options.audit_file, writer)
         options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,10 +86,17 @@ class GateProcess:
         self._target_tls: tuple[TargetTlsConfig, WatchedContext | None] | None = None
         self._revision = ""
         self._waiting: GateConfig | None = None  # good, but for certificate files that can't be read yet
+        self._gateway = GatewayClient(options.gateway) if options.gateway is not None else None
+        self._reports = (
+            GatewayReports(self._gateway, self._reported_target, self._report, self.health, self.metrics)
+            if self._gateway is not None
+            else None
+        )
+        self._problem: str | None = None  # why a newer config isn't in force
         self._keys = IssuerKeys(HttpTransport(options.issuer_ca_file))
         self.gate = PostgresGate(
             GateServices(
-                now=clock.now, keys=self._keys, approvals=make_approvals(options.state), audit=self._audit,
+                now=clock.now, keys=self._keys, approvals=make_approvals(options.state, self._gateway), audit=self._audit,
                 meter=MetricsMeter(self.metrics), budget=self._budget, client_tls=self._current_client_tls,
                 target_tls=self._current_target_tls, version=__version__, post=self._post,
             )
@@ -108,6 +123,8 @@ class GateProcess:
             self._post.start(self.gate.cancels.receive)
         gc.freeze()  # what start-up made lives as long as the process
         background = [loop.create_task(watch.run()), loop.create_task(watch_loop_lag(self.metrics))]
+        if self._reports is not None:
+            background.append(loop.create_task(self._reports.run()))
         log.info("ready, listening at %s", ", ".join(str(listener.address) for listener in self._listeners))
         stopping = loop.create_task(stop.wait())
         try:
@@ -141,14 +158,20 @@ class GateProcess:
         )  # fmt: skip
 
     async def _stop(self, background: Sequence[asyncio.Task[None]]) -> None:
+        for listener in self._listeners:
+            await listener.close()
+        await self.gate.finish(
+            "the gate stops", self._options.finish_s
+        )  # rules are watched, and reported, as long as a statement runs
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        for listener in self._listeners:
-            await listener.close()
+        last = asyncio.get_running_loop().create_task(self._reports.report_last()) if self._reports is not None else None
         await self.gate.drain("the gate stops", DRAIN_TIMEOUT_S)
         for listener in self._listeners:
             await listener.wait_served(DRAIN_TIMEOUT_S)
+        if last is not None:
+            await last
         await self._keys.close()
         if self._post is not None:
             self._post.close()
@@ -164,6 +187,7 @@ class GateProcess:
             self._adopt(self._waiting)
         elif self._config_file.problem is None:
             self.health.settled("config")
+            self._tell_problem(None)
 
     def _adopt(self, config: GateConfig) -> None:
         has_waited, self._waiting = self._waiting is config, None
@@ -180,12 +204,22 @@ class GateProcess:
         self.metrics.config_loaded(config.revision, clock.now())
         self.health.met("config")
         self.health.settled("config")
+        self._problem = None
+        if self._reports is not None:
+            self._reports.poke()
         self._audit.write(
             ConfigLoaded(time=at(clock.now()), target=self._target_name(), revision=config.revision, previous_revision=previous)
         )
         log.info("config of revision %s is in force", config.revision)
 
+    def _tell_problem(self, problem: str | None) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            if self._reports is not None:
+                self._reports.poke()
+
     def _config_refused(self, error: ConfigError) -> None:
+        self._tell_problem(str(error))
         self.metrics.config_failures.add()
         if self.gate.config is None:
             self.health.lacking("config", str(error))
@@ -232,6 +266,18 @@ class GateProcess:
             budget = self._budgets[name] = RecordingBudget(directory, config.target.recording)
         return budget
 
+    def _reported_target(self) -> str | None:
+        return self._target_name() or self._options.gateway_target
+
+    def _report(self) -> Report:
+        return Report(
+            revision=self._revision,
+            version=__version__,
+            sessions=self.metrics.sessions_open,
+            is_draining=self.health.is_draining,
+            problem=self._problem[:MAX_PROBLEM] if self._problem else None,
+        )
+
     def _target_name(self) -> str:
         config = self.gate.config
         return f"{config.target.namespace}/{config.target.name}" if config is not None else ""
@@ -242,7 +288,10 @@ def make_audit_sink(path: Path | None, writer: str) -> AuditSink:
     return StdoutSink(writer) if path is None else FileSink(path, writer)
 
 
-def make_approvals(state: Path) -> ApprovalBackend:
+def make_approvals(state: Path, gateway: GatewayClient | None) -> ApprovalBackend:
+    """The operator's, or files."""
+    if gateway is not None:
+        return GatewayApprovals(gateway, clock=clock.now, random_bytes=secrets.token_bytes)
     from sidegate.approval.local import LocalApprovals
 
     return LocalApprovals(state / "approvals", clock=clock.now, random_bytes=secrets.token_bytes)

@@ -17,6 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from sidegate.policy.reason import Reason
+from sidegate.runtime import clock
 from sidegate.runtime.counts import Counts, Durations
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
@@ -44,6 +45,9 @@ class Metrics(Collector):
         self.recording_errors = Counts("sidegate_recording_errors", "records that couldn't be written")
         self.config_failures = Counts("sidegate_config_reload_failures", "gate configs refused; the last good one stays in force")
         self.jwks_refreshes = Counts("sidegate_jwks_refreshes", "fetches of an issuer's keys", "issuer", "outcome")
+        self.gateway_failures = Counts("sidegate_gateway_report_failures", "reports that a replica of the operator didn't take")
+        self._gateway_heard_at: float | None = None
+        self._gateway_takes_holds = False
         self.loop_lag = Durations("sidegate_event_loop_lag_seconds", "how late the event loop woke up", LAG_BUCKETS_S)
         for reason in Reason:
             self.refusals.add(reason.value, amount=0.0)
@@ -57,6 +61,15 @@ class Metrics(Collector):
         """From now on this revision is enforced."""
         self._revision = revision
         self._config_since = now
+
+    def reports_to_gateway(self, now: float) -> None:
+        """This gate has a gateway; it hasn't answered yet."""
+        self._gateway_heard_at = now
+
+    def gateway_reported(self, now: float, *, can_hold: bool) -> None:
+        """A replica at least took a report."""
+        self._gateway_heard_at = now
+        self._gateway_takes_holds = can_hold
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("sidegate_sessions_open", "client sessions open now", value=self.sessions_open)
@@ -75,6 +88,17 @@ class Metrics(Collector):
             self.loop_lag,
         ):
             yield family.collect()
+        if self._gateway_heard_at is not None:
+            age_s = max(0.0, clock.now() - self._gateway_heard_at)
+            yield GaugeMetricFamily(
+                "sidegate_gateway_report_age_seconds", "since a replica of the operator last took a report", value=age_s
+            )
+            yield GaugeMetricFamily(
+                "sidegate_gateway_takes_holds",
+                "whether the operator takes new holds, as it last said",
+                value=self._gateway_takes_holds,
+            )
+            yield self.gateway_failures.collect()
         yield _info("sidegate_build_info", "this gate's version", {"version": self._version, "python": platform.python_version()})
         if self._revision is not None:
             yield _info("sidegate_config_info", "the gate config in force", {"revision": self._revision})

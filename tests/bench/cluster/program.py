@@ -2,7 +2,8 @@
 
 Prints a table, writes build/bench-cluster.json. Nothing is asserted but that what should happen happens. In this order, on one cluster:
 pods made with and without injection, policies judged; the operator's first start, on which everything is still to be written; edits of
-policies, approvals; its restart, when all is in order; and what the same objects cost the official client to list.
+policies, approvals; its restart, when all is in order; and what the same objects cost the official client to list. With `--real-pods` another
+part: what gates in real pods take, on a node (`real_pods.py`); its figures come beside those of the run before.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import json
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.bench.cluster import approvals, edits, injections, peers
+from tests.bench.cluster import approvals, edits, injections, peers, real_pods
 from tests.bench.cluster.full_cluster import FullCluster
 from tests.bench.cluster.operator_start import Start, until_settled
 from tests.bench.cluster.population import FULL, QUICK, Size, target_name
@@ -39,7 +41,8 @@ def say(text: str) -> None:
 
 def measure(size: Size) -> ClusterReport:
     report = ClusterReport()
-    for name, value in {**machine_facts(), **dataclasses.asdict(size)}.items():
+    facts = {**machine_facts(), **dataclasses.asdict(size), "commit": commit()}
+    for name, value in facts.items():
         report.fact(name, value)
     say("an API server, admission and fake nodes")
     with FullCluster(size) as cluster:
@@ -170,16 +173,31 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: a look, not a measurement")
     parser.add_argument("--namespaces", type=int, help="over how many namespaces all is spread; 1 is the dearest")
     parser.add_argument("--output", type=Path, default=RESULT, help="where the figures go as JSON")
+    parser.add_argument(
+        "--real-pods", action="store_true", help="gates in real pods instead: as root on Debian, or on KUBECONFIG's"
+    )
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     if arguments.namespaces:
         size = dataclasses.replace(size, namespaces=arguments.namespaces)
-    report = measure(size)
-    report.fact("commit", commit())
+    report = measure_real_pods() if arguments.real_pods else measure(size)
     print(report.table())
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(report.json())
+    write(report, arguments.output, beside_others=arguments.real_pods)
     say(f"wrote {arguments.output}")
+
+
+def measure_real_pods() -> ClusterReport:
+    report = ClusterReport()
+    report.fact("real_pods_commit", commit())
+    say(f"{real_pods.PODS} databases behind gates on a node; {real_pods.TURNS} edits of a policy, and as many approvals")
+    real_pods.measure(report)
+    return report
+
+
+def write(report: ClusterReport, output: Path, *, beside_others: bool) -> None:
+    others = json.loads(output.read_text()) if beside_others and output.exists() else {}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({**others, **report.figures()}, indent=1, sort_keys=True) + "\n")
 
 
 def commit() -> str:

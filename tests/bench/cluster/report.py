@@ -6,7 +6,6 @@ the machine is noted at every phase, since others' work on it shows in each figu
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -70,9 +69,6 @@ class ClusterReport:
             found |= {f"{figure}_{name}_{unit}": round(percentile(values, share), 4) for name, share in PERCENTILES.items()}
             found[f"{figure}_count"] = len(values)
         return found
-
-    def json(self) -> str:
-        return json.dumps(self.figures(), indent=1, sort_keys=True) + "\n"
 
     def table(self) -> str:
         lines = [", ".join(f"{name} {value}" for name, value in self._facts.items()), ""]

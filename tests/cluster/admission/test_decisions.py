@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sidegate.api.approval_request import ApprovalRequest
 from sidegate_operator.plan.approval import sealed
+from sidegate_operator.webhook.decision_key import CONFIG_MAP as KEYS
+from sidegate_operator.webhook.decision_key import SECRET as KEY_SECRET
 from tests.support.admission import (
     DEVELOPERS,
-    KEY_SECRET,
-    KEYS,
     NAMESPACE,
     OPERATOR,
     REGISTRATION,

@@ -270,6 +270,26 @@ def test_nobody_but_the_operator_exchanges_the_gates_image(admission: Admission,
         assert "exchanged by the operator alone; fix: set spec.gate.image" in caught.value.message
 
 
+def test_nobody_exchanges_what_sets_redirection_up(
+    admission: Admission, namespace: str, eve: ClusterClient, operator: ClusterClient
+) -> None:
+    """It has NET_ADMIN, and would run when the pod's network is made anew."""
+    pod = gated_pod(namespace)
+    redirect = {**pod["spec"]["initContainers"][0], "name": "sidegate-redirect", "restartPolicy": None}
+    pod["spec"]["initContainers"].insert(0, redirect)
+    admission.api.admin.create(pod)
+    change = {"op": "replace", "path": "/spec/initContainers/0/image", "value": "registry.example/evil:1"}
+    said = "exchanged by the operator alone"
+    for client, message in (
+        (eve, said),
+        (admission.api.admin, said),
+        (operator, "of a pod's spec the operator changes the image of the gate alone"),
+    ):
+        with pytest.raises(ApiError) as caught:
+            patch(client, namespace, "gated", change)
+        assert message in caught.value.message
+
+
 # Pods that ask for a gate and have none
 
 

@@ -225,8 +225,14 @@ def test_an_operator_is_killed_while_a_hold_waits_and_another_serves_it_on(
     asking.join()
     assert answers[0][0].status == 200
     assert survivor.post(f"holds/{name}/claim", taken(held)).status == 200
+    wait_until(lambda: "Approved" in events_about(gateways, shop, name), "the event that tells of the approval", 10)
     gateways.replicas[leads] = start_replica(gateways.admission, killed.operator.account)
     wait_until_serving(gateways.replicas[leads])
+
+
+def events_about(gateways: Gateways, namespace: str, name: str) -> list[str]:
+    found = gateways.api.admin.list("events.k8s.io/v1", "Event", namespace=namespace)["items"]
+    return [str(each["reason"]) for each in found if each["regarding"]["name"] == name]
 
 
 def _or_none(ask: Callable[[], Reply]) -> Reply:

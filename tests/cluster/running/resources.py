@@ -41,7 +41,8 @@ def policy(namespace: str, name: str = "read", targets: tuple[str, ...] = ("shop
 def pod(namespace: str, name: str = "shop-0", app: str = "shop", *, gate: bool = True) -> dict[str, Any]:
     """As the API server stores it; nothing runs it here."""
     container = {"image": "registry.example/x", "name": "postgres"}
-    sidecar = [{"image": "registry.example/gate", "name": "sidegate-gate", "restartPolicy": "Always"}]
+    mine = [{"name": "SIDEGATE_TARGET", "value": f"{namespace}/{app}"}]
+    sidecar = [{"image": "registry.example/gate", "name": "sidegate-gate", "restartPolicy": "Always", "env": mine}]
     metadata = {"name": name, "namespace": namespace, "labels": {"app": app, "sidegate.dev/target": app}}
     spec = {"containers": [container], "initContainers": sidecar if gate else []}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

@@ -31,6 +31,12 @@ def operator(api_server: ApiServer) -> Iterator[RunningOperator]:
         yield running
 
 
+def events_of(api: ApiServer, namespace: str) -> set[str]:
+    """What events tell of, and their reasons."""
+    found: list[dict[str, Any]] = api.admin.list("events.k8s.io/v1", "Event", namespace=namespace)["items"]
+    return {f"{each['regarding']['kind']} {each['reason']}" for each in found}
+
+
 def test_a_policy_becomes_the_config_of_its_targets_gate(
     api_server: ApiServer, operator: RunningOperator, namespace: str
 ) -> None:
@@ -204,6 +210,36 @@ def test_a_pod_without_a_gate_is_reported_even_when_its_label_is_stripped(
     wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Enforced", "NoPods")
 
 
+@pytest.mark.parametrize("optional", [False, True], ids=["needed", "optional"])
+def test_a_gated_pod_that_loses_all_its_labels_is_still_counted_and_reported(
+    api_server: ApiServer, operator: RunningOperator, namespace: str, *, optional: bool
+) -> None:
+    """Its NetworkPolicy and Service have lost it. Asking for none, where that is allowed, hides nothing either."""
+    api_server.admin.create(target(namespace, enforcement={"allowOptOut": optional}))
+    api_server.admin.create(pod(namespace))
+    wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Enforced", "NotProbed")
+    gone = {"metadata": {"labels": {"sidegate.dev/target": None, "app": None, "sidegate.dev/inject": "false"}}}
+    api_server.admin.merge_patch("v1", "Pod", "shop-0", gone, namespace=namespace)
+    said = wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Enforced", "PodsNotSelected")
+    assert "`shop-0`" in said["message"]
+    assert "put the labels of spec.selector back" in said["message"]
+    assert api_server.admin.get(VERSION, "ProtectedTarget", "shop", namespace=namespace)["status"]["gates"]["total"] == 1
+    settled(lambda: "ProtectedTarget PodsNotSelected" in events_of(api_server, namespace), "an event to tell of it")
+    api_server.admin.merge_patch("v1", "Pod", "shop-0", {"metadata": {"labels": {"app": "shop"}}}, namespace=namespace)
+    wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Enforced", "NotProbed")
+
+
+def test_a_selector_that_leaves_running_pods_behind_says_so(
+    api_server: ApiServer, operator: RunningOperator, namespace: str
+) -> None:
+    api_server.admin.create(target(namespace))
+    api_server.admin.create(pod(namespace))
+    wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Enforced", "NotProbed")
+    other = {"spec": {"selector": {"matchLabels": {"app": "stop"}}}}
+    api_server.admin.merge_patch(VERSION, "ProtectedTarget", "shop", other, namespace=namespace)
+    wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Enforced", "PodsNotSelected")
+
+
 def test_somebody_elses_object_of_the_name_is_left_alone(
     api_server: ApiServer, operator: RunningOperator, namespace: str
 ) -> None:
@@ -220,18 +256,16 @@ def test_somebody_elses_object_of_the_name_is_left_alone(
 def test_events_tell_of_what_changed(api_server: ApiServer, operator: RunningOperator, namespace: str) -> None:
     api_server.admin.create(target(namespace))
     api_server.admin.create(policy(namespace))
-
-    def reasons() -> set[str]:
-        found: list[dict[str, Any]] = api_server.admin.list("events.k8s.io/v1", "Event", namespace=namespace)["items"]
-        return {f"{each['regarding']['kind']} {each['reason']}" for each in found}
-
     wait_for_reason(api_server, "AccessPolicy", namespace, "read", "Accepted", "Accepted")
-    assert reasons() == set()  # all is well at first sight, which the status says
+    assert events_of(api_server, namespace) == set()  # all is well at first sight, which the status says
     grants = [{"postgres": {"databases": ["shop"], "role": "nobody", "allow": ["Read"]}}]
     api_server.admin.merge_patch(VERSION, "AccessPolicy", "read", {"spec": {"grants": grants}}, namespace=namespace)
-    settled(lambda: {"ProtectedTarget PolicyInvalid", "AccessPolicy Invalid"} <= reasons(), "the events of what is wrong")
+    settled(
+        lambda: {"ProtectedTarget PolicyInvalid", "AccessPolicy Invalid"} <= events_of(api_server, namespace),
+        "the events of what is wrong",
+    )
     api_server.admin.delete(VERSION, "AccessPolicy", "read", namespace=namespace)
-    settled(lambda: "ProtectedTarget Compiled" in reasons(), "the event that it is in order again")
+    settled(lambda: "ProtectedTarget Compiled" in events_of(api_server, namespace), "the event that it is in order again")
 
 
 def test_kopf_watches_and_health_is_well(operator: RunningOperator) -> None:

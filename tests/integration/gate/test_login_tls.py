@@ -11,6 +11,8 @@ import psycopg
 import pytest
 
 from sidegate.policy.config import TargetConfig, encode_config
+from sidegate.probe.answer import DoorState
+from sidegate.probe.postgres import probe_postgres
 from tests.integration.gate.conftest import replace, rewrite, running
 from tests.support import processes
 from tests.support import wire_messages as m
@@ -197,3 +199,12 @@ def test_a_config_whose_certificate_comes_later_is_taken_up_then(
         assert gate.page("/ready") == "ready\n"
         with psycopg.connect(**parameters(gate, issuer, files, shop)) as connection:  # type: ignore[arg-type]
             assert connection.pgconn.ssl_in_use
+
+
+async def test_a_probe_knows_the_gate_by_what_it_says_to_a_stranger_without_tls(
+    gate: GateProcess, postgres: PostgresServer
+) -> None:
+    doors = await probe_postgres("127.0.0.1", gate.port, ())
+    assert {each.over_tls: each.state for each in doors} == {False: DoorState.GATE, True: DoorState.ASKS}
+    (behind,) = {each.state for each in await probe_postgres("127.0.0.1", postgres.port, ()) if not each.over_tls}
+    assert behind is DoorState.ASKS

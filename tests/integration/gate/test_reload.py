@@ -204,7 +204,7 @@ def test_without_a_config_everyone_is_refused_until_it_comes(postgres: PostgresS
     gate = GateWithoutConfig(config_with(postgres, issuer))
     with gate:
         assert gate.state_of("/ready") == 503
-        assert gate.state_of("/started") == 503
+        assert gate.state_of("/started") == 200  # or a missing config would keep the database beside it down
         assert gate.state_of("/live") == 200
         with WireClient.tcp("127.0.0.1", gate.port) as client:
             with pytest.raises(LoginRefused) as found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,43 @@ def test_a_stop_ends_every_session_with_a_word_and_closes_its_recording(
         with postgres.admin(fresh_database) as admin:
             assert admin.execute("SELECT count(*) FROM audit_trail").fetchone() == (0,)
             assert admin.execute("SELECT count(*) FROM accounts").fetchone() == (5000,)
+
+
+def test_a_statement_that_runs_gets_its_answer_before_the_gate_stops(
+    postgres: PostgresServer, issuer: Issuer, fresh_database: str
+) -> None:
+    with running(config_with(postgres, issuer, HELD), arguments=["--finish", "5"]) as gate:
+        idle, busy, slow, waiting, pipelined = (WireClient.tcp("127.0.0.1", gate.port) for _ in range(5))
+        for client in (idle, busy, slow, waiting, pipelined):
+            client.log_in("readwrite", fresh_database, gate.endpoint(issuer).password("readwrite"))
+        busy.send(m.query("SELECT pg_sleep(2), 'busy'"))
+        slow.send(m.query("SELECT pg_sleep(60), 'slow'"))
+        waiting.send(m.query("DELETE FROM accounts"))
+        waiting.receive_until(m.NoticeResponse)
+        pipelined.send(
+            m.query("BEGIN"), m.query("INSERT INTO audit_trail (what) SELECT 'kept' FROM pg_sleep(1)"), m.query("COMMIT")
+        )
+        for words in ("'busy'", "'slow'", "'kept'"):
+            postgres.wait_for_query(words, fresh_database)
+        began = time.monotonic()
+        os.kill(gate.pid, signal.SIGTERM)
+        for client in (idle, waiting):
+            assert "the gate stops" in last_words(client).message
+        assert time.monotonic() - began < 1.5  # nobody waits for them, nor for people
+        with pytest.raises(OSError, match=r"refused|reset"):
+            WireClient.tcp("127.0.0.1", gate.port)
+        assert m.CommandComplete("SELECT 1") in busy.receive_until_ready()
+        assert "the gate stops" in last_words(busy).message
+        for _ in range(3):
+            pipelined.receive_until_ready()
+        assert "the gate stops" in last_words(pipelined).message
+        assert "the gate stops" in last_words(slow).message  # its time is over
+        assert 4.5 < time.monotonic() - began < 12
+        for client in (idle, busy, slow, waiting, pipelined):
+            client.close()
+    with postgres.admin(fresh_database) as admin:
+        assert admin.execute("SELECT count(*) FROM audit_trail").fetchone() == (1,)
+        assert admin.execute("SELECT count(*) FROM accounts").fetchone() == (5000,)
 
 
 def test_a_reader_that_is_slow_does_not_keep_the_gate_from_stopping(postgres: PostgresServer, issuer: Issuer, shop: str) -> None:

@@ -123,7 +123,7 @@ def test_the_one_who_asked_cannot_approve_even_as_an_approver(
     assert found.stderr == (
         "sidegate approve: `ada@example.com` asked for it and can't decide on it\nhint: have another approver decide\n"
     )
-    assert asyncio.run(approvals.find_pending(asked.fingerprint, asked.requester_key, asked.requested_at + 20)) == name
+    assert asyncio.run(approvals.find_pending(asked, asked.requested_at + 20)) == name
 
 
 def test_somebody_who_is_no_approver_is_refused(approvals: LocalApprovals, asked: HoldRequest, issuer: Issuer) -> None:
@@ -141,7 +141,7 @@ def test_a_bad_token_decides_nothing(approvals: LocalApprovals, asked: HoldReque
     found = run("approve", name, token=issuer.bad_tokens()[kind].token)
     assert found.exit_code == 1
     assert "your token wasn't accepted" in found.stderr or "you have given no token" in found.stderr
-    assert asyncio.run(approvals.find_pending(asked.fingerprint, asked.requester_key, asked.requested_at + 20)) == name
+    assert asyncio.run(approvals.find_pending(asked, asked.requested_at + 20)) == name
 
 
 def test_no_token_is_told_how_to_get_one(approvals: LocalApprovals, asked: HoldRequest) -> None:

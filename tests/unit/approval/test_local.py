@@ -175,7 +175,7 @@ async def test_of_many_who_wait_only_one_gets_the_approval(
     _decide(files, name, BOB, Choice.APPROVED)
     phases = sorted(found.phase for found in await asyncio.wait_for(asyncio.gather(*waiting), 10))
     assert phases == [Phase.APPROVED, Phase.EXECUTED, Phase.EXECUTED, Phase.EXECUTED]
-    assert await approvals.take_grant(request_of_ada.fingerprint, request_of_ada.requester_key, clock.now) is None
+    assert await approvals.take_grant(request_of_ada, clock.now) is None
 
 
 async def test_an_approval_after_the_client_left_is_a_grant_for_one_use(
@@ -187,19 +187,20 @@ async def test_an_approval_after_the_client_left_is_a_grant_for_one_use(
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    fingerprint, key = request_of_ada.fingerprint, request_of_ada.requester_key
-    assert await approvals.find_pending(fingerprint, key, NOW + 1) == name
-    assert await approvals.take_grant(fingerprint, key, NOW + 1) is None
+    assert await approvals.find_pending(request_of_ada, NOW + 1) == name
+    assert await approvals.take_grant(request_of_ada, NOW + 1) is None
     _decide(files, name, BOB, Choice.APPROVED)
     restarted = make()
-    assert await restarted.find_pending(fingerprint, key, NOW + 6) is None
-    assert await restarted.take_grant("another" + fingerprint, key, NOW + 6) is None
-    assert await restarted.take_grant(fingerprint, "https://idp.example#someone", NOW + 6) is None
-    found = await restarted.take_grant(fingerprint, key, NOW + 6)
+    assert await restarted.find_pending(request_of_ada, NOW + 6) is None
+    assert (
+        await restarted.take_grant(replace(request_of_ada, fingerprint="another" + request_of_ada.fingerprint), NOW + 6) is None
+    )
+    assert await restarted.take_grant(replace(request_of_ada, requester_key="https://idp.example#someone"), NOW + 6) is None
+    found = await restarted.take_grant(request_of_ada, NOW + 6)
     assert found is not None
     assert (found.phase, found.name, found.approvers) == (Phase.APPROVED, name, ("bob@example.com",))
-    assert await restarted.take_grant(fingerprint, key, NOW + 7) is None
-    assert await approvals.take_grant(fingerprint, key, NOW + 7) is None
+    assert await restarted.take_grant(request_of_ada, NOW + 7) is None
+    assert await approvals.take_grant(request_of_ada, NOW + 7) is None
     await restarted.executed(name, "42501", NOW + 8)
 
 
@@ -208,7 +209,7 @@ async def test_a_grant_is_gone_when_its_time_is_over(
 ) -> None:
     name = await approvals.submit(request_of_ada, NOW)
     _decide(files, name, BOB, Choice.APPROVED)
-    assert await approvals.take_grant(request_of_ada.fingerprint, request_of_ada.requester_key, NOW + 3600) is None
+    assert await approvals.take_grant(request_of_ada, NOW + 3600) is None
 
 
 async def test_a_withdrawn_request_takes_no_decision(
@@ -253,7 +254,7 @@ async def test_a_changed_request_is_refused_everywhere(
     for each in (approvals, make()):
         with pytest.raises(ApprovalUnavailable, match="was changed by somebody"):
             await each.wait(name)
-        assert await each.take_grant(request_of_ada.fingerprint, request_of_ada.requester_key, NOW + 6) is None
+        assert await each.take_grant(request_of_ada, NOW + 6) is None
     with files.locked(), pytest.raises(ApprovalUnavailable, match="was changed by somebody"):
         files.decide(name, CAROL, Choice.APPROVED, "", NOW + 6)
 
@@ -299,8 +300,8 @@ async def test_a_decision_that_breaks_the_rules_does_not_count(
 ) -> None:
     name = await approvals.submit(request_of_ada, NOW)
     _edit(directory, name, FORGED[what])
-    assert await approvals.take_grant(request_of_ada.fingerprint, request_of_ada.requester_key, NOW + 6) is None
-    assert await approvals.find_pending(request_of_ada.fingerprint, request_of_ada.requester_key, NOW + 6) == name
+    assert await approvals.take_grant(request_of_ada, NOW + 6) is None
+    assert await approvals.find_pending(request_of_ada, NOW + 6) == name
 
 
 async def test_a_used_approval_stays_used_when_its_file_is_put_back(
@@ -319,7 +320,7 @@ async def test_a_used_approval_stays_used_when_its_file_is_put_back(
     (directory / f"{name}.yaml").write_bytes(before)
     for each in (approvals, make()):
         assert (await each.wait(name)).phase is Phase.EXECUTED
-        assert await each.take_grant(request_of_ada.fingerprint, request_of_ada.requester_key, NOW + 7) is None
+        assert await each.take_grant(request_of_ada, NOW + 7) is None
 
 
 async def test_a_file_that_no_gate_made_is_no_request(
@@ -367,7 +368,7 @@ async def test_a_damaged_index_refuses_everything(
     with pytest.raises(ApprovalUnavailable, match="index"):
         await approvals.submit(request_of_ada, NOW)
     with pytest.raises(ApprovalUnavailable, match="index"):
-        await approvals.take_grant(request_of_ada.fingerprint, request_of_ada.requester_key, NOW)
+        await approvals.take_grant(request_of_ada, NOW)
 
 
 @pytest.mark.parametrize("mode", [0o750, 0o701, 0o777])

@@ -12,13 +12,13 @@ import pytest
 
 from sidegate.api.approval_request import ApprovalRequest, Verdict
 from sidegate.api.meta import change_problems
+from sidegate.gateway.people import is_same_person
 from sidegate_operator.plan.approval import (
     Decider,
     RefusalReason,
     Refused,
     Stamped,
     Undecided,
-    is_same_person,
     judge_creation,
     judge_status_update,
     judge_update,

@@ -9,9 +9,9 @@ import pytest
 
 from sidegate.api.approval_request import NEXT_PHASES, ApprovalRequest, Decision, Phase, Requester, Verdict
 from sidegate.api.text import Timestamp
+from sidegate.gateway.tally import Discount
 from sidegate_operator.plan.approval_lifecycle import (
     ENDED,
-    Discount,
     Keeping,
     OverQuota,
     Quota,

@@ -345,6 +345,19 @@ def test_a_pod_that_runs_without_a_gate_is_counted_and_told_once(asks_by: str) -
     assert "podsWithoutGate" not in world.target["status"]
 
 
+def test_a_pod_from_before_redirection_isn_t_enforced_until_it_is_made_anew() -> None:
+    world = World(probe=Probe())
+    world.settle()
+    assert world.conditions()["Enforced"] == ("True", "DoorsClosed")
+    world.target["spec"]["enforcement"] = {"mode": "Redirect"}
+    world.settle(NOW + 1)
+    assert world.conditions()["Enforced"] == ("False", "PodsNotRedirected")
+    assert world.conditions(world.policies[0])["Enforced"] == ("False", "TargetNotEnforced")
+    world.pods[0]["spec"]["initContainers"].insert(0, {"name": "sidegate-redirect"})
+    world.run(NOW + 2)
+    assert world.conditions()["Enforced"] == ("True", "DoorsClosed")
+
+
 def test_a_crowd_of_pods_without_gates_is_told_of_up_to_a_bound() -> None:
     world = World(pods=[pod(f"p{n:03}", has_gate=False) for n in range(100)])
     assert reasons_of(world.run(), "Pod") == [WITHOUT_GATE] * 16
@@ -527,6 +540,21 @@ def test_every_condition_that_changes_is_told_once() -> None:
     assert [each.reason for each in told if each.key.kind == "ProtectedTarget"] == ["Synced", "Progressing"]
     assert all(each.uid == "uid-shop-db" for each in told if each.key.kind == "ProtectedTarget")
     assert "Ready" not in {each.reason for each in told}
+
+
+def test_a_probe_counts_for_the_pods_that_it_tried() -> None:
+    world = World()
+    world.settle()
+    uids = frozenset(each["metadata"]["uid"] for each in world.pods)
+    for probe, reason in [
+        (Probe(pods=uids), "DoorsClosed"),
+        (Probe(pods=uids - {min(uids)}), "NotProbed"),  # one came since
+        (Probe(pods=uids | {"gone"}), "DoorsClosed"),
+        (Probe(("5432 asks",), pods=frozenset()), "DoorsOpen"),  # closed by nothing but another probe
+    ]:
+        world.probe = probe
+        world.run(NOW + 1)
+        assert world.conditions()["Enforced"][1] == reason
 
 
 def test_a_policy_says_nothing_before_each_of_its_targets_was_planned_with_it_as_it_is() -> None:

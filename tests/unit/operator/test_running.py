@@ -70,7 +70,9 @@ def test_a_slim_pod_is_the_same_to_plans() -> None:
     full["metadata"]["ownerReferences"] = [{"kind": "Job", "controller": True, "name": "j"}]
     full["spec"]["initContainers"] = [{"name": "sidegate-gate", "restartPolicy": "Always", "env": [{"name": "A", "value": "b"}]}]
     full["status"] = {"phase": "Running", "initContainerStatuses": [{"name": "sidegate-gate", "ready": True, "image": "x"}]}
+    full["status"] |= {"podIP": "10.1.2.3", "containerStatuses": [{"name": "postgres", "ready": True, "restartCount": 3}]}
     slim, whole = SeenPod.from_wire(slim_pod(full)), SeenPod.from_wire(full)
+    assert (slim.address, slim.is_up) == (whole.address, whole.is_up) == ("10.1.2.3", True)
     assert (slim.has_gate, slim.is_gate_ready, slim.is_of_a_job, slim.is_over, slim.asks_for, slim.labels) == (
         whole.has_gate,
         whole.is_gate_ready,

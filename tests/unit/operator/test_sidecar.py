@@ -90,7 +90,7 @@ def test_requests_equal_limits_so_that_a_guaranteed_pod_stays_one() -> None:
 def test_the_gates_readiness_is_not_the_pods() -> None:
     gate = gate_of(injected(PLAIN, TARGET))
     assert "readinessProbe" not in gate
-    assert gate["startupProbe"]["httpGet"]["path"] != "/started"  # it waits for a config, and the database would with it
+    assert gate["startupProbe"]["httpGet"]["path"] == "/started"  # of its listener alone: the database waits for it
 
 
 def test_the_gate_alone_gets_secrets_and_tokens() -> None:
@@ -164,6 +164,61 @@ def test_the_default_container_stays_the_pods_own_choice() -> None:
     chosen = merged(PLAIN, {"metadata": {"annotations": {"kubectl.kubernetes.io/default-container": "exporter"}}})
     assert injected(chosen, TARGET)["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] == "exporter"
     assert injected(PLAIN, TARGET)["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] == "postgres"
+
+
+# Redirection
+
+
+REDIRECTED = sample_target({"spec": {"enforcement": {"mode": "Redirect"}}})
+
+
+def redirect_of(pod: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(each for each in pod["spec"]["initContainers"] if each["name"] == "sidegate-redirect")
+    return found
+
+
+def test_redirection_is_set_up_before_anything_runs() -> None:
+    out = injected(sample("redirect.in"), target_of("redirect"))
+    names = [each["name"] for each in out["spec"]["initContainers"]]
+    assert names == ["sidegate-redirect", "sidegate-gate", "permissions"]
+
+
+def test_redirection_breaks_pod_security_by_its_capability_and_its_user_alone() -> None:
+    problems = container_problems(redirect_of(injected(PLAIN, REDIRECTED)))
+    assert problems == ["capabilities are added", "runAsNonRoot isn't true", "runs as root"]
+
+
+def test_a_gate_from_before_redirection_gets_it_added() -> None:
+    before = injected(PLAIN, TARGET)
+    after = injected(before, REDIRECTED)
+    assert [each["name"] for each in after["spec"]["initContainers"]] == ["sidegate-redirect", "sidegate-gate"]
+    assert note_of(after)["template"] != note_of(before)["template"]
+
+
+def test_redirection_that_would_come_after_the_gate_is_refused() -> None:
+    out = injected(PLAIN, REDIRECTED)
+    out["spec"]["initContainers"].reverse()
+    planned = plan_sidecar(out, REDIRECTED, SETTINGS)
+    assert isinstance(planned, InjectionRefused)
+    assert planned.reason is InjectionReason.REDIRECT_IMPOSSIBLE
+
+
+def test_no_image_for_redirection_and_the_pod_is_refused_rather_than_left_open() -> None:
+    planned = plan_sidecar(PLAIN, REDIRECTED, replace(SETTINGS, redirect_image=""))
+    assert isinstance(planned, InjectionRefused)
+    assert "--redirect-image" in planned.problem
+    with pytest.raises(ValueError, match="isn't pinned"):
+        replace(SETTINGS, redirect_image="redirect:1")
+
+
+@pytest.mark.parametrize("field", sorted(redirect_of(injected(PLAIN, REDIRECTED)).keys() - {"name", "imagePullPolicy"}))
+def test_refuses_a_redirection_that_differs_in_any_field(field: str) -> None:
+    out = injected(PLAIN, REDIRECTED)
+    del redirect_of(out)[field]
+    planned = plan_sidecar(out, REDIRECTED, SETTINGS)
+    assert isinstance(planned, InjectionRefused)
+    assert planned.reason is InjectionReason.FOREIGN_GATE
+    assert "sidegate-redirect" in planned.problem
 
 
 # What is none of ours

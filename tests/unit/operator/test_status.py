@@ -57,9 +57,29 @@ TARGETS: list[tuple[TargetFacts, tuple[TargetReason, ...], str]] = [
     (dataclasses.replace(GOOD, probe=None), (R.ACCEPTED, R.COMPILED, R.SYNCED, R.NOT_PROBED, R.READY_UNPROBED), "`sidegate doctor`"),
     (dataclasses.replace(GOOD, probe=Probe(("5433 answers",))), (R.ACCEPTED, R.COMPILED, R.SYNCED, R.DOORS_OPEN, R.NOT_ENFORCED), "5433 answers"),
     (
+        dataclasses.replace(GOOD, probe=Probe(unclear=("5432 is starting up",))),
+        (R.ACCEPTED, R.COMPILED, R.SYNCED, R.PROBE_UNCLEAR, R.READY_UNPROBED),
+        "5432 is starting up",
+    ),
+    (
+        dataclasses.replace(GOOD, probe=Probe(("5433 answers",), ("5432 is starting up",))),
+        (R.ACCEPTED, R.COMPILED, R.SYNCED, R.DOORS_OPEN, R.NOT_ENFORCED),
+        "5433 answers",
+    ),
+    (
         dataclasses.replace(GOOD, pods_without_gate=("shop-db-1",)),
         (R.ACCEPTED, R.COMPILED, R.SYNCED, R.PODS_WITHOUT_GATE, R.NOT_ENFORCED),
         "`shop-db-1`; fix: have them made again",
+    ),
+    (
+        dataclasses.replace(GOOD, pods_not_redirected=("shop-db-1",)),
+        (R.ACCEPTED, R.COMPILED, R.SYNCED, R.PODS_NOT_REDIRECTED, R.NOT_ENFORCED),
+        "`shop-db-1`; fix: have them made again",
+    ),
+    (
+        dataclasses.replace(GOOD, unselected_pods=("shop-db-1",)),
+        (R.ACCEPTED, R.COMPILED, R.SYNCED, R.PODS_NOT_SELECTED, R.NOT_ENFORCED),
+        "`shop-db-1`; fix: put the labels of spec.selector back",
     ),
     (TargetFacts(revision=REVISION), (R.ACCEPTED, R.COMPILED, R.NO_GATES, R.NO_PODS, R.WAITING), "no gate that could enforce"),
     (TargetFacts(errors=(OF_POLICY,)), (R.ACCEPTED, R.POLICY_INVALID, R.NOT_PUBLISHED, R.NO_PODS, R.NOT_COMPILED), "gates refuse everything"),

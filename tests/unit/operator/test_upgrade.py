@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from sidegate.api.protected_target import ProtectedTarget
 from sidegate_operator.plan.gate_container import GateSettings, gate_parts
 from sidegate_operator.plan.injection import INJECTED_ANNOTATION, injected_note
 from sidegate_operator.plan.pods import SeenPod
+from sidegate_operator.plan.redirect import redirect_container
 from sidegate_operator.plan.upgrade import EXCHANGED_ANNOTATION, SETTLE_S, Upgrade, plan_upgrade
 from tests.unit.operator.snapshots import NOW, pod, target
 
@@ -48,6 +50,19 @@ def test_one_pod_is_exchanged_and_its_note_says_which_gate_it_has() -> None:
     assert (found.pod, found.uid, found.image) == ("a", "uid-a", NEW.image)
     assert '"gate":"1.1"' in found.annotations[INJECTED_ANNOTATION]
     assert found.annotations[EXCHANGED_ANNOTATION].startswith("c-1 left at ")
+
+
+def test_the_gate_of_a_redirected_pod_is_exchanged_too() -> None:
+    """Admission knows the image that sets redirection up, and the operator doesn't have to."""
+    redirected = ProtectedTarget.from_wire(target(enforcement={"mode": "Redirect"}))
+    admission = replace(OLD, redirect_image=f"registry.example/redirect@sha256:{'2' * 64}")
+    parts = gate_parts(redirected, admission, {"restartPolicy": "Always"})
+    note = injected_note(redirected, admission, replace(parts, redirect=redirect_container(redirected, admission)))
+    pods = [gated("a", annotations={INJECTED_ANNOTATION: note})]
+    found = plan_upgrade(redirected, pods, everyone(*pods), NEW, NOW).exchange
+    assert found is not None
+    assert json.loads(found.annotations[INJECTED_ANNOTATION])["template"] == json.loads(note)["template"]
+    assert plan_upgrade(TARGET, pods, everyone(*pods), NEW, NOW).exchange is None
 
 
 def test_nothing_is_exchanged_where_nothing_differs() -> None:

@@ -22,7 +22,7 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
 
 class Fixture:
     def __init__(self) -> None:
-        self.health = Health("config", "listener")
+        self.health = Health("config", "listener", started_by="listener")
         self.metrics = Metrics("1.2.3")
         self.listener = HealthListener(self.health, self.metrics, request_timeout_s=0.3)
         self.port = 0
@@ -63,11 +63,12 @@ async def test_a_gate_is_live_before_it_is_started_and_says_what_it_lacks(gate: 
     assert (await gate.get("/ready"))[0] == 503
 
 
-async def test_it_stays_started_when_it_is_no_longer_ready(gate: Fixture) -> None:
-    gate.health.met("config")
+async def test_it_has_started_as_soon_as_it_listens_and_stays_started(gate: Fixture) -> None:
     assert (await gate.get("/started"))[0] == 503
     gate.health.met("listener")
     assert await gate.get("/started") == (200, b"started\n")
+    assert (await gate.get("/ready"))[0] == 503
+    gate.health.met("config")
     assert await gate.get("/ready") == (200, b"ready\n")
     gate.health.lacking("recording", "disk full")
     assert await gate.get("/ready") == (503, b"not ready\nrecording: disk full\n")

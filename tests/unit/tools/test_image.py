@@ -179,11 +179,13 @@ def test_the_dockerfile_has_no_default_for_its_base_and_refuses_one_without_a_di
 
 @pytest.mark.parametrize("name", ["gate", "operator"])
 def test_both_ways_to_make_an_image_give_the_same_user_and_command(name: str) -> None:
-    command, module = COMMANDS[name]
+    commands = COMMANDS[name]
     number = USERS["sidegate" if name == "gate" else "sidegate-operator"]
     assert f"USER {number}:{number}\n" in stage(name)
-    assert f'ENTRYPOINT ["/usr/local/bin/{command}"]' in stage(name)
-    assert f"command={command} module={module}" in (ROOT / "tools" / "image_install.sh").read_text()
+    assert f'ENTRYPOINT ["/usr/local/bin/{next(iter(commands))}"]' in stage(name)
+    assert all(f"/usr/local/bin/{each} " in stage(name) for each in commands)
+    written = " ".join(f"{command}:{module}" for command, module in commands.items())
+    assert f'commands="{written}"' in (ROOT / "tools" / "image_install.sh").read_text()
 
 
 def test_what_the_dockerfile_copies_is_what_the_build_context_has() -> None:

@@ -150,7 +150,11 @@ def test_an_archive_is_an_oci_layout_whose_blobs_are_what_their_names_say(tmp_pa
     assert "LANG=C.UTF-8" in runs["Env"]
     assert any(each.startswith("PATH=/") for each in runs["Env"])
     assert (runs["Labels"], runs["ExposedPorts"], runs["StopSignal"]) == ({"made": "here"}, {"5432/tcp": {}}, "SIGINT")
-    assert len(found) == 2 + 2 + 2  # layout and index, configuration and manifest, layers
+    (loaded,) = json.loads(found["manifest.json"])
+    assert loaded["RepoTags"] == [name for name in NAMES if "@" not in name]
+    assert found[loaded["Config"]] == described(manifest["config"])
+    assert [found[each] for each in loaded["Layers"]] == [layer.file.read_bytes(), second.file.read_bytes()]
+    assert len(found) == 2 + 2 + 2 + 1  # layout and index, configuration and manifest, layers; and what `docker load` reads
 
 
 def test_the_digest_is_known_before_the_archive_is_written_and_does_not_depend_on_names(tmp_path: Path, layer: Layer) -> None:

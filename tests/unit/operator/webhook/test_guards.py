@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sidegate.api.approval_request import ApprovalRequestSpec
-from sidegate_operator.plan.approval import is_same_person
+from sidegate.gateway.people import is_same_person
 from sidegate_operator.webhook.guards import NAMESPACE_VARIABLE, admission_objects, guard_keys, guards_in_place, object_files
 from tools.write_admission import stale_files, wanted_files
 

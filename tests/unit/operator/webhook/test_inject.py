@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,17 @@ def test_a_pod_that_asks_is_patched_and_one_that_does_not_is_not() -> None:
     assert answer.audit == {"target": "shop-db"}
     untouched = inject(review(plain_pod("shop")), None, SETTINGS)
     assert (untouched.patch, untouched.audit) == ((), {"untouched": "NoTarget"})
+
+
+def test_a_pod_that_gets_redirection_says_what_its_namespace_must_allow() -> None:
+    stored = target("shop")
+    stored["spec"]["enforcement"] = {"mode": "Redirect"}
+    answer = inject(review(asking()), stored, replace(SETTINGS, redirect_image=GATE_IMAGE))
+    assert answer.refusal is None
+    (warning,) = answer.warnings
+    assert "NET_ADMIN" in warning
+    assert "pod-security.kubernetes.io/enforce: privileged" in warning
+    assert inject(review(asking()), target("shop"), SETTINGS).warnings == ()
 
 
 @pytest.mark.parametrize("stored", [{}, {"kind": "ProtectedTarget"}, {**target("shop"), "spec": {"protocol": "Gopher"}}])

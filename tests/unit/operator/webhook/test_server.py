@@ -162,8 +162,10 @@ async def test_readiness_says_what_is_missing() -> None:
     async with running(readiness=missing) as it:
         assert await it.get("/readyz") == (503, "not trusted yet")
         assert await it.get("/healthz") == (200, "ok")
+        assert "sidegate_admission_ready 0.0" in (await it.get("/metrics"))[1]
     async with running() as it:
         assert await it.get("/readyz") == (200, "ok")
+        assert "sidegate_admission_ready 1.0" in (await it.get("/metrics"))[1]
 
 
 async def test_ends_after_the_reviews_in_flight_are_answered() -> None:

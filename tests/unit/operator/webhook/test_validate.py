@@ -69,6 +69,25 @@ def test_what_the_schema_would_refuse_is_refused_here_too(spec: dict[str, Any], 
     assert [cause[0] for cause in answer.refusal.causes] == [path]
 
 
+def test_a_target_that_redirects_is_told_what_that_takes() -> None:
+    wanted = target("shop")
+    wanted["spec"]["enforcement"] = {"mode": "Redirect"}
+
+    def warnings() -> list[str]:
+        answer = judged(wanted, policy("shop"))
+        assert answer.refusal is None
+        return sorted(answer.warnings, reverse=True)
+
+    needs, replicas = warnings()
+    assert needs.startswith("spec.enforcement.mode: `sidegate-redirect` has the capability NET_ADMIN")
+    assert replicas.startswith("note: spec.enforcement.mode: replicas come through the gate too")
+    passing = {"name": "replicas", "roles": ["standby"], "from": ["10.0.0.0/8"], "mayReplicate": True}
+    wanted["spec"]["passthrough"] = [passing]
+    passed = warnings()
+    assert needs in passed
+    assert replicas not in passed
+
+
 def test_an_own_error_that_was_there_before_still_refuses_a_change() -> None:
     old = policy("shop", subjects=BROKEN)
     answer = judged(policy("shop", subjects=BROKEN, mode="Observe"), old=old)

@@ -1,0 +1,1 @@
+"""The commands of `sidegate` for a cluster. See docs/commands.md."""

@@ -1,0 +1,1 @@
+"""The commands themselves: options, reads and writes, exit statuses."""

@@ -1,0 +1,1 @@
+"""What commands say, from objects alone."""

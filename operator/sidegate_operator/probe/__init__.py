@@ -1,0 +1,1 @@
+"""When the ways into each target that avoid its gate are tried, by the operator that leads."""
