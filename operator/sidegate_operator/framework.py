@@ -175,7 +175,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.process.ultimate_exiting_timeout = None  # the end of the process is ours to see to
     settings.posting.enabled = False  # events are written by apply.py
     settings.scanning.disabled = True  # the kinds are known, and CRDs need no watch of their own
-    settings.watching.chunk_size = 100  # else it holds each kind whole: 45 MiB more at 2,000 policies and 1,000 pods
+    settings.watching.chunk_size = 100  # else it holds each kind whole: 11 MiB more at 2,000 policies and 1,000 pods
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 10
