@@ -108,7 +108,8 @@ def test_only_gates_are_started_again_one_after_the_other(
         each for each in busy.statements if each.began < exchanged < each.ended and "connection to server at" not in each.said
     ]
     assert in_the_middle, _told(installed, busy.statements)
-    assert all(each.status == 0 and each.said.endswith("|done") for each in in_the_middle), in_the_middle
+    # the last thing a session hears is that it is over; what it asked for was answered before
+    assert all(each.status == 0 and "|done" in each.said for each in in_the_middle), in_the_middle
     left = gate_of(before[0])[1]
     wait_until(lambda: gate_of(installed.pod(0))[1] not in ("", left), "the first gate to run anew", 60, 0.1)
     ended = conditions_of_start(installed.pod(0))[GATE]["lastState"]["terminated"]
