@@ -3,7 +3,8 @@
 Rules it keeps:
 - Whose a pod is, its labels and annotations say, and the gate in it, which nobody changes as long as the pod lives: so a pod that lost its
   labels is still seen. That a gate runs in it, only its containers say.
-- A pod that is over, or of a Job, needs no gate. One that opted out needs none where its target allows that.
+- A pod that is over needs no gate, nor does one of a Job that the target's selector doesn't pick. One that opted out needs none where its
+  target allows that.
 - What a gate was told stands in annotations, which others can write: a time that can't be is no time.
 
 Left out: making gates (`sidecar`), and what gates report.
@@ -87,10 +88,12 @@ class SeenPod:
         return self.annotations.get(TARGET_LABEL, self.labels.get(TARGET_LABEL))
 
     def is_of(self, target: ProtectedTarget) -> bool:
-        """Whether a gate of the target belongs into it."""
-        if self.is_over or self.is_of_a_job:
-            return False
+        """Whether a gate of the target belongs into it. A Job's pod gets none, but the Service may send clients to it: by labels."""
         name, selector = str(target.metadata.name), target.spec.selector
+        if self.is_over:
+            return False
+        if self.is_of_a_job:
+            return selector is not None and selector.matches(self.labels)
         if selector is None:
             return self.labels.get(OUTSIDE_GATE_LABEL) == name
         if self.gate_target == name:
@@ -102,7 +105,7 @@ class SeenPod:
     def has_gate_of(self, target: ProtectedTarget) -> bool:
         """Whether admission put this target's gate in. Who didn't ask never came before it, and may call anything a gate."""
         is_asked_for = target.spec.selector is None or self.asks_for == target.metadata.name
-        return self.has_gate and is_asked_for
+        return self.has_gate and is_asked_for and not self.is_of_a_job
 
 
 def _addresses(status: Mapping[str, Any]) -> tuple[str, ...]:

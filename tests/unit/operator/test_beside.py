@@ -143,7 +143,9 @@ def test_the_gateways_authority_stays_in_the_last_good_config_map() -> None:
 def test_only_a_job_of_kubernetes_own_needs_no_gate(group: str, is_missed: bool) -> None:
     """As admission decides it: else a pod would be neither given a gate nor missed."""
     made_by = [{"apiVersion": group, "kind": "Job", "name": "load", "uid": "u", "controller": True}]
-    seen = SeenPod.from_wire(pod(has_gate=False, ownerReferences=made_by))
+    seen = SeenPod.from_wire(
+        pod(app="load", has_gate=False, ownerReferences=made_by)
+    )  # asks for a gate, and isn't picked by labels
     assert seen.is_of(World(target=target()).snapshot().target) is is_missed
 
 

@@ -368,6 +368,15 @@ def test_a_gate_that_the_pod_did_not_ask_of_this_target_is_none(asks_for: str | 
     assert world.target["status"]["gates"]["synced"] == 1
 
 
+def test_a_jobs_pod_that_the_service_sends_clients_to_is_counted_as_without_a_gate() -> None:
+    owner = [{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "1", "controller": True}]
+    picked, other = pod("picked", ownerReferences=owner), pod("other", app="backup", ownerReferences=owner)
+    world = World(pods=[pod(), picked, other], probe=Probe(pods=frozenset({"uid-shop-db-0", "uid-picked"})))
+    world.settle()
+    assert world.conditions()["Enforced"] == ("False", "PodsWithoutGate")
+    assert world.target["status"]["podsWithoutGate"] == ["picked"]
+
+
 def test_a_crowd_of_pods_without_gates_is_told_of_up_to_a_bound() -> None:
     world = World(pods=[pod(f"p{n:03}", has_gate=False) for n in range(100)])
     assert reasons_of(world.run(), "Pod") == [WITHOUT_GATE] * 16
@@ -379,7 +388,8 @@ NOT_MINE: list[tuple[dict[str, Any], bool]] = [
     (pod(has_gate=False, deletionTimestamp="2026-11-25T09:46:40Z"), False),
     (pod(has_gate=False) | {"status": {"phase": "Succeeded"}}, False),
     (pod(has_gate=False) | {"status": {"phase": "Failed"}}, False),
-    (pod(has_gate=False, ownerReferences=[{"apiVersion": "batch/v1", "kind": "Job", "controller": True}]), False),
+    (pod(has_gate=False, app="load", ownerReferences=[{"apiVersion": "batch/v1", "kind": "Job", "controller": True}]), False),
+    (pod(has_gate=False, ownerReferences=[{"apiVersion": "batch/v1", "kind": "Job", "controller": True}]), True),
     (pod(has_gate=False, ownerReferences=[{"apiVersion": "x.example/v1", "kind": "Job", "controller": True}]), True),
     (pod(has_gate=False, ownerReferences=[{"kind": "StatefulSet", "controller": True}]), True),
     (pod(has_gate=False, app="web", asks_for="other-db"), False),
