@@ -211,14 +211,16 @@ def test_a_pod_without_a_gate_is_reported_even_when_its_label_is_stripped(
 
 
 @pytest.mark.parametrize("optional", [False, True], ids=["needed", "optional"])
-def test_a_gated_pod_that_loses_all_its_labels_is_still_counted_and_reported(
+def test_a_gated_pod_that_loses_the_labels_it_is_selected_by_is_still_counted_and_reported(
     api_server: ApiServer, operator: RunningOperator, namespace: str, *, optional: bool
 ) -> None:
-    """Its NetworkPolicy and Service have lost it. Asking for none, where that is allowed, hides nothing either."""
+    """Its NetworkPolicy and Service have lost it. Asking for none, where that is allowed, hides nothing either; the label that asks for its gate is
+    guarded.
+    """
     api_server.admin.create(target(namespace, enforcement={"allowOptOut": optional}))
     api_server.admin.create(pod(namespace))
     wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Enforced", "NotProbed")
-    gone = {"metadata": {"labels": {"sidegate.dev/target": None, "app": None, "sidegate.dev/inject": "false"}}}
+    gone = {"metadata": {"labels": {"app": None, "sidegate.dev/inject": "false"}}}
     api_server.admin.merge_patch("v1", "Pod", "shop-0", gone, namespace=namespace)
     said = wait_for_reason(api_server, "ProtectedTarget", namespace, "shop", "Enforced", "PodsNotSelected")
     assert "`shop-0`" in said["message"]

@@ -36,6 +36,7 @@ from tests.support.postgres_server import PostgresServer, embedded_installation
 from tests.support.wire import WireClient
 
 DANA, DORA = "dana@example.com", "dora@example.com"
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning")  # the fake's own, see its `close`
 DBA = ApprovalConfig(approver_groups=("dba",))
 BIG = RuleConfig(
     "big", RuleAction.REQUIRE_APPROVAL, statements=StatementMatch(kinds=("Delete", "Update"), rows_more_than=10), approval=DBA

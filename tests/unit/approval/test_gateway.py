@@ -21,6 +21,7 @@ from tests.unit.approval.conftest import NOW
 
 DANA, DORA = "dana@example.com", "dora@example.com"
 # Where the gateway answers, times are long and nothing waits for them; where it is to fail, the gate gives up soon.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed :ResourceWarning")  # the fake's own, see its `close`
 PATIENT = Patience(asking_s=20.0, telling_s=20.0, doubting_s=0.4, first_pause_s=0.02, longest_pause_s=0.1, wait_s=2)
 HASTY = replace(PATIENT, asking_s=1.0)
 
