@@ -34,6 +34,7 @@ AIMS: Final = (
     Aim("operator_peak_mib", 250),
     Aim("injection_added_p99_ms", 50),
     Aim("release_p95_ms", 300),
+    Aim("real_release_p95_ms", 300),
     Aim("enforced_p95_s", 2),
 )
 
