@@ -63,7 +63,7 @@ def conditions() -> str:
         + "\nWhat the operator observes about its resources, in `status.conditions`. Each reason belongs to one condition and one"
         " status; the message says the meaning, the details and the way forward. When a status changes, an event with the same reason"
         " tells of it; of a resource that is seen for the first time only what isn't as it should be is told. A pod of a target that runs"
-        " without a gate gets the event `PodWithoutGate`.\n"
+        " without a gate gets the event `PodWithoutGate`, one whose gate is exchanged for a newer one `GateExchanged`.\n"
         + "\n## ProtectedTarget\n\n"
         + table(TargetReason)
         + "\n## AccessPolicy\n\n"

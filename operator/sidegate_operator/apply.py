@@ -24,8 +24,8 @@ from typing import Final
 from sidegate_operator.api_client import FIELD_MANAGER, ApiClient, ApiError, Conflict, NotFound
 from sidegate_operator.clock import micro_timestamp
 from sidegate_operator.plan.gate_container import GATE_CONTAINER
-from sidegate_operator.plan.reconcile import Event, ObjectKey, Plan, PodAnnotation, StatusPatch
-from sidegate_operator.plan.upgrade import Exchange
+from sidegate_operator.plan.reconcile import MAX_NOTE, Event, ObjectKey, Plan, PodAnnotation, StatusPatch
+from sidegate_operator.plan.upgrade import EXCHANGED_REASON, Exchange
 from sidegate_operator.resources import KNOWN, PODS, Object, Resource, resource_of
 from sidegate_operator.store import Change, Key, Store
 
@@ -144,6 +144,8 @@ class Writer:
             return  # it is gone, or it is another pod by now: the watch brings that
         self._seen(PODS, answer)
         LOG.info("gate of pod %s/%s: exchanged for `%s`", namespace, exchange.pod, exchange.image)
+        note = exchange.note.encode()[:MAX_NOTE].decode(errors="ignore")
+        await self._tell(Event(ObjectKey(PODS.kind, exchange.pod), exchange.uid, False, EXCHANGED_REASON, note), namespace)
 
     async def _tell(self, event: Event, namespace: str) -> None:
         resource = _BY_KIND[event.key.kind]

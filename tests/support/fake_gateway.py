@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import copy
 import enum
 import gc
@@ -154,14 +153,17 @@ class FakeGateway:
             gc.collect()
 
     async def _last_connections_gone(self) -> None:
-        """Those that broke off in the midst of a handshake are no requests yet, and the loop has to see their end."""
-        registered = self._loop._selector.get_map()  # type: ignore[attr-defined]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                while len(registered) > 1:  # its own waker is one
-                    await asyncio.sleep(0.005)
-        for each in tuple(self._loop._transports.values()):  # type: ignore[attr-defined]
-            each.abort()  # one whose reading is paused is not among the registered ones
+        """The server knows no connection before its handshake is over, and the selector none that isn't read from. The loop knows them all, as
+        soon as those that were accepted had their first turn.
+        """
+        known = self._loop._transports  # type: ignore[attr-defined]
+        async with asyncio.timeout(15):
+            for _ in range(3):
+                await asyncio.sleep(0)
+            while still := [each for each in list(known.values()) if each._sock is not None]:
+                for each in still:
+                    each.abort()
+                await asyncio.sleep(0.005)
         left = asyncio.all_tasks() - {asyncio.current_task()}  # those who waited for news
         for each in left:
             each.cancel()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidegate.gateway.messages import REPORT_EVERY_S, Report
+from sidegate.mask.plain import plain
 from sidegate_operator.store import Key
 
 SILENT_AFTER_S: Final = 3.0 * REPORT_EVERY_S
@@ -44,16 +45,26 @@ class Reports:
         return found.report.problem if found is not None else None
 
     def hear(self, uid: str, heard: Heard) -> bool:
-        """Whether what the gate enforces is news."""
+        """Whether what the gate enforces is news, or why it enforces nothing newer."""
         before = self._by_uid.pop(uid, None)
         if before is None and len(self._by_uid) >= MAX_PODS:
             self._by_uid.pop(next(iter(self._by_uid)))  # the one that was heard longest ago
         self._by_uid[uid] = heard
-        return before is None or (before.target, before.report.revision) != (heard.target, heard.report.revision)
+        if before is None or before.target != heard.target:
+            return True
+        return (before.report.revision, before.report.problem) != (heard.report.revision, heard.report.problem)
 
     def enforced(self, target: Key) -> dict[str, str]:
         """Pod uid -> revision, of the gates of one target that are heard of."""
         return {uid: each.report.revision for uid, each in self._by_uid.items() if each.target == target and each.report.revision}
+
+    def problems(self, target: Key) -> dict[str, str]:
+        """Pod uid -> why it enforces nothing newer, in words that can be shown; of the gates that say so."""
+        return {
+            uid: plain(each.report.problem)
+            for uid, each in self._by_uid.items()
+            if each.target == target and each.report.problem is not None
+        }
 
     def is_young(self, now: float) -> bool:
         return now - self._began_at < SILENT_AFTER_S

@@ -95,6 +95,9 @@ class RunningGateway:
     def enforced(self, target: Key) -> dict[str, str]:
         return self.reports.enforced(target)
 
+    def problems(self, target: Key) -> dict[str, str]:
+        return self.reports.problems(target)
+
     def is_young(self) -> bool:
         return self.reports.is_young(self._around.elapsed())
 

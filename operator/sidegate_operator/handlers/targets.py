@@ -64,6 +64,9 @@ class Gates(Protocol):
     def enforced(self, target: Key) -> dict[str, str]:
         """Pod uid -> the revision that its gate says it enforces."""
 
+    def problems(self, target: Key) -> dict[str, str]:
+        """Pod uid -> why its gate says that it enforces no newer revision; of those that say so."""
+
     def is_young(self) -> bool:
         """Whether not every gate can have been heard of yet."""
 
@@ -78,6 +81,9 @@ class NoGates:
     """Where no gateway runs."""
 
     def enforced(self, target: Key) -> dict[str, str]:
+        return {}
+
+    def problems(self, target: Key) -> dict[str, str]:
         return {}
 
     def is_young(self) -> bool:
@@ -172,6 +178,7 @@ class TargetWork:
             neighbours=tuple(each for each in map(cluster.targets.readable, sharers) if each is not None),
             pods=tuple(pods.values()),
             enforced={**self._assumed(target, pods.values()), **self.gates.enforced(key)},
+            problems=self.gates.problems(key),
             live={**strangers, **live},
             last_good=cluster.last_good.get(key),
             authority=self.gates.authority() or _authority_in(live, target),

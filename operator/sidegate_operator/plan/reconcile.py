@@ -84,9 +84,9 @@ class UnreadablePolicy:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything about one target. `policies`, `neighbours` (other targets) and `pods` are of its namespace, all that have to do with it at
-    least. `enforced`: pod uid -> the revision that its gate says it enforces, by its own proven identity. `live` are objects as the API
-    server has them; `last_good` is what the plan before gave back, None after a restart. `authority`: the PEM certificates by which gates
-    know the operator's gateway. `unguarded` as in `TargetFacts`.
+    least. `enforced`: pod uid -> the revision that its gate says it enforces, by its own proven identity; `problems`: why it enforces none
+    that is newer, in its words. `live` are objects as the API server has them; `last_good` is what the plan before gave back, None after a
+    restart. `authority`: the PEM certificates by which gates know the operator's gateway. `unguarded` as in `TargetFacts`.
     """
 
     target: ProtectedTarget
@@ -95,6 +95,7 @@ class Snapshot:
     neighbours: tuple[ProtectedTarget, ...] = ()
     pods: tuple[SeenPod, ...] = ()
     enforced: Mapping[str, str] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
     live: Mapping[ObjectKey, Object] = field(default_factory=dict)
     last_good: LastGood | None = None
     probe: Probe | None = None
@@ -177,7 +178,7 @@ def reconcile(snapshot: Snapshot, now: float, beside: Builder = nothing_beside, 
     apply, remove = _objects(snapshot, good, others, foreign)
     mine = tuple(sorted((each for each in snapshot.pods if each.is_of(target)), key=lambda each: each.name))
     gated = tuple(each for each in mine if each.has_gate_of(target))
-    gates, annotate, wake = _gates(gated, snapshot.enforced, good, now, pace)
+    gates, annotate, wake = _gates(gated, snapshot, good, now, pace)
     without = tuple(each for each in mine if not each.has_gate_of(target))
     facts = TargetFacts(
         policies=tuple(str(each.metadata.name) for each in bound),
@@ -315,12 +316,12 @@ def _covers(live: object, wanted: object) -> bool:
 
 
 def _gates(
-    pods: Sequence[SeenPod], enforced: Mapping[str, str], good: LastGood | None, now: float, pace: Pace
+    pods: Sequence[SeenPod], snapshot: Snapshot, good: LastGood | None, now: float, pace: Pace
 ) -> tuple[tuple[GateState, ...], tuple[PodAnnotation, ...], float | None]:
     """The gates, those that are told now, and when the next would be."""
     gates, annotate, wakes = [], [], []
     for pod in pods:
-        revision, is_late = enforced.get(pod.uid), False
+        revision, is_late = snapshot.enforced.get(pod.uid), False
         if good is not None and revision != good.revision:
             told = Told.of(pod, now)
             times = told.times if told is not None and told.revision == good.revision else 0
@@ -330,7 +331,7 @@ def _gates(
                 annotate.append(PodAnnotation(pod.name, pod.uid, Told(good.revision, times + 1, now).annotations()))
                 due = now + pace.wait_s(times + 1)
             wakes.append(due)
-        gates.append(GateState(pod.name, pod.is_gate_ready, revision, is_late))
+        gates.append(GateState(pod.name, pod.is_gate_ready, revision, is_late, snapshot.problems.get(pod.uid, "")))
     return tuple(gates), tuple(annotate), min(wakes, default=None)
 
 

@@ -35,18 +35,23 @@ from sidegate_operator.plan.conditions import (
 
 MAX_FINDINGS: Final = 32
 _MAX_NAMED: Final = 8  # names in one message
+_MAX_PROBLEMS: Final = 3  # of gates, in one message
+_MAX_PROBLEM: Final = 240
 _SEVERITIES: Final = {FindingSeverity.ERROR: 0, FindingSeverity.WARNING: 1, FindingSeverity.NOTE: 2}
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """One gate. `revision` is what it says it enforces; `is_late`: it was told of the newest, and had its time."""
+    """One gate. `revision` is what it says it enforces; `is_late`: it was told of the newest, and had its time; `problem` is why, as it
+    says.
+    """
 
     pod: str
     is_ready: bool
     revision: str | None
     is_late: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +210,22 @@ def _synced(facts: TargetFacts) -> Observed:
     behind = [each for each in facts.gates if each.revision != facts.revision]
     if not behind:
         return Observed(TargetReason.SYNCED)
-    late = [each.pod for each in behind if each.is_late]
+    late = [each for each in behind if each.is_late]
     if late:
-        return Observed(TargetReason.GATES_LATE, f"{_quoted(late)}; fix: see what the gate in these pods logs")
+        return Observed(TargetReason.GATES_LATE, f"{_late(late)}; fix: see what the gate in these pods logs")
     return Observed(TargetReason.PROGRESSING, f"{len(facts.gates) - len(behind)} of {len(facts.gates)} enforce it")
+
+
+def _late(gates: Sequence[GateState]) -> str:
+    """Who says the same is named together. A gate's words are no operator's: marks by which messages are read don't come from it."""
+    by_problem: dict[str, list[str]] = {}
+    for each in gates:
+        said = _cut(each.problem.replace("; fix: ", ", "), _MAX_PROBLEM)
+        by_problem.setdefault(said, []).append(each.pod)
+    shown = sorted(by_problem.items(), key=lambda each: (not each[0], each[0]))
+    parts = [f"{_quoted(pods)}{f' ({said})' if said else ''}" for said, pods in shown[:_MAX_PROBLEMS]]
+    rest = [pod for _, pods in shown[_MAX_PROBLEMS:] for pod in pods]
+    return "; ".join([*parts, _quoted(rest)] if rest else parts)
 
 
 def _enforced(facts: TargetFacts) -> Observed:

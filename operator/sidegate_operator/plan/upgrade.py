@@ -26,18 +26,20 @@ from sidegate_operator.plan.pods import CLOCK_TOLERANCE_S, SeenPod
 from sidegate_operator.plan.redirect import redirect_container
 
 EXCHANGED_ANNOTATION: Final = "sidegate.dev/exchanged"  # which container was left, and when
+EXCHANGED_REASON: Final = "GateExchanged"  # of the event
 SETTLE_S: Final = 40.0  # longer than a gate's last report counts
 _EXCHANGED: Final = re.compile(r"(\S{0,200}) left at (\S{20})")
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What is written to a pod. Its uid goes along, so that a new pod of the same name isn't taken for it."""
+    """What is written to a pod, and what people are told of it. Its uid goes along, so that no new pod of the same name is taken for it."""
 
     pod: str
     uid: str
     image: str
     annotations: Mapping[str, str]
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ def plan_upgrade(
         INJECTED_ANNOTATION: injected_note(target, settings, parts),
         EXCHANGED_ANNOTATION: f"{first.gate_container_id} left at {Timestamp.from_epoch(now)}",
     }
-    return Upgrade(Exchange(first.name, first.uid, image, annotations))
+    note = f"its gate is exchanged in place for `{image}`, before it was `{first.gate_image}`; the database goes on"
+    return Upgrade(Exchange(first.name, first.uid, image, annotations, note))
 
 
 def _template(pod: SeenPod) -> str | None:

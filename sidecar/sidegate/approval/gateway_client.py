@@ -65,6 +65,23 @@ async def resolve(host: str, port: int) -> tuple[Address, ...]:
     return tuple(dict.fromkeys((str(each[4][0]), int(each[4][1])) for each in found))[:MAX_ADDRESSES]
 
 
+class _Opening(asyncio.StreamReaderProtocol):
+    """Knows its transport from the end of the handshake on, before whoever waits for it does."""
+
+    def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(reader, loop=loop)
+        self._opened: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._opened = transport
+
+    def abort(self) -> None:
+        if self._opened is not None:
+            self._opened.abort()
+
+
 class GatewayClient:
     """Raises PlaceError when the URL isn't one. `resolve_name` is there for names that only a test knows."""
 
@@ -165,12 +182,23 @@ class GatewayClient:
             writer.transport.abort()  # not in its own time: there is nothing left to say
 
     async def _connect(self, address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """INVARIANT: who gives up in the midst of it leaves no connection. asyncio ends one whose handshake isn't over; one whose
+        handshake is just over it would close politely, and wait for the other side.
+        """
         place = self._place
         context = self._context()
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=MAX_HEAD_BYTES, loop=loop)
+        protocol = _Opening(reader, loop)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                return await asyncio.open_connection(*address, ssl=context, server_hostname=place.host, limit=MAX_HEAD_BYTES)
+                transport, _ = await loop.create_connection(lambda: protocol, *address, ssl=context, server_hostname=place.host)
+            return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        except asyncio.CancelledError:
+            protocol.abort()
+            raise
         except TimeoutError:
+            protocol.abort()
             raise GatewayError(f"{place} can't be reached at {address[0]} in time", self._see_to_it()) from None
         except ssl.SSLCertVerificationError as error:
             raise GatewayError(

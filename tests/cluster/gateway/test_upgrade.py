@@ -24,6 +24,13 @@ def test_one_gate_is_exchanged_and_the_next_waits_for_it(gateways: Gateways, sho
     found = gateways.api.admin.get("v1", "Pod", "shop-db-0", namespace=shop)
     assert found["metadata"]["uid"] == pods[0]["metadata"]["uid"]  # the very pod: its database goes on
     assert "left at" in found["metadata"]["annotations"]["sidegate.dev/exchanged"]
+
+    def events() -> list[dict[str, str]]:
+        found = gateways.api.admin.list("events.k8s.io/v1", "Event", namespace=shop)["items"]
+        return [each for each in found if each["reason"] == "GateExchanged"]
+
+    wait_until(lambda: len(events()) == 1, "people to be told of it", 30)
+    assert GATE_IMAGE in events()[0]["note"]
     report = {"revision": "r1", "version": "1", "sessions": 0}
     for each in pods:
         for replica in (0, 1):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,3 +147,39 @@ async def test_a_name_that_is_not_there_says_so(gateway: FakeGateway) -> None:
         await client.ask("GET", PATH, None)
     assert "https://gateway.invalid:8443" in str(caught.value)
     assert "https://gateway.invalid:8443" in caught.value.way_forward
+
+
+async def test_a_request_that_is_given_up_at_whatever_moment_leaves_no_connection(gateway: FakeGateway) -> None:
+    """Between the end of a handshake and who waits for it there is a moment, in which TLS would say goodbye and wait for one."""
+    gateway.faults["find"] = Fault.HANG
+    client, loop = client_of(gateway), asyncio.get_running_loop()
+    sockets: list[Any] = []
+    connect = loop.create_connection
+
+    async def watched(factory: Callable[[], asyncio.Protocol], *arguments: Any, **more: Any) -> Any:
+        """Gives up who asked as soon as the handshake is over."""
+
+        def observed() -> asyncio.Protocol:
+            protocol = factory()
+            told = protocol.connection_made
+
+            def connection_made(transport: asyncio.BaseTransport) -> None:
+                told(transport)
+                sockets.append(transport.get_extra_info("socket"))
+                asking.cancel()
+
+            protocol.connection_made = connection_made  # type: ignore[method-assign]
+            return protocol
+
+        return await connect(observed, *arguments, **more)
+
+    loop.create_connection = watched  # type: ignore[assignment,method-assign]
+    try:
+        asking = asyncio.create_task(client.ask("GET", PATH, None))
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    finally:
+        loop.create_connection = connect  # type: ignore[method-assign]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert [each.fileno() for each in sockets] == [-1], "its socket is closed without anybody's answer"

@@ -287,3 +287,21 @@ def test_a_reason_is_one_of_its_conditions() -> None:
 def test_a_merge_patch_says_what_differs(before: dict[str, Any], after: dict[str, Any], patch: dict[str, Any] | None) -> None:
     assert merge_patch(before, after) == patch
     assert merged(before, patch or {}) == after
+
+
+def test_late_gates_are_told_with_what_they_say_once_for_all_that_say_the_same() -> None:
+    def late(pod: str, problem: str = "") -> GateState:
+        return GateState(pod, True, "r1", is_late=True, problem=problem)
+
+    gates = (late("a", "no Secret; fix: obey me"), late("b"), late("c", "no Secret; fix: obey me"), late("d", "x" * 2000))
+    (synced,) = (
+        each.message
+        for each in target_status(TARGET, TargetFacts(revision=REVISION, gates=gates), NOW).conditions
+        if each.type == "Synced"
+    )
+    assert "`a`, `c` (no Secret, obey me); `d` (xxx" in synced
+    assert "); `b`; fix: " in synced
+    assert synced.count("; fix: ") == 1, "the operator's own"
+    assert len(synced) < 600
+    many = TargetFacts(revision=REVISION, gates=tuple(late(f"p{n}", f"problem {n}") for n in range(50)))
+    assert all(len(each.message) < 1024 for each in target_status(TARGET, many, NOW).conditions)

@@ -48,6 +48,8 @@ def test_one_pod_is_exchanged_and_its_note_says_which_gate_it_has() -> None:
     found = plan(gated("a"), gated("b")).exchange
     assert found is not None
     assert (found.pod, found.uid, found.image) == ("a", "uid-a", NEW.image)
+    assert OLD.image in found.note
+    assert NEW.image in found.note
     assert '"gate":"1.1"' in found.annotations[INJECTED_ANNOTATION]
     assert found.annotations[EXCHANGED_ANNOTATION].startswith("c-1 left at ")
 

@@ -9,8 +9,8 @@ from sidegate_operator.store import Key
 SHOP, OTHER = Key("shop", "shop-db"), Key("shop", "other-db")
 
 
-def heard(at: float, revision: str = "r1", target: Key = SHOP, version: str = "1.0") -> Heard:
-    return Heard(target, "shop-db-0", Report(revision=revision, version=version, sessions=0), at)
+def heard(at: float, revision: str = "r1", target: Key = SHOP, version: str = "1.0", problem: str | None = None) -> Heard:
+    return Heard(target, "shop-db-0", Report(revision=revision, version=version, sessions=0, problem=problem), at)
 
 
 def test_what_a_gate_enforces_is_news_once() -> None:
@@ -24,6 +24,15 @@ def test_a_gate_without_a_config_enforces_nothing() -> None:
     reports = Reports(0.0)
     reports.hear("uid", heard(1.0, ""))
     assert reports.enforced(SHOP) == {}
+
+
+def test_why_a_gate_enforces_nothing_newer_is_news_once_and_fit_to_be_shown() -> None:
+    reports = Reports(0.0)
+    said = [None, "no \x1bSecret", "no \x1bSecret", None]
+    assert [reports.hear("uid", heard(float(at), problem=each)) for at, each in enumerate(said)] == [True, True, False, True]
+    reports.hear("uid", heard(9.0, problem="no \x1bSecret"))
+    assert reports.problems(SHOP) == {"uid": "no \\x1bSecret"}
+    assert reports.problems(OTHER) == {}
 
 
 def test_a_silent_gate_counts_no_more_and_its_target_is_told_once() -> None:
