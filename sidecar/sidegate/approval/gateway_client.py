@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from sidegate.gateway.http import (
     MAX_HEAD_BYTES,
@@ -74,8 +74,7 @@ class _Opening(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._opened = transport
+        self._opened = cast("asyncio.WriteTransport", transport)  # uvloop's are none by their class
 
     def abort(self) -> None:
         if self._opened is not None:
