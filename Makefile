@@ -17,10 +17,10 @@ setup: ## install the locked dependencies into .venv (every target below does it
 	@$(PYTHON) tools/bootstrap.py
 
 demo: setup ## bring up a database, an identity provider and a gate, and tour them with psql; KEEP=1 leaves them up
-	@$(PY) examples/demo/tour.py $(if $(KEEP),--keep)
+	@$(PY) -m examples.demo.tour $(if $(KEEP),--keep)
 
 cluster-demo: setup test-programs ## the same tour on a real cluster: chart, annotation, psql through the Service, approval by kubectl; KEEP=1 leaves it up
-	@$(PY) examples/statefulset/tour.py $(if $(KEEP),--keep)
+	@$(PY) -m examples.statefulset.tour $(if $(KEEP),--keep)
 
 test: test-programs test-pure test-compiled test-e2e ## run every test there is, the frame walk's both as Python and compiled
 
@@ -44,11 +44,11 @@ lint: setup ## check style, types, layers, file names and that generated files a
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) tools/check_names.py
-	$(PY) tools/write_docs.py --check
-	$(PY) tools/write_crds.py --check
-	$(PY) tools/write_admission.py --check
-	$(PY) tools/write_chart.py --check
-	$(PY) tools/write_dashboard.py --check
+	$(PY) -m tools.write_docs --check
+	$(PY) -m tools.write_crds --check
+	$(PY) -m tools.write_admission --check
+	$(PY) -m tools.write_chart --check
+	$(PY) -m tools.write_dashboard --check
 	.venv/bin/lint-imports --no-logo
 
 format: setup ## put the code into the house's form
@@ -70,17 +70,17 @@ compile: setup ## compile the hot modules with mypyc into build/compiled (needs 
 	$(PY) tools/compile.py
 
 crds: setup ## write the custom resource definitions and their reference pages from the API types
-	$(PY) tools/write_crds.py
+	$(PY) -m tools.write_crds
 
 docs: setup ## write the documents that are made from code
-	$(PY) tools/write_docs.py
-	$(PY) tools/write_crds.py
+	$(PY) -m tools.write_docs
+	$(PY) -m tools.write_crds
 
 chart: setup ## write the chart's templates that are made from code: CRDs, roles, admission
-	$(PY) tools/write_crds.py
-	$(PY) tools/write_chart.py
-	$(PY) tools/write_dashboard.py
-	$(PY) tools/write_admission.py
+	$(PY) -m tools.write_crds
+	$(PY) -m tools.write_chart
+	$(PY) -m tools.write_dashboard
+	$(PY) -m tools.write_admission
 
 image: setup ## make the images of gate and operator without Docker, as root on Debian; FRESH=1 with new updates, COMPILED=1, NAMES="..."
 	@$(PY) -m tools.image $(if $(FRESH),--fresh) $(if $(COMPILED),--compiled) $(NAMES)

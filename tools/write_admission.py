@@ -1,4 +1,4 @@
-"""Write the chart's admission templates: `python tools/write_admission.py`, or `--check` to only say whether they are current.
+"""Write the chart's admission templates: `python -m tools.write_admission`, or `--check` to only say whether they are current.
 
 They are copies of `operator/sidegate_operator/webhook/objects/`, where the operator compares the live ones with them. Their only template
 expression is the release's namespace, so that filling it in is all it takes to render them.
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from sidegate_operator.webhook.guards import object_files
+from tools.made_files import ROOT, stale, write_or_check
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 TEMPLATES: Final = ROOT / "charts" / "sidegate" / "templates"
-HEADER: Final = "# Made by `python tools/write_admission.py`. Change it in `operator/sidegate_operator/webhook/objects`.\n"
+HEADER: Final = "# Made by `make chart`. Change it in `operator/sidegate_operator/webhook/objects`.\n"
 
 
 def wanted_files() -> dict[Path, str]:
@@ -24,23 +24,11 @@ def wanted_files() -> dict[Path, str]:
 
 def stale_files() -> list[Path]:
     """Those that aren't as they should be, and templates of objects that are no more."""
-    wanted = wanted_files()
-    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text("utf-8") != text]
-    return [*stale, *(path for path in sorted(TEMPLATES.glob("admission-*.yaml")) if path not in wanted)]
+    return stale(wanted_files(), TEMPLATES.glob("admission-*.yaml"))
 
 
 def main(arguments: list[str]) -> int:
-    stale, wanted = stale_files(), wanted_files()
-    for path in stale:
-        print(path.relative_to(ROOT))
-        if "--check" in arguments:
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path in wanted:
-            path.write_text(wanted[path], "utf-8")
-        else:
-            path.unlink()
-    return 1 if stale and "--check" in arguments else 0
+    return write_or_check(wanted_files(), arguments, TEMPLATES.glob("admission-*.yaml"))
 
 
 if __name__ == "__main__":

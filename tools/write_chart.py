@@ -1,4 +1,4 @@
-"""Write the chart's templates that follow from code: `python tools/write_chart.py`, or `--check` to only say whether they are current.
+"""Write the chart's templates that follow from code: `python -m tools.write_chart`, or `--check` to only say whether they are current.
 
     templates/crd-*.yaml     from crds/, which the API types make
     templates/rbac.yaml      from `sidegate_operator.roles`, each rule with its reason
@@ -18,10 +18,10 @@ import yaml
 
 from sidegate_operator.permissions import Permission
 from sidegate_operator.roles import ROLES, Role, Scope
+from tools.made_files import ROOT, stale, write_or_check
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 TEMPLATES: Final = ROOT / "charts" / "sidegate" / "templates"
-MADE_BY: Final = "# Made by `python tools/write_chart.py`. Change it in `{source}`.\n"
+MADE_BY: Final = "# Made by `make chart`. Change it in `{source}`.\n"
 _GROUP: Final = "rbac.authorization.k8s.io"
 _NAMESPACE: Final = "{{ .Release.Namespace }}"
 _LABELS: Final = '  labels:\n    {{- include "sidegate.labels" . | nindent 4 }}\n'
@@ -101,22 +101,11 @@ def wanted_files() -> dict[Path, str]:
 
 def stale_files() -> list[Path]:
     """Those that aren't as they should be, and definitions of kinds that are no more."""
-    wanted = wanted_files()
-    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text("utf-8") != text]
-    return [*stale, *(path for path in sorted(TEMPLATES.glob("crd-*.yaml")) if path not in wanted)]
+    return stale(wanted_files(), TEMPLATES.glob("crd-*.yaml"))
 
 
 def main(arguments: list[str]) -> int:
-    stale, wanted = stale_files(), wanted_files()
-    for path in stale:
-        print(path.relative_to(ROOT))
-        if "--check" in arguments:
-            continue
-        if path in wanted:
-            path.write_text(wanted[path], "utf-8")
-        else:
-            path.unlink()
-    return 1 if stale and "--check" in arguments else 0
+    return write_or_check(wanted_files(), arguments, TEMPLATES.glob("crd-*.yaml"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write crds/ and docs/reference/ from the API types: `python tools/write_crds.py`, or `--check` to only say whether they are current."""
+"""Write crds/ and docs/reference/ from the API types: `python -m tools.write_crds`, or `--check` to only say whether they are current."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import yaml
 
 from sidegate.api.reference import index_page, reference_page
 from sidegate.api.schema import RESOURCES, custom_resource_definition
+from tools.made_files import ROOT, write_or_check
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 HEADER: Final = "# Made by `make crds` from the types in `sidecar/sidegate/api`. Change it there.\n"
 
 
@@ -40,13 +40,7 @@ def wanted_files() -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
-    stale = {path: text for path, text in wanted_files().items() if not path.is_file() or path.read_text("utf-8") != text}
-    for path, text in stale.items():
-        print(path.relative_to(ROOT))
-        if "--check" not in arguments:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, "utf-8")
-    return 1 if stale and "--check" in arguments else 0
+    return write_or_check(wanted_files(), arguments)
 
 
 if __name__ == "__main__":

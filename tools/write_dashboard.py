@@ -1,4 +1,4 @@
-"""Write the chart's Grafana dashboard: `python tools/write_dashboard.py`, or `--check` to only say whether it is current.
+"""Write the chart's Grafana dashboard: `python -m tools.write_dashboard`, or `--check` to only say whether it is current.
 
 The panels are a table here: a row of Grafana's JSON is forty lines, of which two say something.
 """
@@ -9,10 +9,10 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+from tools.made_files import ROOT, write_or_check
+
 FILE: Final = ROOT / "charts" / "sidegate" / "dashboards" / "sidegate.json"
 _SOURCE: Final = {"type": "prometheus", "uid": "${source}"}
 _WIDTH, _HEIGHT = 8, 7
@@ -207,13 +207,7 @@ def text() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    if FILE.is_file() and FILE.read_text("utf-8") == text():
-        return 0
-    print(FILE.relative_to(ROOT))
-    if "--check" in arguments:
-        return 1
-    FILE.write_text(text(), "utf-8")
-    return 0
+    return write_or_check({FILE: text()}, arguments)
 
 
 if __name__ == "__main__":

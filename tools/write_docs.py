@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Final
 
 import click
@@ -20,8 +19,8 @@ from sidegate.postgres.messages import CLIENT_MESSAGES, TARGET_MESSAGES, Message
 from sidegate_operator.permissions import Permission
 from sidegate_operator.plan.conditions import ConditionReason, PolicyReason, RequestReason, TargetReason
 from sidegate_operator.roles import ROLES, Role, Scope
+from tools.made_files import ROOT, write_or_check
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 MADE_BY: Final = "<!-- Made by `make docs` from {source}. Change it there. -->\n"
 
 TREATMENTS: Final[Mapping[Treatment, str]] = {
@@ -168,20 +167,7 @@ DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {
 
 
 def main(arguments: list[str]) -> int:
-    stale = []
-    for name, make in DOCUMENTS.items():
-        path, content = ROOT / name, make()
-        if path.exists() and path.read_text() == content:
-            continue
-        stale.append(name)
-        if "--check" not in arguments:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content)
-            print(f"wrote {name}")
-    if "--check" in arguments and stale:
-        print(f"not what the code says: {', '.join(stale)}; run `make docs` and commit what it wrote")
-        return 1
-    return 0
+    return write_or_check({ROOT / name: make() for name, make in DOCUMENTS.items()}, arguments)
 
 
 if __name__ == "__main__":

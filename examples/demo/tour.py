@@ -1,7 +1,7 @@
 """The demo: a database, an identity provider and a gate on this machine, and a tour of what an assistant gets to see through it.
 
-    python examples/demo/tour.py          # make demo: tour, then everything is taken down; exit 0 when all went as told
-    python examples/demo/tour.py --keep   # make demo KEEP=1: stays up and prints what to paste into another terminal
+    python -m examples.demo.tour          # make demo: tour, then everything is taken down; exit 0 when all went as told
+    python -m examples.demo.tour --keep   # make demo KEEP=1: stays up and prints what to paste into another terminal
 
 Everything is real: PostgreSQL, psql, tokens signed and verified, `sidegate local` with the manifests beside this file. What each step must
 bring is checked, so a tour that ends well is also a test.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -23,17 +22,15 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
+from examples.screen import DIM, PLAIN, TourError, expect, heading, held, show
+from tests.support.postgres_server import PostgresServer, password_of
 
-from examples.screen import DIM, PLAIN, TourError, expect, heading, show  # noqa: E402 - the repository's root has to be on the path first
-from tests.support.postgres_server import PostgresServer, password_of  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 WAIT_S = 30.0
 
@@ -126,7 +123,7 @@ def tour_refusal(stage: Stage) -> None:
 def tour_held_ddl(stage: Stage) -> None:
     heading("DDL on prod is held, a person approves it from outside, and it runs")
     sql = "ALTER TABLE prod.ledger ADD COLUMN note text;"
-    with held(stage, sql) as (name, finish):
+    with held([*stage.psql_command, "-f", "-"], sql, sql, WAIT_S, stage.environment("ada")) as (name, finish):
         run_sidegate(stage, "approvals", "list")
         run_sidegate(stage, "approve", name, "--comment", "planned change")
         output = finish()
@@ -136,7 +133,7 @@ def tour_held_ddl(stage: Stage) -> None:
 def tour_big_delete(stage: Stage) -> None:
     heading("A DELETE is measured where it can be taken back: 5,000 rows, held, denied, nothing is lost")
     sql = "DELETE FROM orders;\nSELECT count(*) FROM orders;"
-    with held(stage, sql) as (name, finish):
+    with held([*stage.psql_command, "-f", "-"], sql, sql, WAIT_S, stage.environment("ada")) as (name, finish):
         shown = run_sidegate(stage, "approvals", "show", name)
         run_sidegate(stage, "deny", name, "--comment", "not without a backup")
         output = finish()
@@ -155,47 +152,6 @@ def tour_recording(stage: Stage) -> None:
 
 
 TOUR: tuple[Callable[[Stage], None], ...] = (tour_masking, tour_refusal, tour_held_ddl, tour_big_delete, tour_recording)
-
-
-@contextmanager
-def held(stage: Stage, sql: str) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Run `sql` in a psql of its own until it is held; yields the request's name and what waits for the end and shows it."""
-    process = subprocess.Popen(
-        [*stage.psql_command, "-f", "-"], env=stage.environment("ada"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        process.stdin.write(sql)
-        process.stdin.close()
-        lines: list[str] = []
-        name = ""
-        for line in process.stdout:
-            lines.append(line)
-            found = re.search(r"approval request (ar-[-a-z0-9]+)", line)
-            if found:
-                name = found[1]
-                break
-        if not name:
-            raise TourError("the statement was not held:\n" + "".join(lines))
-        show(
-            "psql ...   # as ada, in another terminal: it waits\n  shop=> " + "\n  shop=> ".join(sql.splitlines()), "".join(lines)
-        )
-
-        def finish() -> str:
-            assert process.stdout is not None
-            rest = process.stdout.read()
-            process.wait(WAIT_S)
-            show("# the other terminal again", rest)
-            return "".join(lines) + rest
-
-        yield name, finish
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 # ---- what is brought up -------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The tour on a cluster: Sidegate by its chart, a StatefulSet with an annotation, psql through the Service, approvals by kubectl.
 
-    python examples/statefulset/tour.py          # make cluster-demo: tour, then all of it is taken down; exit 0 when all went as told
-    python examples/statefulset/tour.py --keep   # make cluster-demo KEEP=1: stays up until Ctrl-C
+    python -m examples.statefulset.tour          # make cluster-demo: tour, then all of it is taken down; exit 0 when all went as told
+    python -m examples.statefulset.tour --keep   # make cluster-demo KEEP=1: stays up until Ctrl-C
 
 The cluster is KUBECONFIG's, or one that is brought up for it, as root on Debian. Images are made from this source tree. The manifests are
 those beside this file; what is laid over them differs here: images, the issuer and its keys, and a volume where no storage class is.
@@ -23,23 +23,23 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from examples.cluster_people import Person, kubeconfig_for
+from examples.screen import DIM, PLAIN, TourError, expect, heading, held, show
+from tests.support.chart import NAMESPACE as SIDEGATE
+from tests.support.cluster_node import Cluster, ClusterError, ClusterImage, made_images, running_cluster
+from tests.support.helm_release import HelmError, HelmRelease
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from examples.cluster_people import Person, kubeconfig_for  # noqa: E402 - the repository's root has to be on the path first
-from examples.screen import DIM, PLAIN, TourError, expect, heading, show  # noqa: E402
-from tests.support.cluster_node import Cluster, ClusterError, ClusterImage, made_images, running_cluster  # noqa: E402
-from tests.support.helm import HelmError, helm  # noqa: E402
 
 WAIT_S = 120.0
-SHOP, ASSISTANTS, SIDEGATE = "shop", "assistants", "sidegate-system"
+SHOP, ASSISTANTS = "shop", "assistants"
 Patch = tuple[str, str, list[dict[str, Any]]]  # kind and name of what is changed, and how (RFC 6902)
 
 
@@ -105,41 +105,6 @@ def psql(stage: Stage, sql: str, *settings: str, password: str | None = None) ->
     return output
 
 
-@contextmanager
-def held(stage: Stage, sql: str) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Run `sql` in a psql of its own until it is held; yields the request's name and what waits for the end and shows it."""
-    with subprocess.Popen(
-        stage.psql_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(f"{stage.token('ada')}\n{sql}\n")
-        process.stdin.close()
-        try:
-            lines: list[str] = []
-            name = ""
-            for line in process.stdout:
-                lines.append(line)
-                found = re.search(r"approval request (ar-[-a-z0-9]+)", line)
-                if found:
-                    name = found[1]
-                    break
-            if not name:
-                raise TourError("the statement was not held:\n" + "".join(lines))
-            show(f"psql ...   # as ada, in another terminal: it waits\n  shop=> {sql}", "".join(lines))
-
-            def finish() -> str:
-                assert process.stdout is not None
-                rest = process.stdout.read()
-                process.wait(WAIT_S)
-                show("# the other terminal again", rest)
-                return "".join(lines) + rest
-
-            yield name, finish
-        finally:
-            process.kill()
-
-
 # The tour
 
 
@@ -163,7 +128,8 @@ def tour_refusal(stage: Stage) -> None:
 
 def tour_approval(stage: Stage) -> None:
     heading("A DELETE of 5,000 rows is held; who asks can't approve it, a database administrator can")
-    with held(stage, "DELETE FROM orders;") as (name, finish):
+    sql = "DELETE FROM orders;"
+    with held(stage.psql_command(), f"{stage.token('ada')}\n{sql}\n", sql, WAIT_S) as (name, finish):
         request = ("--namespace", SHOP, "patch", "approvalrequest", name, "--type=merge")
         decided = '{"spec":{"decision":"Approved"}}'
         run(stage, "--namespace", SHOP, "get", "approvalrequests", who="dana")
@@ -276,12 +242,11 @@ def say(what: str) -> None:
 def install(stack: ExitStack, stage: Stage, images: Mapping[str, ClusterImage]) -> None:
     made = json.loads((ROOT / "build" / "images" / "images.json").read_text())
     gate = f"{made['gate']['image'].rpartition(':')[0]}@{made['gate']['digest']}"
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SIDEGATE}}
-    namespace["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}  # type: ignore[index]
-    stage.cluster.client.apply(namespace)
-    values = {"operator": {"image": images["operator"].name}, "gate": {"image": gate}, "gateway": {"enabled": True}}
-    helm(stage.cluster.kubeconfig, SIDEGATE, "install", "sidegate", ROOT / "charts" / "sidegate", values, home=stage.state)
-    stack.callback(helm, stage.cluster.kubeconfig, SIDEGATE, "uninstall", "sidegate", home=stage.state)
+    metadata = {"name": SIDEGATE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    stage.cluster.client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    release = HelmRelease(stage.cluster.kubeconfig, stage.state)
+    release.install({"operator": {"image": images["operator"].name}, "gate": {"image": gate}})
+    stack.callback(release.uninstall)
     for name in ("sidegate-operator", "sidegate-webhook"):
         checked(stage, "--namespace", SIDEGATE, "rollout", "status", f"deployment/{name}", f"--timeout={WAIT_S:.0f}s")
 

@@ -221,7 +221,7 @@ class Operator:
     async def _dispatch(self) -> None:
         """kopf lists everything anew, which would hold up what is to be done first; our own watches see all meanwhile."""
         until = elapsed() + _KOPF_WITHIN_S
-        while self.workers.queue.busy(elapsed()) and elapsed() < until:  # noqa: ASYNC110 - a look now and then is enough
+        while self.workers.queue.busy(elapsed()) and elapsed() < until:  # noqa: ASYNC110 - a queue that runs empty sets no event
             await asyncio.sleep(_LOOK_EVERY_S)
         await self.framework.run()
 

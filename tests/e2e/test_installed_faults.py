@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -103,7 +104,7 @@ def test_a_template_that_lost_its_annotation_is_seen_at_once_and_put_right(insta
     finally:
         _annotate(installed, POD)
     for number in NUMBERS:
-        wait_until(lambda number=number: _has_gate(installed, number), "its gate to be back", 120, 0.5)  # type: ignore[misc]
+        wait_until(partial(_has_gate, installed, number), "its gate to be back", 120, 0.5)
         assert _uid(installed, number) != gone[number]
     wait_until(lambda: installed.condition("Accepted")["status"] == "True", "the target to say so", 60, 0.5)
     wait_until(lambda: installed.condition("Enforced")["status"] != "False", "the target to say so", 60, 0.5)

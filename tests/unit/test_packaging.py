@@ -182,7 +182,7 @@ def test_file_names_say_what_a_file_is_about() -> None:
 
 def test_the_documents_that_are_made_from_code_are_current() -> None:
     done = subprocess.run(
-        [sys.executable, "tools/write_docs.py", "--check"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-m", "tools.write_docs", "--check"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
 

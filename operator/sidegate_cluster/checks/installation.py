@@ -25,7 +25,7 @@ DEFINITIONS: Final = Resource(
 
 def _version(patient: Patient) -> Iterator[Result]:
     said = json.loads(patient.cluster.text("/version"))
-    found = tuple(int(re.match(r"\d*", str(said.get(part, "")))[0] or 0) for part in ("major", "minor"))  # type: ignore[index]
+    found = tuple(int(re.sub(r"\D.*", "", str(said.get(part, ""))) or 0) for part in ("major", "minor"))  # `35+` is 35
     text = f"Kubernetes {said.get('gitVersion', '?')}"
     if found < LEAST_VERSION:
         yield wrong(f"{text} is too old", f"use {'.'.join(map(str, LEAST_VERSION))} or newer: gates are native sidecars")

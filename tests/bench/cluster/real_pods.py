@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from tests.bench.cluster.gated_pods import API, NAMESPACE, Followed, GatedPods, Object, Session, gated_pods
@@ -55,13 +56,17 @@ def edits(pods: GatedPods, sessions: Sequence[Session], turns: int) -> list[floa
         message = f"as of edit {turn} of the bench"
         began = time.perf_counter()
         pods.edit(message)
-        seen = targets.after(began, lambda revision, old=before: revision not in {"", old})  # type: ignore[misc]
+        seen = targets.after(began, partial(_is_another, before))
         taken.append(seen.at - began)
         before = seen.what
         for session in sessions:
             session.send("INSERT INTO orders (customer_id, total) VALUES (1, 5);")
             session.until(message)
     return taken
+
+
+def _is_another(before: str, revision: str) -> bool:
+    return revision not in {"", before}
 
 
 def approvals(pods: GatedPods, sessions: Sequence[Session], turns: int) -> Released:
