@@ -3,7 +3,7 @@
 Rules it keeps:
 - First the path, then who asks, then whether they may, then the body: nothing of a stranger's request is read.
 - Everything is bounded: bodies, connections, requests of one pod at a time, how long a body may take, and how long a connection may live
-  without anybody being known on it.
+  without anybody being known on it. Of connections without anybody the oldest gives way, never one of a gate.
 - Whatever goes wrong refuses, as application/problem+json with a way forward. Refusals are logged; tokens and bodies never are.
 - Ending: no new connections, who waits is answered with 503 at once, and then it is over.
 
@@ -29,11 +29,13 @@ from multidict import CIMultiDict
 
 from sidegate.gateway.messages import MAX_BODY_BYTES, Told
 from sidegate.mask.plain import plain
+from sidegate_operator.gateway.arriving import Arriving
 from sidegate_operator.gateway.asking import Action, Caller, Route, bearer, route_of
 from sidegate_operator.gateway.authentication import Authentication
 from sidegate_operator.gateway.problem import Kind, Refusal, unavailable
 from sidegate_operator.gateway.service import Reply, Service, read_body
 from sidegate_operator.gateway.settings import Limits
+from sidegate_operator.gateway.strangers import Strangers
 
 LOG: Final = logging.getLogger(__name__)
 _QUIET: Final = logging.getLogger(f"{__name__}.http")  # it would quote headers that can't be read, tokens too
@@ -49,7 +51,10 @@ class Gateway:
     limits: Limits = field(default_factory=Limits)
     count: Callable[[str, int], None] = lambda _action, _status: None
     _busy: Counter[str] = field(default_factory=Counter)
-    _unknown: set[Any] = field(default_factory=set)  # young connections on which nobody was known yet
+    _strangers: Strangers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._strangers = Strangers(self.limits.max_unknown, self.limits.max_unknown_of_one)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request."""
@@ -87,7 +92,7 @@ class Gateway:
             refusal = await self.service.refusal_of(caller, route)
             if refusal is not None:
                 return refusal
-            self._unknown.discard(request.protocol)
+            self._strangers.leave(request.protocol)
             content = await self._body(route, request)
             asked = read_body(route.action, content) if isinstance(content, bytes) else content
             return asked if isinstance(asked, Refusal) else await self.service.answer(caller, route, asked)
@@ -147,17 +152,24 @@ class Gateway:
             auto_decompress=False,  # no gate compresses, and a small body could become a large one
         )
 
-        def connected() -> asyncio.Protocol:
-            if len(server.connections) >= self.limits.max_connections or len(self._unknown) >= self.limits.max_unknown:
+        def welcome(protocol: asyncio.Protocol, address: str, transport: asyncio.Transport) -> bool:
+            is_full = len(server.connections) >= self.limits.max_connections
+            gone = self._strangers.oldest() if is_full else None
+            if is_full and gone is None:
                 self.count("connect", 503)
-                return _TurnedAway()
-            protocol = server()
-            self._unknown.add(protocol)
-            loop.call_later(self.limits.unknown_s, self._close_if_unknown, protocol)
-            return protocol
+                return False
+            for drop in (gone, self._strangers.arrive(protocol, address, transport.abort)):
+                if drop is not None:
+                    drop()
+            loop.call_later(self.limits.unknown_s, self._end_if_unknown, protocol)
+            return True
 
         listener = await loop.create_server(
-            connected, host, port, ssl=tls, backlog=512, ssl_handshake_timeout=self.limits.handshake_s, reuse_address=True
+            lambda: Arriving(server(), tls, self.limits.handshake_s, welcome, self._strangers.leave),
+            host,
+            port,
+            backlog=512,
+            reuse_address=True,
         )
         try:
             chosen: int = listener.sockets[0].getsockname()[1]
@@ -175,16 +187,10 @@ class Gateway:
         loop = asyncio.get_running_loop()
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY_BYTES)
 
-    def _close_if_unknown(self, protocol: Any) -> None:
-        if protocol in self._unknown:
-            self._unknown.discard(protocol)
-            protocol.force_close()
-
-
-class _TurnedAway(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+    def _end_if_unknown(self, protocol: asyncio.Protocol) -> None:
+        drop = self._strangers.leave(protocol)
+        if drop is not None:
+            drop()
 
 
 def _query(request: web.BaseRequest) -> dict[str, str]:

@@ -16,6 +16,7 @@ LIFETIMES: Final = Lifetimes(settle_s=600.0, overlap_s=1800.0)
 class Limits:
     max_connections: int = 4096
     max_unknown: int = 1024  # of them, and of handshakes that aren't done yet, those on which nobody is known
+    max_unknown_of_one: int = 64  # of these, from one address
     max_per_pod: int = 320  # as many as a target may have pending, and some more
     body_s: float = 10.0
     unknown_s: float = 15.0  # how long a connection lives on which nobody was known

@@ -26,6 +26,7 @@ from typing import Final, TypeAlias
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from sidegate_operator.webhook.places import Places
 from sidegate_operator.webhook.review import Answer, Reason, Review, ReviewError, decode_review, encode_answer, refuse
 
 LOG: Final = logging.getLogger(__name__)
@@ -41,10 +42,14 @@ _OWN_SHARE: Final = 0.9  # of the API server's timeout; the rest is for the way 
 class Limits:
     """`max_body_bytes`: an object and the one before it, 1.5 MiB each in etcd, written as JSON. `leaving_s`: how long requests still
     come after readiness is gone (endpoints have to travel). `finishing_s`: how long those in flight may take.
+    `max_reading` bodies are read at a time, `max_reading_of_one` of one address, each for `body_s` at most: the API server's come at once.
     """
 
     budget_s: float = 4.5
+    body_s: float = 2.0
     max_body_bytes: int = 8 * 1024 * 1024
+    max_reading: int = 24
+    max_reading_of_one: int = 8
     max_in_flight: int = 64
     leaving_s: float = 5.0
     finishing_s: float = 10.0
@@ -85,9 +90,11 @@ class Admission:
     needs_client_certificate: bool = False
     is_leaving: bool = False
     _slots: asyncio.Semaphore = field(init=False)
+    _reading: Places = field(init=False)
 
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.limits.max_in_flight)
+        self._reading = Places(self.limits.max_reading, self.limits.max_reading_of_one)
 
     def application(self) -> web.Application:
         made = web.Application(client_max_size=self.limits.max_body_bytes)
@@ -109,9 +116,11 @@ class Admission:
         review: Review | None = None
         with self.metrics.in_flight.track_inprogress():
             try:
-                async with asyncio.timeout(self._budget(request)), self._slots:
-                    review = decode_review(await request.read())
-                    answer = await self.deciders[path](review)
+                async with asyncio.timeout(self._budget(request)):
+                    content = await self._content(request)
+                    async with self._slots:
+                        review = decode_review(content)
+                        answer = await self.deciders[path](review)
             except web.HTTPRequestEntityTooLarge:
                 return self._unreadable(path, 413, f"a review has {self.limits.max_body_bytes} bytes at most")
             except ReviewError as error:
@@ -138,6 +147,11 @@ class Admission:
                 )
         self._count(path, review, answer, clock() - started)
         return self._with_leave(web.Response(body=encode_answer(review.uid, answer), content_type="application/json"))
+
+    async def _content(self, request: web.Request) -> bytes:
+        """Nobody has a place for deciding who hasn't sent the whole review."""
+        async with self._reading.of(request.remote or ""), asyncio.timeout(self.limits.body_s):
+            return await request.read()
 
     def _budget(self, request: web.Request) -> float:
         found = _TIMEOUT_FORM.fullmatch(request.query.get("timeout", ""))

@@ -149,14 +149,52 @@ async def test_a_connection_on_which_nobody_is_known_is_closed() -> None:
         writer.close()
 
 
-@pytest.mark.parametrize("limit", ["max_connections", "max_unknown"])
-async def test_over_the_limit_of_connections_nobody_gets_in(limit: str) -> None:
-    limits: dict[str, Any] = {limit: 1}
-    async with listening(review, **limits) as running:
-        _, first = await running.connect()
+async def test_over_the_limit_of_connections_nobody_gets_in_when_all_are_gates() -> None:
+    async with listening(max_connections=1) as running:
+        waiting = asyncio.create_task(running.ask(get("holds/ar-1?wait=20&version=10")))
+        while not len(running.service.waiting):
+            await asyncio.sleep(0)
         with pytest.raises((OSError, EOFError)):
             await running.ask(get("holds/ar-1"))
-        first.close()
+        waiting.cancel()
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_unknown", "max_unknown_of_one"])
+async def test_over_the_limit_of_strangers_the_oldest_gives_way_to_a_gate(limit: str) -> None:
+    limits: dict[str, Any] = {limit: 1}
+    async with listening(review, **limits) as running:
+        stranger, writer = await running.connect()
+        assert (await running.ask(get("holds/ar-1")))[0] == 200
+        assert await asyncio.wait_for(stranger.read(), 5) == b""
+        writer.close()
+
+
+async def test_strangers_never_push_a_gate_out() -> None:
+    async with listening(max_unknown=2) as running:
+        waiting = asyncio.create_task(running.ask(get("holds/ar-1?wait=20&version=10")))
+        while not len(running.service.waiting):
+            await asyncio.sleep(0)
+        writers = [(await asyncio.open_connection("127.0.0.1", running.port))[1] for _ in range(20)]
+        assert (await running.ask(get("holds/ar-1")))[0] == 200
+        assert not waiting.done()
+        waiting.cancel()
+        for each in writers:
+            each.close()
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["no handshake", "handshake"])
+@pytest.mark.parametrize("is_closed", [False, True], ids=["stay", "leave"])
+async def test_connections_that_say_nothing_keep_no_gate_out(*, is_tls: bool, is_closed: bool) -> None:
+    async with listening(max_unknown=8) as running:
+        writers = []
+        for _ in range(40):
+            opened = await (running.connect() if is_tls else asyncio.open_connection("127.0.0.1", running.port))
+            writers.append(opened[1])
+            if is_closed:
+                opened[1].transport.abort()
+        assert (await running.ask(get("holds/ar-1")))[0] == 200
+        for each in writers:
+            each.transport.abort()
 
 
 async def test_over_the_limit_of_one_pod_it_is_told_to_wait() -> None:

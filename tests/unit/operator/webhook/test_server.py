@@ -137,6 +137,26 @@ async def test_a_body_that_does_not_arrive_ends_with_the_budget() -> None:
         assert (await it.post("/validate", slowly()))[0] == 408
 
 
+async def test_bodies_that_do_not_arrive_hold_up_no_review_of_others() -> None:
+    """From another address of loopback, as from another pod."""
+
+    async def never_whole() -> AsyncIterator[bytes]:
+        yield body()[:50]
+        await asyncio.Event().wait()
+
+    elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0), ssl=False, limit=0)
+    limits = Limits(body_s=60, budget_s=60, max_in_flight=2, max_reading=3, max_reading_of_one=2, leaving_s=0.05, finishing_s=0.1)
+    async with running(everything, limits) as it, aiohttp.ClientSession(connector=elsewhere) as stranger:
+        slow = [asyncio.create_task(stranger.post(it.url + "/validate", data=never_whole(), headers=JSON)) for _ in range(20)]
+        while it.admission.metrics.in_flight._value.get() < 20:
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(5):
+            assert (await it.review("/validate"))["allowed"] is True
+        for each in slow:
+            each.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+
 async def test_an_error_of_ours_refuses_and_tells_nothing_of_the_object(caplog: pytest.LogCaptureFixture) -> None:
     async with running(failing) as it:
         refused = await it.review("/validate")
