@@ -31,7 +31,7 @@ from sidegate_operator.plan.status import Probe
 from sidegate_operator.store import Key
 
 LOG: Final = logging.getLogger(__name__)
-MAX_DATABASES: Final = 4  # each is tried as each role, with and without TLS
+MAX_DATABASES: Final = 64  # each is tried as each role, with and without TLS; with more of them it can't be told that all are closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What there is to try of a target."""
+    """What there is to try of a target; `untried` databases are too many."""
 
     places: tuple[Place, ...]
     roles: tuple[str, ...]
     databases: tuple[str, ...]
     is_in_pods: bool
+    untried: int = 0
     is_redirected: bool = False
 
 
@@ -87,8 +88,9 @@ def aim_at(target: api.ProtectedTarget, policies: Iterable[AccessPolicy], pods: 
     roles = dict.fromkeys(str(each.username or each.role) for each in spec.credentials)
     granted = (grant.postgres.databases for each in policies if binds(each, target) for grant in each.spec.grants)
     named = sorted({str(name) for names in granted for name in names if "*" not in name})
-    databases = tuple(dict.fromkeys([*DATABASES, *named]))[:MAX_DATABASES]
-    return Aim(tuple(sorted(places)), tuple(roles), databases, spec.endpoint is None)
+    databases = tuple(dict.fromkeys([*DATABASES, *named]))
+    untried = max(0, len(databases) - MAX_DATABASES)
+    return Aim(tuple(sorted(places)), tuple(roles), databases[:MAX_DATABASES], spec.endpoint is None, untried)
 
 
 @dataclass(slots=True)
@@ -206,9 +208,10 @@ def told(aim: Aim, doors: Iterable[Door]) -> Probe:
     for door in sorted(doors, key=_severity):
         worst.setdefault((door.host, door.role), door)
     shown = sorted(worst.values(), key=_severity)
+    more = [f"{aim.untried} more databases that grants name weren't tried"] if aim.untried else []
     return Probe(
         open_doors=tuple(str(each) for each in shown if each.is_open),
-        unclear=tuple(str(each) for each in shown if each.is_unclear),
+        unclear=(*(str(each) for each in shown if each.is_unclear), *more),
         pods=frozenset(each.uid for each in aim.places) if aim.is_in_pods else None,
     )
 

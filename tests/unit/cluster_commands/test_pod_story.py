@@ -30,6 +30,10 @@ def test_a_gate_is_a_gate_whatever_else_there_is() -> None:
     assert story(pod(), targets=[], webhook=None) == (WhyReason.INJECTED, True)
 
 
+def test_what_a_pod_that_never_asked_calls_a_gate_is_none() -> None:
+    assert story(pod(asks_for=None)) == (WhyReason.SELECTED_BUT_SILENT, False)
+
+
 def test_a_pod_that_is_over_needs_none() -> None:
     wire = asking()
     wire["status"]["phase"] = "Succeeded"

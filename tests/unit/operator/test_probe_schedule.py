@@ -49,6 +49,18 @@ def test_aims_at_each_pod_that_is_up_as_the_targets_own_names_of_its_roles() -> 
     assert aim.databases == ("postgres", "shop")
 
 
+def test_every_database_that_a_grant_names_is_tried_and_more_than_can_be_are_said_to_be_untried() -> None:
+    target = sample_target()
+    some = aim_at(target, [policy([f"db{n:02}" for n in range(40)])], [seen(target)])
+    many = aim_at(target, [policy([f"db{n:02}" for n in range(63)]), policy(["x", "y"])], [seen(target)])
+    assert some is not None
+    assert many is not None
+    assert (len(some.databases), some.untried) == (41, 0)
+    assert told(some, []).unclear == ()
+    assert (len(many.databases), many.untried) == (64, 2)
+    assert told(many, []).unclear == ("2 more databases that grants name weren't tried",)
+
+
 @pytest.mark.parametrize("change", [{"is_up": False}, {"addresses": ()}, {"is_over": True}])
 def test_a_pod_that_isnt_up_is_not_tried(change: dict[str, Any]) -> None:
     target = sample_target()
