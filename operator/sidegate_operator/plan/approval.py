@@ -45,8 +45,6 @@ class RefusalReason(enum.StrEnum):
     """Why an update isn't let through."""
 
     UNREADABLE = "Unreadable"
-    MADE_BY_OTHERS = "MadeByOthers"
-    DECIDED_WHEN_MADE = "DecidedWhenMade"
     STATUS_FORGED = "StatusForged"
     DECISIONS_EDITED = "DecisionsEdited"
     REQUEST_EDITED = "RequestEdited"
@@ -96,31 +94,6 @@ class Stamped:
     decision: Decision
     patch: tuple[dict[str, Any], ...]
     stamped: dict[str, Any]
-
-
-def judge_creation(new: Wire, who: Decider, operators: frozenset[str]) -> Undecided | Refused:
-    """Requests are made by the operator, and undecided."""
-    if who.username not in operators:
-        return Refused(
-            RefusalReason.MADE_BY_OTHERS,
-            f"`{plain(who.username)}` can't make approval requests",
-            "send the statement to the gate, which has a request made when one is needed",
-        )
-    spec = new.get("spec")
-    if not isinstance(spec, Mapping):
-        return _unreadable("it has no spec")
-    if any(name in spec for name in ("decision", "comment", "decisions")):
-        return Refused(
-            RefusalReason.DECIDED_WHEN_MADE,
-            "a new request can't have a decision",
-            "make it without decision, comment and decisions",
-        )
-    return Undecided()
-
-
-def judge_status_update(who: Decider, operators: frozenset[str]) -> Undecided | Refused:
-    """Updates of the subresource `status`."""
-    return Undecided() if who.username in operators else _forged_status(who)
 
 
 def judge_update(

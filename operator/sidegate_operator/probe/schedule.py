@@ -31,7 +31,9 @@ from sidegate_operator.plan.status import Probe
 from sidegate_operator.store import Key
 
 LOG: Final = logging.getLogger(__name__)
-MAX_DATABASES: Final = 64  # each is tried as each role, with and without TLS; with more of them it can't be told that all are closed
+MAX_DATABASES: Final = (
+    64  # each is tried as each role, with and without TLS; with more of them it can't be told that all are closed
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,6 @@ from sidegate_operator.plan.approval import (
     Refused,
     Stamped,
     Undecided,
-    judge_creation,
-    judge_status_update,
     judge_update,
     sealed,
 )
@@ -311,35 +309,8 @@ def test_what_decides_nothing_may_still_not_touch_what_is_kept(change: Callable[
     reads_well(judged)
 
 
-@pytest.mark.parametrize(
-    ("who", "spec", "reason"),
-    [
-        ("mallory", {}, R.MADE_BY_OTHERS),
-        (OPERATOR, {"decision": "Approved"}, R.DECIDED_WHEN_MADE),
-        (OPERATOR, {"decisions": [entry("dana@example.com")]}, R.DECIDED_WHEN_MADE),
-        (OPERATOR, {"comment": "x"}, R.DECIDED_WHEN_MADE),
-        (OPERATOR, None, R.UNREADABLE),
-    ],
-)
-def test_requests_are_made_by_the_operator_and_undecided(who: str, spec: Wire | None, reason: RefusalReason) -> None:
-    new = {**stored_request(), "spec": stored_request()["spec"] | spec if spec is not None else None}
-    judged = judge_creation(new, Decider(who), OPERATORS)
-    assert isinstance(judged, Refused)
-    assert judged.reason is reason
-    reads_well(judged)
-    assert judge_creation(stored_request(), Decider(OPERATOR), OPERATORS) == Undecided()
-
-
-def test_the_status_is_the_operators() -> None:
-    assert judge_status_update(Decider(OPERATOR), OPERATORS) == Undecided()
-    judged = judge_status_update(Decider("root\x1b[2K", frozenset({"system:masters"})), OPERATORS)
-    assert isinstance(judged, Refused)
-    assert judged.reason is R.STATUS_FORGED
-    reads_well(judged)
-
-
 def test_every_reason_is_reached() -> None:
-    assert {each[0] for each in REFUSED} | {R.MADE_BY_OTHERS, R.DECIDED_WHEN_MADE} == set(RefusalReason)
+    assert {each[0] for each in REFUSED} == set(RefusalReason)
 
 
 @pytest.mark.parametrize(
