@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from sidegate.approval.backend import HoldRequest
+from sidegate.approval.gateway import GatewayApprovals
 from sidegate.policy.decision import ApprovalTerms
 from sidegate.policy.statement import Impact, TableImpact
-
-NOW = 1_795_516_530.25
+from tests.support.fake_gateway import FakeGateway
+from tests.unit.approval.gates import HASTY, NOW, Clock, new_gate
 
 
 @pytest.fixture
@@ -35,3 +39,24 @@ def request_of_ada() -> HoldRequest:
         role="writer",
         revision="5ad3c1f00c4e9b27",
     )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, clock: Clock) -> Iterator[FakeGateway]:
+    with FakeGateway(tmp_path / "gateway", clock=clock) as running:
+        yield running
+
+
+@pytest.fixture
+def approvals(gateway: FakeGateway, clock: Clock) -> GatewayApprovals:
+    return new_gate(gateway.settings, clock)
+
+
+@pytest.fixture
+def hasty(gateway: FakeGateway, clock: Clock) -> GatewayApprovals:
+    return new_gate(gateway.settings, clock, HASTY, 0.5)

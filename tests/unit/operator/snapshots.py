@@ -154,3 +154,7 @@ class World:
 
 
 Change = Callable[[World], object]
+
+
+def reasons_of(plan: Plan, kind: str) -> list[str]:
+    return [each.reason for each in plan.events if each.key.kind == kind]
