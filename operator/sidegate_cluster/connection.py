@@ -26,6 +26,7 @@ import kubernetes.config
 import urllib3.exceptions
 import yaml
 
+from sidegate.api.meta import GROUP
 from sidegate.cli.place import ClusterChoice
 from sidegate.cli.recordings import CommandFailure
 from sidegate_cluster.pages.refusals import CallError
@@ -56,11 +57,11 @@ class Cluster:
         return self.call("GET", kind.path(namespace, name))
 
     def find(self, kind: Resource, name: str, namespace: str | None = None) -> Object | None:
-        """One object; None: there is none of that name."""
+        """One object; None: there is none of that name. That the cluster has no resources of Sidegate's at all is an error."""
         try:
             return self.get(kind, name, namespace)
         except CallError as error:
-            if error.code == 404:
+            if error.code == 404 and not (error.is_kind_unknown and kind.group == GROUP):
                 return None
             raise
 

@@ -41,11 +41,12 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line: what was looked at and how it is; for all but what is fine, the way forward."""
+    """One line: what was looked at and how it is; for all but what is fine, the way forward. After the last nothing else is looked at."""
 
     outcome: Outcome
     what: str
     way_forward: str = ""
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

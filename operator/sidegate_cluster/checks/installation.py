@@ -12,8 +12,8 @@ from typing import Any, Final
 from sidegate.api.schema import RESOURCES, custom_resource_definition
 from sidegate.api.text import Timestamp
 from sidegate.cli.request_view import left
-from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, logs_of, pods_of, wrong
-from sidegate_operator.resources import CONFIG_MAPS, DECISION_KEYS, LEASES, Resource
+from sidegate_cluster.checks.check import APPLY_CHART, Check, Outcome, Patient, Result, fine, logs_of, pods_of, wrong
+from sidegate_operator.resources import CONFIG_MAPS, DECISION_KEYS, LEASES, MUTATING_WEBHOOKS, Resource
 from sidegate_operator.roles import LEASE
 
 LEAST_VERSION: Final = (1, 33)  # native sidecars are stable
@@ -34,9 +34,13 @@ def _version(patient: Patient) -> Iterator[Result]:
 
 
 def _definitions(patient: Patient) -> Iterator[Result]:
-    for resource in RESOURCES:
+    definitions = [(each, patient.cluster.find(DEFINITIONS, each.crd_name)) for each in RESOURCES]
+    if all(found is None for _, found in definitions) and patient.cluster.find(MUTATING_WEBHOOKS, "sidegate") is None:
+        way_forward = f"helm install sidegate charts/sidegate -n {patient.home} --create-namespace (docs/install.md)"
+        yield Result(Outcome.WRONG, f"Sidegate isn't installed in {patient.cluster.where}", way_forward, is_last=True)
+        return
+    for resource, found in definitions:
         wanted = custom_resource_definition(resource)
-        found = patient.cluster.find(DEFINITIONS, resource.crd_name)
         if found is None:
             yield wrong(f"the resource {resource.crd_name} isn't there", APPLY_CHART)
         elif not _is_established(found):

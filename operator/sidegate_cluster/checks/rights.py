@@ -23,15 +23,16 @@ def _accounts(patient: Patient) -> Iterator[Result]:
 
 def _of_account(patient: Patient, account: str) -> Iterator[Result]:
     user = f"system:serviceaccount:{patient.home}:{account}"
-    missing = [
-        missed
-        for role in ROLES
-        if role.account == account
-        for each in role.permissions
-        for missed in _missing(patient, user, each, patient.home if role.scope is Scope.OWN_NAMESPACE else None)
-    ]
-    for verb, what, reason in missing:
-        yield wrong(f"service account {account} may not {verb} {what} ({reason})", APPLY_CHART)
+    missing: dict[tuple[str, str], list[str]] = {}  # what it is about and why -> verbs
+    for role in ROLES:
+        if role.account != account:
+            continue
+        namespace = patient.home if role.scope is Scope.OWN_NAMESPACE else None
+        for each in role.permissions:
+            for verb, what, reason in _missing(patient, user, each, namespace):
+                missing.setdefault((what, reason), []).append(verb)
+    for (what, reason), verbs in missing.items():
+        yield wrong(f"service account {account} may not {', '.join(dict.fromkeys(verbs))} {what} ({reason})", APPLY_CHART)
     if not missing:
         yield fine(f"service account {account} may do what it has to")
 

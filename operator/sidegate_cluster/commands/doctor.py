@@ -127,6 +127,8 @@ def doctor(
                 if output == "text":
                     _print(check.title, each, is_first=check.title not in found)
                 found.setdefault(check.title, []).append(each)
+            if any(each.is_last for each in found.get(check.title, ())):
+                break
     results = [each for some in found.values() for each in some]
     if output == "json":
         print_json(

@@ -41,6 +41,11 @@ class CallError(Exception):
         super().__init__(message)
         self.code, self.reason, self.message, self.causes = code, reason, message, causes
 
+    @property
+    def is_kind_unknown(self) -> bool:
+        """The cluster serves no such kind; of a group that it doesn't serve at all it says so without a Status."""
+        return self.code == 404 and self.message in {"the server could not find the requested resource", "404 page not found"}
+
     @classmethod
     def from_answer(cls, code: int, content: bytes) -> Self:
         try:
@@ -86,8 +91,11 @@ def _of_kubernetes(error: CallError) -> Told:
             return Told("the API server doesn't know you: your credentials aren't valid any more", "log in to the cluster again")
         case 403:
             return Told(error.message, "have the cluster's administrator grant you that, or choose another --context")
-        case 404 if "could not find the requested resource" in error.message:
-            return Told("the cluster doesn't have Sidegate's resources", "install Sidegate there, or choose another --context")
+        case 404 if error.is_kind_unknown:
+            return Told(
+                "Sidegate isn't installed in this cluster: it doesn't serve its resources",
+                "install it (docs/install.md), or choose another --context; `sidegate doctor` says what is there",
+            )
         case 404:
             return Told(error.message, "see which there are: list them, or give another --namespace")
         case 409:

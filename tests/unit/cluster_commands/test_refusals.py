@@ -57,8 +57,8 @@ CASES = {
     "no resources": (
         404,
         "the server could not find the requested resource",
-        "the cluster doesn't have Sidegate's resources",
-        "install Sidegate there, or choose another --context",
+        "Sidegate isn't installed in this cluster: it doesn't serve its resources",
+        "install it (docs/install.md), or choose another --context; `sidegate doctor` says what is there",
     ),
     "credentials": (
         401,
