@@ -10,7 +10,7 @@ trap 'rm -rf "$folder"' EXIT
 umask 077
 cd "$folder"
 
-kubectl get namespace "$namespace" >/dev/null 2>&1 || kubectl create namespace "$namespace"
+kubectl get namespace "$namespace" >/dev/null 2>&1 || kubectl create namespace "$namespace" --save-config
 
 has() { kubectl --namespace "$namespace" get "$@" >/dev/null 2>&1; }
 

@@ -13,8 +13,9 @@ from sidegate.api.schema import RESOURCES, custom_resource_definition
 from sidegate.api.text import Timestamp
 from sidegate.cli.request_view import left
 from sidegate_cluster.checks.check import APPLY_CHART, Check, Outcome, Patient, Result, fine, logs_of, pods_of, wrong
-from sidegate_operator.resources import CONFIG_MAPS, DECISION_KEYS, LEASES, MUTATING_WEBHOOKS, Resource
+from sidegate_operator.resources import CONFIG_MAPS, DECISION_KEYS, LEASES, Resource
 from sidegate_operator.roles import LEASE
+from sidegate_operator.webhook.guards import guard_keys
 
 LEAST_VERSION: Final = (1, 33)  # native sidecars are stable
 _KEY_BYTES: Final = 32
@@ -33,14 +34,20 @@ def _version(patient: Patient) -> Iterator[Result]:
         yield fine(text)
 
 
-def _definitions(patient: Patient) -> Iterator[Result]:
-    definitions = [(each, patient.cluster.find(DEFINITIONS, each.crd_name)) for each in RESOURCES]
-    if all(found is None for _, found in definitions) and patient.cluster.find(MUTATING_WEBHOOKS, "sidegate") is None:
-        way_forward = f"helm install sidegate charts/sidegate -n {patient.home} --create-namespace (docs/install.md)"
-        yield Result(Outcome.WRONG, f"Sidegate isn't installed in {patient.cluster.where}", way_forward, is_last=True)
+def _installed(patient: Patient) -> Iterator[Result]:
+    """Says nothing where anything of it is there: what is missing is said further on, part by part."""
+    if any(patient.cluster.find(kind, name) is not None for kind, name in guard_keys(patient.home)):
         return
-    for resource, found in definitions:
+    left_behind = any(patient.cluster.find(DEFINITIONS, each.crd_name) is not None for each in RESOURCES)
+    what = "; targets and policies are left of it, and protect nothing new" if left_behind else ""
+    way_forward = f"helm install sidegate charts/sidegate -n {patient.home} --create-namespace (docs/install.md)"
+    yield Result(Outcome.WRONG, f"Sidegate isn't installed in {patient.cluster.where}{what}", way_forward, is_last=True)
+
+
+def _definitions(patient: Patient) -> Iterator[Result]:
+    for resource in RESOURCES:
         wanted = custom_resource_definition(resource)
+        found = patient.cluster.find(DEFINITIONS, resource.crd_name)
         if found is None:
             yield wrong(f"the resource {resource.crd_name} isn't there", APPLY_CHART)
         elif not _is_established(found):
@@ -104,6 +111,7 @@ def _is_key(text: str) -> bool:
 
 CHECKS: Final = (
     Check("cluster", _version),
+    Check("installation", _installed),
     Check("resources", _definitions),
     Check("operator", _operator),
     Check("decisions", _keys),

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sidegate.cli.main import main
+from sidegate_operator.webhook.guards import admission_objects
 from tests.cluster.commands.workload_objects import LABELS, stateful_set
-from tests.support.admission import plain_pod
+from tests.support.admission import NAMESPACE, plain_pod
 from tests.support.api_server import ApiServer
 
 
@@ -55,11 +56,19 @@ def test_doctor_says_it_once_and_looks_at_nothing_else(bare_api: ApiServer) -> N
     assert "helm install sidegate charts/sidegate -n sidegate-system" in wrong["wayForward"]
 
 
+def test_doctor_tells_what_an_uninstalled_one_left(bare_api: ApiServer) -> None:
+    bare_api.apply_crds()
+    found = json.loads(sidegate(bare_api, "doctor", "-o", "json").stdout)["checks"]
+    (wrong,) = [each for each in found if each["outcome"] != "fine"]
+    assert "targets and policies are left of it" in wrong["what"]
+
+
 def test_doctor_tells_what_is_missing_of_a_part_of_it(bare_api: ApiServer) -> None:
     """Half of an installation isn't none: each part that is missing is told, and each right once, with all its verbs."""
-    bare_api.apply_crds()
+    guard, *_ = admission_objects(NAMESPACE)
+    bare_api.admin.create(guard)
     found = json.loads(sidegate(bare_api, "doctor", "-o", "json").stdout)["checks"]
     whats = [each["what"] for each in found if each["outcome"] == "wrong"]
     assert "MutatingWebhookConfiguration/sidegate: it is missing" in whats
-    assert [each for each in whats if " list, watch, patch pods (" in each]
     assert len([each for each in whats if " pods (" in each]) == 1
+    assert [each for each in whats if " list, watch, patch pods (" in each]
