@@ -20,11 +20,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
 
-import kopf
-
 from sidegate_operator.credentials import Credentials
+from sidegate_operator.hidden_modules import hidden
 from sidegate_operator.plan.owned import TARGET_LABEL
 from sidegate_operator.resources import ACCESS_POLICIES, APPROVAL_REQUESTS, PODS, PROTECTED_TARGETS, Object, Resource
+
+with hidden("kubernetes", "pykube"):  # kopf loads them where it finds them, 9 MiB, to log in by; we log in ourselves
+    import kopf
 
 LOG: Final = logging.getLogger(__name__)
 Heard: TypeAlias = Callable[[Resource, str | None, Object], None]
@@ -176,6 +178,8 @@ def _settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False  # events are written by apply.py
     settings.scanning.disabled = True  # the kinds are known, and CRDs need no watch of their own
     settings.watching.chunk_size = 100  # else it holds each kind whole: 11 MiB more at 2,000 policies and 1,000 pods
+    settings.queueing.worker_limit = 32  # else each object has a worker while kinds are listed
+    settings.queueing.idle_timeout = 0.1  # a worker that waits for its object keeps a place from others
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 10

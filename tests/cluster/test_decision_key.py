@@ -7,25 +7,16 @@ import base64
 
 import pytest
 
-from sidegate_operator.api_client import ApiClient, ApiError, Conflict
+from sidegate_operator.api_client import ApiClient, ApiError
 from sidegate_operator.credentials import Credentials
 from sidegate_operator.webhook.decision_key import CONFIG_MAP, SECRET, DecisionKey, fetch_decision_key
 from tests.support.api_server import ApiServer
 
 
-async def fetched(api: ApiClient, namespace: str) -> DecisionKey:
-    """As a replica does it: again, when somebody else was faster."""
-    while True:
-        try:
-            return await fetch_decision_key(api, namespace)
-        except Conflict:
-            continue
-
-
 def test_replicas_that_start_together_share_one_key(api_server: ApiServer, namespace: str) -> None:
     async def race() -> set[bytes]:
         async with ApiClient(Credentials.from_kubeconfig(api_server.kubeconfig)) as api:
-            return {each.public for each in await asyncio.gather(*(fetched(api, namespace) for _ in range(8)))}
+            return {each.public for each in await asyncio.gather(*(fetch_decision_key(api, namespace) for _ in range(8)))}
 
     (public,) = asyncio.run(race())
     published = api_server.admin.get("v1", "ConfigMap", CONFIG_MAP, namespace=namespace)["data"]
@@ -35,7 +26,7 @@ def test_replicas_that_start_together_share_one_key(api_server: ApiServer, names
 def test_another_key_leaves_the_older_ones_public_half(api_server: ApiServer, namespace: str) -> None:
     async def fetch() -> DecisionKey:
         async with ApiClient(Credentials.from_kubeconfig(api_server.kubeconfig)) as api:
-            return await fetched(api, namespace)
+            return await fetch_decision_key(api, namespace)
 
     first = asyncio.run(fetch())
     assert asyncio.run(fetch()).public == first.public

@@ -134,6 +134,9 @@ def _told(installed: InstalledShop, statements: Sequence[Statement]) -> str:
 
 def test_afterwards_everything_is_in_force_and_sessions_work(installed: InstalledShop) -> None:
     installed.wait_for_condition("Synced")
+    wait_until(
+        lambda: installed.target()["status"]["gates"]["ready"] == len(NUMBERS), "the second gate to serve clients again", 60, 0.1
+    )
     for number in NUMBERS:
         done = installed.psql("SELECT count(*) FROM customers", pod=number)
         assert done.stdout.strip() == "2", done.stderr

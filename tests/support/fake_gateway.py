@@ -84,8 +84,10 @@ class FakeGateway:
         self.faults: dict[str, Fault] = {}
         self.lie: Callable[[dict[str, Any]], object] | None = None
         self.lie_in = frozenset(OPERATIONS)
+        self.closes = False  # its connections, behind each answer
         self.counts = True  # decisions itself, when it is asked for an approval before the operator has marked it
         self.requests: list[tuple[str, int]] = []
+        self.came_from: dict[str, list[int]] = {each: [] for each in OPERATIONS}  # the gate's port at each request
         self.reports: list[messages.Report] = []
         self.outcomes: dict[str, messages.HoldOutcome] = {}
         self.withdrawals: dict[str, str] = {}
@@ -293,6 +295,8 @@ class FakeGateway:
         self, operation: str, answer: Callable[[web.Request], Coroutine[Any, Any, web.Response]]
     ) -> Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]:
         async def guarded(request: web.Request) -> web.StreamResponse:
+            assert request.transport is not None
+            self.came_from[operation].append(request.transport.get_extra_info("peername")[1])
             response: web.StreamResponse | None = self._refused(request)
             fault = self.faults.get(operation)
             if response is None and fault in (None, Fault.LOSE_ANSWER):
@@ -303,6 +307,8 @@ class FakeGateway:
             if fault is not None:
                 response = await self._misbehave(operation, request, fault)
             assert response is not None
+            if self.closes:
+                response.force_close()
             if response.status != BROKEN_OFF:
                 self.requests.append((operation, response.status))
             return response

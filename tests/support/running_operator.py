@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from tests.support.cluster_client import ApiError
 from tests.support.fault_proxy import FaultProxy
 
 GATE_IMAGE: Final = f"registry.example/gate@sha256:{'0' * 64}"
+ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "1"}  # as the chart's Deployment has it
 LEASE: Final = "sidegate-operator"
 _NUMBERS: Final = itertools.count(1)
 _RBAC: Final = "rbac.authorization.k8s.io"
@@ -96,7 +98,7 @@ class RunningOperator:
         command: list[str | Path] = [sys.executable, "-m", "sidegate_operator.main", "run", "--gate-image", self._gate_image]
         command += ["--kubeconfig", self._kubeconfig, "--namespace", self.account.namespace, "--log-format", "text"]
         command += ["--health", "127.0.0.1:0", "--lease", LEASE, "--lease-seconds", str(self._lease_seconds), *self._options]
-        self._process = processes.start(command, self.log)
+        self._process = processes.start(command, self.log, environment={**os.environ, **ENVIRONMENT})
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from typing import Final, Self
@@ -21,12 +22,13 @@ from typing import Final, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from sidegate_operator.api_client import ApiClient, ApiError, read_or_none
+from sidegate_operator.api_client import ApiClient, ApiError, Conflict, read_or_none
 from sidegate_operator.resources import CONFIG_MAPS, SECRETS, Object
 from sidegate_operator.resources import DECISION_KEY as SECRET
 from sidegate_operator.resources import DECISION_KEYS as CONFIG_MAP
 
 _PRIVATE: Final = "ed25519"
+_TRIES: Final = 10  # each is lost to another replica's write, and those are few
 _LABELS: Final = {"app.kubernetes.io/managed-by": "sidegate", "app.kubernetes.io/part-of": "sidegate"}
 
 
@@ -58,11 +60,18 @@ class DecisionKey:
 
 
 async def fetch_decision_key(api: ApiClient, namespace: str) -> DecisionKey:
-    """The key, made when there is none, its public half published.
+    """The key, made when there is none, its public half published. Replicas that start together take the one that was made first.
 
     Raises:
-        ApiError: it can't be read, made or published; `Conflict` when somebody else made it just now.
+        ApiError: it can't be read, made or published.
     """
+    for _ in range(_TRIES):
+        with contextlib.suppress(Conflict):
+            return await _fetch(api, namespace)
+    return await _fetch(api, namespace)
+
+
+async def _fetch(api: ApiClient, namespace: str) -> DecisionKey:
     stored = await read_or_none(api, SECRETS, namespace, SECRET)
     if stored is None:
         made = DecisionKey(Ed25519PrivateKey.generate())

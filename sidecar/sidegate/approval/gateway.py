@@ -23,7 +23,7 @@ import msgspec
 
 from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, Verdict
 from sidegate.approval.document import DocumentError, new_document, new_name, outcome_of, timestamp, to_wire
-from sidegate.approval.gateway_client import GatewayClient, GatewayError
+from sidegate.approval.gateway_client import GatewayClient, GatewayError, Line
 from sidegate.approval.held import (
     Asked,
     ChangedError,
@@ -215,10 +215,16 @@ class GatewayApprovals(ApprovalBackend):
         wait_s = max(1, min(self._patience.wait_s, int(left_s))) if version else 0
         query: dict[str, str | int] = {"wait": wait_s, "version": version} if version else {}
         path = self._path(asked, "holds", asked.name, **query)
-        try:
-            answer = await self._ask("GET", path, None, left_s, wait_s=wait_s)
-        except ApprovalUnavailable:  # nothing until it expires, as far as the loop's clock can tell
-            return _Seen(version)
+        with (
+            Line() as line
+        ):  # a new connection for the claim would cost the statement a name, a handshake, and now and then a lost packet
+            try:
+                answer = await self._ask("GET", path, None, left_s, wait_s=wait_s, line=line)
+            except ApprovalUnavailable:  # nothing until it expires, as far as the loop's clock can tell
+                return _Seen(version)
+            return await self._seen(asked, version, answer, line)
+
+    async def _seen(self, asked: Asked, version: str, answer: Answer, line: Line) -> Verdict | _Seen:
         if answer.status == NOT_MODIFIED:
             return _Seen(version)
         if answer.status == 404:  # a replica that is behind has not seen a new one yet
@@ -229,7 +235,7 @@ class GatewayApprovals(ApprovalBackend):
         judged = self._judged(held, keys, asked)
         match judged.standing:
             case Standing.APPROVED:
-                taken = await self._claim(asked)
+                taken = await self._claim(asked, line)
                 if (
                     taken is None and held.phase is Phase.PENDING
                 ):  # the gateway counts fewer, yet: news comes when its phase follows
@@ -245,7 +251,7 @@ class GatewayApprovals(ApprovalBackend):
         with self._trusting(asked.name):
             return judge(asked, held, keys, self._clock())
 
-    async def _claim(self, asked: Asked) -> Verdict | None:
+    async def _claim(self, asked: Asked, line: Line | None = None) -> Verdict | None:
         """The approval, taken by this gate and by nobody else; EXECUTED when this gate took it before; None when there is none to take."""
         if asked.uid in self._used:
             return Verdict(Phase.EXECUTED, asked.name, (), "", asked.expires_at, asked.expires_at, asked.rows)
@@ -253,7 +259,7 @@ class GatewayApprovals(ApprovalBackend):
         self._used[asked.uid] = None
         _forget_oldest(self._used)
         try:
-            taken = await self._taken(asked)
+            taken = await self._taken(asked, line)
         except _NotTakenError as error:
             del self._used[asked.uid]
             raise ApprovalUnavailable(str(error), error.way_forward) from error
@@ -261,10 +267,11 @@ class GatewayApprovals(ApprovalBackend):
             del self._used[asked.uid]
         return taken
 
-    async def _taken(self, asked: Asked) -> Verdict | None:
+    async def _taken(self, asked: Asked, line: Line | None) -> Verdict | None:
         body = msgspec.json.encode(Claim(uid=asked.uid, fingerprint=asked.fingerprint))
         for_s = min(self._patience.asking_s, asked.expires_at - self._clock())
-        answer = await self._ask("POST", self._path(asked, "holds", asked.name, "claim"), body, for_s, claims=asked.name)
+        path = self._path(asked, "holds", asked.name, "claim")
+        answer = await self._ask("POST", path, body, for_s, claims=asked.name, line=line)
         if answer.status in (404, 409):
             return None
         if answer.status in _BROKEN:
@@ -307,8 +314,9 @@ class GatewayApprovals(ApprovalBackend):
     # ---- exchanges ----------------------------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, method: str, path: str, body: bytes | None, for_s: float, *, wait_s: float = 0.0, claims: str = ""
-    ) -> Answer:
+        self, method: str, path: str, body: bytes | None, for_s: float, *, wait_s: float = 0.0, claims: str = "",
+        line: Line | None = None,
+    ) -> Answer:  # fmt: skip
         """An answer that settles it. Others are asked for again for as long as `for_s`; a claim (of the request named) only if it is
         certain that nothing came of it.
 
@@ -323,7 +331,7 @@ class GatewayApprovals(ApprovalBackend):
                     pause = self._next_pause(pause)
                     is_asking = True
                     try:
-                        answer = await self._client.ask(method, path, body, wait_s=wait_s, may_repeat=not claims)
+                        answer = await self._client.ask(method, path, body, wait_s=wait_s, may_repeat=not claims, line=line)
                     except GatewayError as error:
                         if error.may_have_arrived and claims:
                             raise self._lost(claims, str(error)) from error

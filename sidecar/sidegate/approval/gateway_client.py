@@ -1,4 +1,4 @@
-"""Requests to the operator's gateway over TLS: one connection each, to a replica that answers.
+"""Requests to the operator's gateway over TLS: one connection each, to a replica that answers; a `Line` keeps one for what is asked next.
 
 Rules it keeps: TLS 1.3; the certificate is verified by name and by the authority in the file, and by no other; token and authority are read
 for each connection, for both are renewed; size and time of each step are bounded, the whole as well. A wait costs a socket, never a
@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias, cast
+from typing import Final, Self, TypeAlias, cast
 
 from sidegate.gateway.http import (
     MAX_HEAD_BYTES,
@@ -81,6 +81,36 @@ class _Opening(asyncio.StreamReaderProtocol):
             self._opened.abort()
 
 
+class Line:
+    """A connection that is kept from one request to the next, for who asks again at once. It ends with the `with` that it is made in."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Address, asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        taken = self.take()
+        if taken is not None:
+            taken[2].transport.abort()
+
+    @property
+    def address(self) -> Address | None:
+        """Where it leads, while it is there and nobody has closed it."""
+        if self._kept is None:
+            return None
+        address, reader, writer = self._kept
+        return None if reader.at_eof() or writer.is_closing() else address
+
+    def keep(self, address: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._kept = address, reader, writer
+
+    def take(self) -> tuple[Address, asyncio.StreamReader, asyncio.StreamWriter] | None:
+        kept, self._kept = self._kept, None
+        return kept
+
+
 class GatewayClient:
     """Raises PlaceError when the URL isn't one. `resolve_name` is there for names that only a test knows."""
 
@@ -118,20 +148,32 @@ class GatewayClient:
             raise GatewayError(f"the name of {place} has no address", self._see_to_it())
         return found
 
-    async def ask(self, method: str, path: str, body: bytes | None, *, wait_s: float = 0.0, may_repeat: bool = True) -> Answer:
-        """The answer of a replica, of the one that answered last if it is still there.
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        *,
+        wait_s: float = 0.0,
+        may_repeat: bool = True,
+        line: Line | None = None,
+    ) -> Answer:
+        """The answer of a replica, of the one that answered last if it is still there; over `line` if that still leads somewhere.
 
         The next one is asked when that changes nothing: the request didn't arrive, or `may_repeat`.
 
         Raises:
             GatewayError: none answered, or it can't be told what became of a request that may not be repeated.
         """
-        addresses = await self.addresses()
+        if line is not None and (address := line.address) is not None:
+            addresses: tuple[Address, ...] = (address,)  # without asking for its name again
+        else:
+            addresses = await self.addresses()
         first = addresses.index(self._preferred) if self._preferred in addresses else self._turn % len(addresses)
         problem: GatewayError | None = None
         for address in (*addresses[first:], *addresses[:first]):
             try:
-                answer = await self.exchange(address, method, path, body, wait_s=wait_s)
+                answer = await self.exchange(address, method, path, body, wait_s=wait_s, line=line)
             except GatewayError as error:
                 self._move_on()
                 problem = GatewayError(
@@ -152,20 +194,28 @@ class GatewayClient:
         self._preferred = None
         self._turn += 1
 
-    async def exchange(self, address: Address, method: str, path: str, body: bytes | None, *, wait_s: float = 0.0) -> Answer:
+    async def exchange(
+        self, address: Address, method: str, path: str, body: bytes | None, *, wait_s: float = 0.0, line: Line | None = None
+    ) -> Answer:
         """One request to one replica.
 
         Raises:
             GatewayError: no answer, or not the gateway's.
         """
-        request = encode_request(method, path, self._place, self._token(), body)
-        reader, writer = await self._connect(address)
+        request = encode_request(method, path, self._place, self._token(), body, is_last=line is None)
+        kept = line.take() if line is not None and line.address == address else None
+        reader, writer = kept[1:] if kept is not None else await self._connect(address)
+        is_kept = False
         try:
             async with asyncio.timeout(self._answer_timeout_s + wait_s):
                 writer.write(request)
                 await writer.drain()
                 head = parse_head(await reader.readuntil(b"\r\n\r\n"))
-                return Answer(head, await reader.readexactly(head.length))
+                answer = Answer(head, await reader.readexactly(head.length))
+            if line is not None and not head.is_last:
+                line.keep(address, reader, writer)
+                is_kept = True
+            return answer
         except TimeoutError:
             raise self._broken("it doesn't answer in time") from None
         except AnswerError as error:
@@ -178,7 +228,8 @@ class GatewayClient:
         ) as error:  # ssl's errors are OSErrors; so is a certificate of ours that it wants and there isn't
             raise self._broken(f"the connection broke off: {_said(error)}") from error
         finally:
-            writer.transport.abort()  # not in its own time: there is nothing left to say
+            if not is_kept:
+                writer.transport.abort()  # not in its own time: there is nothing left to say
 
     async def _connect(self, address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """INVARIANT: who gives up in the midst of it leaves no connection. asyncio ends one whose handshake isn't over; one whose

@@ -61,12 +61,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """`length` of the body that follows. `retry_after_s`: None when the answer has none, or one that isn't in seconds."""
+    """`length` of the body that follows. `retry_after_s`: None when the answer has none, or one that isn't in seconds. `is_last`: the
+    connection is closed behind it.
+    """
 
     status: int
     length: int
     content_type: str = ""
     retry_after_s: float | None = None
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +135,14 @@ def path_of(*segments: str, **query: str | int) -> str:
     return f"{path}?{urlencode(query)}" if query else path
 
 
-def encode_request(method: str, path: str, place: Place, token: str, body: bytes | None) -> bytes:
-    """A whole request, after which the connection is closed. `token` is a checked one, `path` from `path_of`."""
+def encode_request(method: str, path: str, place: Place, token: str, body: bytes | None, *, is_last: bool = True) -> bytes:
+    """A whole request, after which the connection is closed if it `is_last`. `token` is a checked one, `path` from `path_of`."""
     lines = [
         f"{method} {path} HTTP/1.1",
         f"Host: {place.authority}",
         f"Authorization: Bearer {token}",
         "Accept: application/json, application/problem+json",
-        "Connection: close",
+        f"Connection: {'close' if is_last else 'keep-alive'}",
     ]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -172,7 +175,11 @@ def parse_head(head: bytes) -> AnswerHead:
     length = 0 if status == NOT_MODIFIED else _length(fields.get(b"content-length", []))  # RFC 9112, section 6.3: it has no body
     content_type = b",".join(fields.get(b"content-type", [])).split(b";")[0].strip().lower().decode("ascii")
     retry = fields.get(b"retry-after", [b""])[0]
-    return AnswerHead(status, length, content_type, float(retry) if _SECONDS.fullmatch(retry) else None)
+    options = (
+        b",".join(fields.get(b"connection", [])).lower().split(b",")
+    )  # RFC 9112, section 9.3: it persists unless it says `close`
+    is_last = b"close" in (each.strip(b" \t") for each in options)
+    return AnswerHead(status, length, content_type, float(retry) if _SECONDS.fullmatch(retry) else None, is_last)
 
 
 def _length(values: list[bytes]) -> int:

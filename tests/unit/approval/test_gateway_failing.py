@@ -33,6 +33,30 @@ async def test_a_claim_whose_answer_is_lost_is_lost(
     assert (await decided(approvals, name)).phase is Phase.EXECUTED
 
 
+async def test_a_claim_goes_over_the_connection_that_told_of_the_approval(
+    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
+) -> None:
+    name = await approvals.submit(request_of_ada, NOW)
+    waiting = asyncio.create_task(decided(approvals, name))
+    await off_loop(gateway.wait_for, lambda: len(gateway.came_from["wait"]) >= 2)
+    await off_loop(gateway.decide, name, DANA)
+    assert (await waiting).phase is Phase.APPROVED
+    assert gateway.came_from["claim"] == gateway.came_from["wait"][-1:]
+    assert len(set(gateway.came_from["wait"])) == len(
+        gateway.came_from["wait"]
+    )  # each wait has one of its own, that ends with it
+
+
+async def test_a_claim_takes_another_connection_when_that_one_is_closed_behind_the_answer(
+    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
+) -> None:
+    gateway.closes = True
+    name = await approvals.submit(request_of_ada, NOW)
+    await off_loop(gateway.decide, name, DANA)
+    assert (await decided(approvals, name)).phase is Phase.APPROVED
+    assert gateway.came_from["claim"][0] not in gateway.came_from["wait"]
+
+
 async def test_a_claim_is_not_asked_again_of_another_replica(
     gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
 ) -> None:

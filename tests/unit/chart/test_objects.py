@@ -15,6 +15,7 @@ from sidegate_operator.webhook.decide_approval import operator_account
 from sidegate_operator.webhook.guards import admission_objects, guards_in_place
 from tests.support.chart import EVERYTHING, NAMESPACE, container, named, of_kind, rendered
 from tests.support.pod_security import restricted_problems
+from tests.support.running_operator import ENVIRONMENT
 from tools.write_chart import definition, stale_files
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {"least": {}, "everything": EVERYTHING}
@@ -67,6 +68,10 @@ def test_two_replicas_keep_apart_and_one_stays_while_nodes_are_drained(objects: 
     found = term[0].get("podAffinityTerm", term[0])
     assert found["labelSelector"] == deployment["spec"]["selector"]
     assert found["topologyKey"] == "kubernetes.io/hostname"
+
+
+def test_the_operator_runs_in_the_environment_that_it_is_measured_in(objects: list[dict[str, Any]]) -> None:
+    assert {each["name"]: each["value"] for each in container(objects, "operator")["env"]} == ENVIRONMENT
 
 
 def test_a_single_replica_has_no_budget_that_would_stop_a_drain() -> None:

@@ -26,6 +26,9 @@ GOOD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nCon
     [
         (GOOD, AnswerHead(200, 12, "application/json")),
         (b"HTTP/1.1 304 Not Modified\r\n\r\n", AnswerHead(304, 0)),
+        (b"HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n", AnswerHead(304, 0, is_last=True)),
+        (b"HTTP/1.1 304 Not Modified\r\nconnection: x-y ,\tClose\r\n\r\n", AnswerHead(304, 0, is_last=True)),
+        (b"HTTP/1.1 304 Not Modified\r\nConnection: closed\r\n\r\n", AnswerHead(304, 0)),
         (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", AnswerHead(304, 0)),
         (b"HTTP/1.1 429 \r\ncontent-length:0\r\nRETRY-AFTER: \t7 \r\n\r\n", AnswerHead(429, 0, "", 7.0)),
         (b"HTTP/1.1 503 x\r\nContent-Length: 0\r\nRetry-After: Wed, 25 Nov 2026 09:00:00 GMT\r\n\r\n", AnswerHead(503, 0)),
