@@ -101,10 +101,13 @@ def _terms(config: GateConfig | None, spec: ApprovalRequestSpec) -> ApprovalConf
     return None
 
 
-def is_over_quota(wanted: ApprovalRequest, beside: Beside, now: float) -> Refusal | None:
+def quota_refusal(wanted: ApprovalRequest, beside: Beside, now: float) -> Refusal | None:
+    """Why there is no room for it now."""
     spec, namespace = wanted.spec, str(wanted.metadata.namespace)
     over = over_quota(beside.requests, namespace, str(spec.target), spec.principal, now, beside.quota)
-    return Refusal(Kind.OVER_QUOTA, over.problem, over.way_forward) if over is not None else None
+    if over is None:
+        return None
+    return Refusal(Kind.TOO_OFTEN if over.is_rate else Kind.OVER_QUOTA, over.problem, over.way_forward)
 
 
 def is_same_hold(stored: ApprovalRequest, wanted: ApprovalRequest) -> bool:

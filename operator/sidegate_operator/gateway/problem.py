@@ -23,6 +23,7 @@ class Kind(enum.Enum):
     TOO_LARGE = ("TooLarge", 413, "the body is too large")
     UNUSABLE = ("Unusable", 422, "no approval request can be made of it")
     OVER_QUOTA = ("OverQuota", 429, "too many are pending")
+    TOO_OFTEN = ("TooOften", 429, "too many were asked for")
     TOO_MANY = ("TooMany", 429, "too many at once")
     UNGUARDED = ("Unguarded", 503, "decisions aren't guarded")
     UNAVAILABLE = ("Unavailable", 503, "the operator can't serve it now")
@@ -34,6 +35,11 @@ class Kind(enum.Enum):
     @property
     def status(self) -> int:
         return self.value[1]
+
+    @property
+    def may_be_asked_again(self) -> bool:
+        """At once, for nothing was done, and it passes. A quota is no such thing: the statement is refused."""
+        return self in {Kind.TOO_MANY, Kind.UNGUARDED, Kind.UNAVAILABLE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,7 @@ class RunningGateway:
                 self.waiting,
                 lambda: self.guarding.unguarded,
                 around.wake,
+                settings.quota,
             ),
             self.authentication,
             settings.limits,

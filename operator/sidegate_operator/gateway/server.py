@@ -121,7 +121,7 @@ class Gateway:
             where = plain(request.rel_url.raw_path)[:512]
             LOG.warning("gateway: refused %s of %s at `%s`: %s: %s", action, who, where, reply.kind.word, reply.detail)
             headers = CIMultiDict({"Content-Type": "application/problem+json"})
-            if status in {429, 503}:
+            if reply.kind.may_be_asked_again:
                 headers["Retry-After"] = _RETRY_AFTER_S
             response = web.Response(status=status, body=msgspec.json.encode(reply.body()), headers=headers)
         else:

@@ -45,17 +45,17 @@ from sidegate_operator.gateway.asking import Action, Caller, Route, not_its_gate
 from sidegate_operator.gateway.holding import (
     Beside,
     is_of,
-    is_over_quota,
     is_same_hold,
     name_taken,
     new_request,
     not_found,
+    quota_refusal,
     usable,
 )
 from sidegate_operator.gateway.problem import Kind, Refusal, unavailable
 from sidegate_operator.gateway.reports import Heard, Reports
 from sidegate_operator.gateway.waiting import Waiting
-from sidegate_operator.plan.approval_lifecycle import events_of
+from sidegate_operator.plan.approval_lifecycle import Quota, events_of
 from sidegate_operator.plan.approval_use import Hindered, Obstacle, Write, outcome_at, plan_claim, plan_outcome, plan_withdrawal
 from sidegate_operator.plan.gate_container import CONFIG_KEY
 from sidegate_operator.plan.owned import config_map_name
@@ -112,6 +112,7 @@ class Service:
     waiting: Waiting
     unguarded: Callable[[], str | None]
     wake: Callable[[Key], None]
+    quota: Quota = field(default_factory=Quota)
     _making: list[ApprovalRequest] = field(default_factory=list)
     _configs: dict[Key, tuple[Object, GateConfig | None]] = field(default_factory=dict)
     _telling: set[asyncio.Task[None]] = field(default_factory=set)
@@ -175,14 +176,14 @@ class Service:
         target = self.cluster.targets.readable(target_key)
         if target is None or target.metadata.deletion_timestamp is not None:
             return Refusal(Kind.UNUSABLE, f"the target `{route.target}` is going", "make it again")
-        beside = Beside(target, self._config(target_key), [*self._requests(route.namespace), *self._making])
+        beside = Beside(target, self._config(target_key), [*self._requests(route.namespace), *self._being_made()], self.quota)
         wanted = new_request(asked, caller, beside, self.now())
         if isinstance(wanted, Refusal):
             return wanted
         stored = self.cluster.stores[APPROVAL_REQUESTS].get(Key(route.namespace, asked.name))
         if stored is not None:
             return self._made_before(stored, wanted)
-        over = is_over_quota(wanted, beside, self.now())
+        over = quota_refusal(wanted, beside, self.now())
         if over is not None:
             return over
         self._making.append(wanted)
@@ -216,6 +217,12 @@ class Service:
         if known is None or known[0] is not live:
             known = self._configs[target] = live, _decoded(live, target)
         return known[1]
+
+    def _being_made(self) -> list[ApprovalRequest]:
+        """Those that the store doesn't have yet: none is counted twice."""
+        store = self.cluster.stores[APPROVAL_REQUESTS]
+        keys = ((Key(str(each.metadata.namespace), str(each.metadata.name)), each) for each in self._making)
+        return [each for key, each in keys if store.get(key) is None]
 
     def _requests(self, namespace: str) -> list[ApprovalRequest]:
         return [each for _, each in self.cluster.approvals.readable_within(namespace)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from sidegate_operator.plan.approval_lifecycle import Quota
 from sidegate_operator.serving.authority import Lifetimes
 
 GATEWAY_SECRET: Final = "sidegate-gateway-certificates"  # noqa: S105 - a name
@@ -37,3 +38,4 @@ class GatewaySettings:
     webhook_url: str = ""
     lifetimes: Lifetimes = LIFETIMES
     limits: Limits = field(default_factory=Limits)
+    quota: Quota = field(default_factory=Quota)

@@ -1,12 +1,14 @@
-"""Where an ApprovalRequest stands by its decisions and the time, which ended ones go, and how many may be open.
+"""Where an ApprovalRequest stands by its decisions and the time, which ended ones go, how many may be open, and how often one may ask.
 
 Rules it keeps:
 - The phase follows from `spec.decisions`, counted again each time: each by an approver who isn't the one who asks, each person once, in its
   time, with a seal that holds. What the status says is believed only where it takes away: `Approved` without the decisions for it ends
   as Withdrawn.
 - One denial ends it. Time ends what is pending, and takes away what was approved and not used.
-- Deleted are ended ones only: some time after their end, and the oldest of them when a target has too many. Never one that is pending, and
-  never an approval that can still be used.
+- Deleted are ended ones only: some time after their end, and when a target has too many, the oldest of whoever has most. Never one that is
+  pending, never an approval that can still be used, and never one that still counts for how often its principal may ask.
+- People are told apart by issuer and subject: by what they can't choose, so that nobody uses up another's share, or loses another's
+  requests, by a name.
 
 Left out: who asks for a hold, waking who waits for one, and verifying signatures (`is_genuine` is an argument).
 """
@@ -20,6 +22,7 @@ from typing import Final, TypeAlias
 
 from sidegate.api.approval_request import ApprovalRequest, ApprovalRequestStatus, Decision, Phase, Requester, Verdict
 from sidegate.api.meta import Condition, ConditionStatus
+from sidegate.gateway.pace import COUNTED_S, NEW_PER_PRINCIPAL, NEW_PER_TARGET, Pace, surplus, too_often
 from sidegate.gateway.tally import CLOCK_TOLERANCE_S, Discount, Question, Vote, count
 from sidegate_operator.plan.approval import asks
 from sidegate_operator.plan.conditions import ConditionType, Observed, RequestReason, conditions_after, merge_patch, transitions
@@ -59,26 +62,32 @@ class LifecyclePlan:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """How long ended requests stay, and how many of a target's."""
+    """How long ended requests stay, and how many of a target's; each for `counted_s` after it was made, whatever the rest says, since
+    until then it counts for the rate.
+    """
 
     ttl_after_finished_s: float = 3600.0
     max_finished_per_target: int = 200
+    counted_s: float = COUNTED_S
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """How many requests may be pending at once."""
+    """How many requests may be pending at once, and how many new ones there may be, those that ended since counted too."""
 
     max_pending_per_principal: int = 20
     max_pending_per_target: int = 200
+    new_per_principal: Pace = NEW_PER_PRINCIPAL
+    new_per_target: Pace = NEW_PER_TARGET
 
 
 @dataclass(frozen=True, slots=True)
 class OverQuota:
-    """No further request is made; the statement is refused."""
+    """No further request is made; the statement is refused. `is_rate`: too many were asked for of late, however few are pending."""
 
     problem: str
     way_forward: str
+    is_rate: bool = False
 
 
 def tally(request: ApprovalRequest, now: float, is_genuine: IsGenuine) -> Tally:
@@ -129,7 +138,7 @@ def events_of(request: ApprovalRequest, news: Iterable[Condition]) -> tuple[Even
 
 
 def plan_cleanup(requests: Iterable[ApprovalRequest], now: float, keeping: Keeping = Keeping()) -> tuple[ApprovalRequest, ...]:
-    """Which ended requests go now, the oldest end first."""
+    """Which ended requests go now, the oldest end first. More than `max_finished_per_target` stay while too many still count."""
     finished: dict[tuple[str, str], list[tuple[float, ApprovalRequest]]] = defaultdict(list)
     for each in requests:
         if each.status is not None and each.status.phase in ENDED and each.metadata.deletion_timestamp is None:
@@ -139,24 +148,31 @@ def plan_cleanup(requests: Iterable[ApprovalRequest], now: float, keeping: Keepi
     going: list[tuple[float, ApprovalRequest]] = []
     for ended in finished.values():
         ended.sort(key=lambda pair: (pair[0], str(pair[1].metadata.name)))
-        surplus = max(0, len(ended) - keeping.max_finished_per_target)
-        going += [pair for place, pair in enumerate(ended) if place < surplus or pair[0] + keeping.ttl_after_finished_s <= now]
+        staying: dict[_Who, list[tuple[float, ApprovalRequest]]] = defaultdict(list)
+        for pair in ended:
+            is_over = pair[0] + keeping.ttl_after_finished_s <= now and not _counts(pair[1], now, keeping)
+            (going if is_over else staying[_who(pair[1].spec.principal)]).append(pair)
+        over = surplus({who: len(theirs) for who, theirs in staying.items()}, keeping.max_finished_per_target)
+        # INVARIANT: what someone may not lose yet isn't taken from anybody else in its place.
+        for who, number in over.items():
+            going += [pair for pair in staying[who] if not _counts(pair[1], now, keeping)][:number]
     going.sort(key=lambda pair: (pair[0], str(pair[1].metadata.namespace), str(pair[1].metadata.name)))
     return tuple(request for _, request in going)
 
 
 def over_quota(
-    open_requests: Sequence[ApprovalRequest],
+    requests: Sequence[ApprovalRequest],
     namespace: str,
     target: str,
     principal: Requester,
     now: float,
     quota: Quota = Quota(),
 ) -> OverQuota | None:
-    """Why `principal` gets no further request for the target, None: they may have one. People are told apart by issuer and subject."""
-    pending = [each for each in open_requests if _is_pending(each, namespace, target, now)]
-    who = (principal.issuer, principal.subject)
-    theirs = sum((each.spec.principal.issuer, each.spec.principal.subject) == who for each in pending)
+    """Why `principal` gets no further request for the target, None: they may have one. `requests`: those that ended too."""
+    here = [each for each in requests if (str(each.metadata.namespace), str(each.spec.target)) == (namespace, target)]
+    pending = [each for each in here if _is_pending(each, now)]
+    who = _who(principal)
+    theirs = sum(_who(each.spec.principal) == who for each in pending)
     if theirs >= quota.max_pending_per_principal:
         return OverQuota(
             f"`{principal.username}` has {theirs} approval requests pending on `{target}`, of {quota.max_pending_per_principal} allowed",
@@ -167,7 +183,29 @@ def over_quota(
             f"`{target}` has {len(pending)} approval requests pending, of {quota.max_pending_per_target} allowed",
             "have some decided",
         )
-    return None
+    made = [(_who(each.spec.principal), _made_at(each, now)) for each in here]
+    mine = [at for whose, at in made if whose == who]
+    fast = too_often(f"`{principal.username}`", target, mine, now, quota.new_per_principal) or too_often(
+        "all together", target, [at for _, at in made], now, quota.new_per_target
+    )
+    return OverQuota(fast.problem, fast.way_forward, is_rate=True) if fast is not None else None
+
+
+_Who: TypeAlias = "tuple[str, str]"
+
+
+def _who(principal: Requester) -> _Who:
+    return principal.issuer, principal.subject
+
+
+def _made_at(request: ApprovalRequest, now: float) -> float:
+    """By the API server's clock; what is being made is made now."""
+    made = request.metadata.creation_timestamp
+    return made.epoch_s if made is not None else now
+
+
+def _counts(request: ApprovalRequest, now: float, keeping: Keeping) -> bool:
+    return _made_at(request, now) + keeping.counted_s > now
 
 
 def _phase(seen: Phase, verdict: Verdict | None, *, is_late: bool) -> Phase:
@@ -220,7 +258,11 @@ def _finished_at(conditions: Sequence[Condition]) -> float | None:
 
 def _wake(request: ApprovalRequest, status: ApprovalRequestStatus, votes: Tally, now: float, keeping: Keeping) -> float | None:
     if status.phase in ENDED:
-        times = [(_finished_at(status.conditions) or now) + keeping.ttl_after_finished_s]
+        # When it no longer counts, it may be one too many.
+        times = [
+            (_finished_at(status.conditions) or now) + keeping.ttl_after_finished_s,
+            _made_at(request, now) + keeping.counted_s,
+        ]
     else:
         # A decision from a clock that is ahead counts later.
         ahead = [each.at.epoch_s - CLOCK_TOLERANCE_S for each, why in votes.discounted if why is Discount.OUT_OF_TIME]
@@ -228,7 +270,6 @@ def _wake(request: ApprovalRequest, status: ApprovalRequestStatus, votes: Tally,
     return min((each for each in times if each > now), default=None)
 
 
-def _is_pending(request: ApprovalRequest, namespace: str, target: str, now: float) -> bool:
+def _is_pending(request: ApprovalRequest, now: float) -> bool:
     phase = request.status.phase if request.status is not None else Phase.PENDING
-    is_here = (str(request.metadata.namespace), str(request.spec.target)) == (namespace, target)
-    return is_here and phase is Phase.PENDING and now < request.spec.expires_at.epoch_s
+    return phase is Phase.PENDING and now < request.spec.expires_at.epoch_s

@@ -36,6 +36,10 @@ class ApprovalUnavailable(Exception):  # noqa: N818 - a state of the world, name
         self.way_forward = way_forward
 
 
+class TooManyApprovals(ApprovalUnavailable):
+    """The requester has too many pending, or asked for too many of late: no fault of the back end's."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShownParameter:
     """A bound value as people see it, masked. `type` is empty when the client left it to the target. Of a binary value there is the text
@@ -105,7 +109,8 @@ class HoldRequest:
 class Verdict:
     """How a request ended. Only APPROVED lets the statement run, once, until `usable_until`, and for at most `approved_rows` rows.
 
-    EXECUTED is what others who wait on the same request get once its approval was given out.
+    EXECUTED is what others who wait on the same request get once its approval was given out. `is_over_quota`: there is no request, for
+    there are too many others.
     """
 
     phase: Phase
@@ -115,13 +120,14 @@ class Verdict:
     decided_at: float
     usable_until: float
     approved_rows: int | None = None
+    is_over_quota: bool = False
 
 
 class ApprovalBackend(Protocol):
     """Keeps requests and gives out verdicts. Every method may raise `ApprovalUnavailable`."""
 
     async def submit(self, request: HoldRequest, now: float) -> str:
-        """Make a request; its name comes back."""
+        """Make a request; its name comes back. Raises `TooManyApprovals` where the requester may make none now."""
 
     async def wait(self, name: str) -> Verdict:
         """Return when it is decided, ended or expired. May be cancelled, which changes nothing: the request goes on.

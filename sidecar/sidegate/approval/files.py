@@ -2,8 +2,9 @@
 
 Rules: the directory belongs to this user alone (0700) or is refused; every change is made under the directory's lock and by atomic
 replacement, so a reader sees a whole file or another; a request whose fixed part isn't what the index says is refused, whoever changed it;
-what was used up or withdrawn is remembered in the index too, so an edited status can't bring it back. What this can't keep out is someone
-who may write in the directory: they can write a decision, and an index. docs/approvals.md says so.
+of what ended a number is kept, and whoever has most loses first; what was used up or withdrawn is remembered in the index too, so an
+edited status can't bring it back. What this can't keep out is someone who may write in the directory: they can write a decision, and an
+index. docs/approvals.md says so.
 
 Everything here blocks, for as long as a small file takes. PyYAML is loaded when the first file is read or written.
 """
@@ -32,8 +33,10 @@ from sidegate.approval.document import (
     with_hold,
 )
 from sidegate.approval.hold import Approver, Choice, Hold, VoteProblem, replay, vote
+from sidegate.gateway.pace import COUNTED_S, surplus
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024  # all that a request may show, each character as its escape, is a quarter of it
+MAX_ENDED: Final = 2000  # all of them are read and written with each change of the index
 KEPT_S: Final = 30 * 86_400.0  # how long a request stays to be looked at after it ended; the audit log keeps the fact for good
 _INDEX: Final = ".index.json"
 _LOCK: Final = ".lock"
@@ -45,13 +48,20 @@ class DirectoryBusyError(Exception):
 
 
 class IndexEntry(msgspec.Struct, forbid_unknown_fields=True):
-    """What the gate knows of a request it made. `ended`: empty, or the phase that the gate itself put it in."""
+    """What the gate knows of a request it made. `ended`: empty, or the phase that the gate itself put it in. `target` is NAMESPACE/NAME;
+    it and `requested_at` are empty in what an older version made.
+    """
 
     digest: str
     fingerprint: str
     requester_key: str
     expires_at: float
     ended: str = ""
+    target: str = ""
+    requested_at: float = 0.0
+
+    def is_open(self, now: float) -> bool:
+        return not self.ended and now < self.expires_at
 
 
 Index = dict[str, IndexEntry]
@@ -195,8 +205,8 @@ class ApprovalFiles:
         self._replace(self.directory / _INDEX, msgspec.json.encode(index))
 
     def prune(self, index: Index, now: float) -> None:
-        """Forget what ended long ago; the caller saves the index."""
-        for name in [name for name, entry in index.items() if entry.expires_at + KEPT_S < now]:
+        """Forget what ended long ago, and of what is too much the oldest of whoever has most; the caller saves the index."""
+        for name in going(index, now):
             with contextlib.suppress(OSError):
                 self._path(name).unlink()
             del index[name]
@@ -221,6 +231,20 @@ class ApprovalFiles:
             temporary.replace(path)
         except OSError as error:
             raise _unavailable(f"`{path}` can't be written: {error.strerror}") from error
+
+
+def going(index: Index, now: float, most: int = MAX_ENDED) -> list[str]:
+    """Which requests are forgotten now. Never one that is open, or that still counts for how often its requester may ask."""
+    old = [name for name, entry in index.items() if entry.expires_at + KEPT_S < now]
+    ended: dict[str, list[str]] = {}
+    # By name, so by age. INVARIANT: what someone may not lose yet isn't taken from anybody else in its place.
+    for name in sorted(index.keys() - set(old)):
+        if not index[name].is_open(now):
+            ended.setdefault(index[name].requester_key, []).append(name)
+    over = surplus({who: len(theirs) for who, theirs in ended.items()}, most)
+    for who, number in over.items():
+        old += [name for name in ended[who] if index[name].requested_at + COUNTED_S <= now][:number]
+    return old
 
 
 def _to_yaml(wire: dict[str, Any]) -> bytes:

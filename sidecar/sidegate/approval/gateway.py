@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, Verdict
+from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, TooManyApprovals, Verdict
 from sidegate.approval.document import DocumentError, new_document, new_name, outcome_of, timestamp, to_wire
 from sidegate.approval.gateway_client import GatewayClient, GatewayError, Line
 from sidegate.approval.held import (
@@ -395,7 +395,8 @@ class GatewayApprovals(ApprovalBackend):
         )
 
     def _refused(self, answer: Answer) -> ApprovalUnavailable:
-        return ApprovalUnavailable(f"the operator's gateway refuses: {self._said(answer)}", self._way_forward(answer))
+        kind = TooManyApprovals if answer.status == 429 else ApprovalUnavailable
+        return kind(f"the operator's gateway refuses: {self._said(answer)}", self._way_forward(answer))
 
     def _said(self, answer: Answer) -> str:
         problem = _problem(answer)

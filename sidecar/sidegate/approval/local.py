@@ -2,7 +2,8 @@
 
 Rules: the digest of a request made by this process is kept in memory as well, so that not even the index can pass off another request for
 it; an approval is used up under the lock, in the same step that gives it out, so of many who wait or ask only one gets it; how many
-requests one person may have open is limited. While something waits, the file's stamp is looked at ten times a second.
+requests one person may have open, and how many they and all may ask for of a target in ten minutes, is limited, as in a cluster, under the
+same lock. While something waits, the file's stamp is looked at ten times a second.
 
 Clock and randomness are arguments. Works in one event loop; several processes may share the directory.
 """
@@ -17,10 +18,11 @@ from typing import Final
 
 import msgspec
 
-from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, Verdict
+from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, TooManyApprovals, Verdict
 from sidegate.approval.document import WITHDRAWN, DocumentError, digest, new_document, new_name, outcome_of, with_hold
 from sidegate.approval.files import ApprovalFiles, DirectoryBusyError, Index, IndexEntry
 from sidegate.approval.hold import Hold, execute, verdict, withdraw
+from sidegate.gateway.pace import NEW_PER_PRINCIPAL, NEW_PER_TARGET, too_often
 
 MAX_OPEN_PER_REQUESTER: Final = 50
 _LOCK_ATTEMPTS: Final = 100
@@ -44,11 +46,7 @@ class LocalApprovals(ApprovalBackend):
         async with self._locked():
             index = self._files.load_index()
             self._files.prune(index, now)
-            mine = [entry for entry in index.values() if entry.requester_key == request.requester_key and _is_open(entry, now)]
-            if len(mine) >= MAX_OPEN_PER_REQUESTER:
-                raise ApprovalUnavailable(
-                    f"`{request.requester}` has {len(mine)} open approval requests", "have some decided, or cancel the statements"
-                )
+            _refuse_too_many(index, request, now)
             name = self._new_name(index, now)
             try:
                 document = new_document(name, request)
@@ -58,7 +56,14 @@ class LocalApprovals(ApprovalBackend):
                 ) from error
             made = digest(document)
             # The index first: a file that no index knows is nobody's request, an entry without a file is a request that is gone.
-            index[name] = IndexEntry(made, request.fingerprint, request.requester_key, request.expires_at)
+            index[name] = IndexEntry(
+                made,
+                request.fingerprint,
+                request.requester_key,
+                request.expires_at,
+                target=_target_of(request),
+                requested_at=now,
+            )
             self._files.save_index(index)
             self._files.save(document)
             self._digests = {known: each for known, each in self._digests.items() if known in index}
@@ -120,7 +125,7 @@ class LocalApprovals(ApprovalBackend):
         index = self._files.load_index()
         for name in sorted(index, reverse=True):
             entry = index[name]
-            if entry.fingerprint != fingerprint or entry.requester_key != requester_key or not _is_open(entry, now):
+            if entry.fingerprint != fingerprint or entry.requester_key != requester_key or not entry.is_open(now):
                 continue
             with contextlib.suppress(ApprovalUnavailable):
                 hold = self._current(name, index, now)
@@ -168,5 +173,22 @@ class LocalApprovals(ApprovalBackend):
         )
 
 
-def _is_open(entry: IndexEntry, now: float) -> bool:
-    return not entry.ended and now < entry.expires_at
+def _refuse_too_many(index: Index, request: HoldRequest, now: float) -> None:
+    """Raises TooManyApprovals."""
+    who, target = request.requester_key, _target_of(request)
+    pending = sum(entry.requester_key == who and entry.is_open(now) for entry in index.values())
+    if pending >= MAX_OPEN_PER_REQUESTER:
+        raise TooManyApprovals(
+            f"`{request.requester}` has {pending} open approval requests", "have some decided, or cancel the statements"
+        )
+    here = [entry for entry in index.values() if entry.target == target]
+    mine = [entry.requested_at for entry in here if entry.requester_key == who]
+    fast = too_often(f"`{request.requester}`", request.target, mine, now, NEW_PER_PRINCIPAL) or too_often(
+        "all together", request.target, [entry.requested_at for entry in here], now, NEW_PER_TARGET
+    )
+    if fast is not None:
+        raise TooManyApprovals(fast.problem, fast.way_forward)
+
+
+def _target_of(request: HoldRequest) -> str:
+    return f"{request.namespace}/{request.target}"

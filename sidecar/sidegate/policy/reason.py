@@ -19,6 +19,7 @@ class Reason(enum.StrEnum):
     APPROVAL_EXPIRED = "ApprovalExpired"
     APPROVAL_WITHDRAWN = "ApprovalWithdrawn"
     APPROVAL_UNAVAILABLE = "ApprovalUnavailable"
+    TOO_MANY_APPROVALS = "TooManyApprovals"
     IMPACT_EXCEEDS_APPROVAL = "ImpactExceedsApproval"
     IMPACT_NOT_MEASURABLE = "ImpactNotMeasurable"
     STATEMENT_UNPARSABLE = "StatementUnparsable"
@@ -83,6 +84,10 @@ MEANINGS: dict[Reason, tuple[str, str]] = {
     Reason.APPROVAL_UNAVAILABLE: (
         "approval is required and can't be asked for now",
         "ask the gate's operator to mend the approval back end",
+    ),
+    Reason.TOO_MANY_APPROVALS: (
+        "too many approvals are pending, or were asked for of late",
+        "wait as long as the message says, or have an approver decide on what is pending; the same statement joins its request",
     ),
     Reason.IMPACT_EXCEEDS_APPROVAL: (
         "the statement would now change more than was approved",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
-from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, Verdict
+from sidegate.approval.backend import ApprovalBackend, ApprovalUnavailable, HoldRequest, Phase, TooManyApprovals, Verdict
 from sidegate.audit.events import Masked
 from sidegate.audit.sinks import AuditError, AuditSink
 from sidegate.policy.config import RecordingMode
@@ -260,7 +260,9 @@ class Relay:
         try:
             verdict = await self._verdict(request)
         except ApprovalUnavailable as error:
-            verdict = Verdict(Phase.PENDING, "", (), f"{error}; {error.way_forward}", services.now(), services.now())
+            is_over = isinstance(error, TooManyApprovals)
+            comment, now = f"{error}; {error.way_forward}", services.now()
+            verdict = Verdict(Phase.PENDING, "", (), comment, now, now, is_over_quota=is_over)
         except Exception:  # whatever it was: who waits for a verdict must get one, and it isn't Approved
             log.exception("approval back end failed")
             verdict = Verdict(Phase.PENDING, "", (), "the approval back end failed", services.now(), services.now())

@@ -153,7 +153,7 @@ def _denial(verdict: Verdict, decision: RequireApproval) -> Deny | None:
         Phase.DENIED: Reason.APPROVAL_DENIED,
         Phase.EXPIRED: Reason.APPROVAL_EXPIRED,
         Phase.WITHDRAWN: Reason.APPROVAL_WITHDRAWN,
-    }.get(verdict.phase, Reason.APPROVAL_UNAVAILABLE)
+    }.get(verdict.phase, Reason.TOO_MANY_APPROVALS if verdict.is_over_quota else Reason.APPROVAL_UNAVAILABLE)
     by = f"by {', '.join(verdict.approvers)}" if verdict.approvers and reason is Reason.APPROVAL_DENIED else ""
     name = f"approval request {verdict.name}" if verdict.name and verdict.name not in verdict.comment else ""
     words = ": ".join(part for part in (name, by, verdict.comment) if part)

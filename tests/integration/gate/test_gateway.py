@@ -234,6 +234,19 @@ def test_a_lost_answer_to_the_claim_loses_the_approval_and_runs_nothing(
         assert client.rows("SELECT count(*) FROM accounts") == [(b"5000",)]
 
 
+def test_over_a_quota_the_client_is_told_at_once_by_what_and_what_to_do(
+    gate: GateProcess, gateway: FakeGateway, issuer: Issuer, database: str
+) -> None:
+    gateway.faults["submit"] = Fault.OVER_QUOTA
+    with wire(gate, issuer, database, "owner") as client:
+        client.send(m.query(STATEMENT))
+        words = refused(client)
+        assert client.rows("SELECT count(*) FROM accounts") == [(b"5000",)]
+    assert "reason TooManyApprovals, by " in words
+    assert "have some decided" in words
+    assert [status for operation, status in gateway.requests if operation == "submit"] == [429]
+
+
 def test_a_gateway_that_is_down_refuses_what_needs_approval_and_nothing_else(
     gate: GateProcess, gateway: FakeGateway, issuer: Issuer, database: str
 ) -> None:

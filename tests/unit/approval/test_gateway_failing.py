@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from sidegate.approval.backend import ApprovalUnavailable, HoldRequest, Phase
+from sidegate.approval.backend import ApprovalUnavailable, HoldRequest, Phase, TooManyApprovals
 from sidegate.approval.gateway import GatewayApprovals
 from sidegate.approval.gateway_client import GatewayClient
 from sidegate.policy.decision import ApprovalTerms
@@ -234,3 +234,13 @@ async def test_a_wait_ends_as_expired_though_the_loops_clock_is_ahead_of_the_gat
     assert not (await asyncio.wait({waiting}, timeout=0.5))[0]  # the loop thinks that the time is over, the gate doesn't
     clock.now = NOW + 3600
     assert (await waiting).phase is Phase.EXPIRED
+
+
+async def test_a_quota_is_told_at_once_and_as_one(
+    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
+) -> None:
+    gateway.faults["submit"] = Fault.OVER_QUOTA
+    with pytest.raises(TooManyApprovals, match="`ada` has 20 requests pending") as caught:
+        await approvals.submit(request_of_ada, NOW)
+    assert "have some decided" in caught.value.way_forward
+    assert gateway.requests == [("submit", 429)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -15,9 +16,9 @@ import pytest
 import yaml
 
 from sidegate.api.approval_request import ApprovalRequest
-from sidegate.approval.backend import ApprovalUnavailable, HoldRequest, Phase
+from sidegate.approval.backend import ApprovalUnavailable, HoldRequest, Phase, TooManyApprovals
 from sidegate.approval.document import digest, from_wire, request_of, to_wire
-from sidegate.approval.files import KEPT_S, ApprovalFiles
+from sidegate.approval.files import KEPT_S, ApprovalFiles, IndexEntry, going
 from sidegate.approval.hold import Approver, Choice, Hold
 from sidegate.approval.local import MAX_OPEN_PER_REQUESTER, LocalApprovals
 from sidegate.policy.decision import ApprovalTerms
@@ -403,13 +404,59 @@ async def test_a_statement_that_cannot_be_shown_whole_is_refused(
 async def test_open_requests_of_one_person_are_limited(
     approvals: LocalApprovals, files: ApprovalFiles, request_of_ada: HoldRequest
 ) -> None:
-    names = [await approvals.submit(request_of_ada, NOW) for _ in range(MAX_OPEN_PER_REQUESTER)]
+    names = [await approvals.submit(request_of_ada, NOW + n * 30) for n in range(MAX_OPEN_PER_REQUESTER)]
     assert len(set(names)) == MAX_OPEN_PER_REQUESTER
-    with pytest.raises(ApprovalUnavailable, match="has 50 open approval requests"):
-        await approvals.submit(request_of_ada, NOW)
-    assert await approvals.submit(replace(request_of_ada, requester_key="https://idp.example#u-other"), NOW)
-    await approvals.withdraw(names[0], "", NOW)
+    later = NOW + 1500
+    with pytest.raises(TooManyApprovals, match="has 50 open approval requests"):
+        await approvals.submit(request_of_ada, later)
+    assert await approvals.submit(replace(request_of_ada, requester_key="https://idp.example#u-other"), later)
+    await approvals.withdraw(names[0], "", later)
+    assert await approvals.submit(request_of_ada, later)
+
+
+async def test_asking_and_withdrawing_without_end_is_refused(
+    approvals: LocalApprovals, make: Callable[[], LocalApprovals], request_of_ada: HoldRequest
+) -> None:
+    """Whatever else it says of itself, before and after a restart, in each process that shares the directory."""
+    for number in range(30):
+        asked = replace(request_of_ada, requester=f"ADA-{number}", agent=f"agent-{number}", fingerprint=f"{number:032}")
+        await approvals.withdraw(await approvals.submit(asked, NOW + number), "cancelled by the client", NOW + number)
+    for each in (approvals, make()):
+        with pytest.raises(TooManyApprovals, match="asked for 30 approvals on `shop-db` in the last 600 s, of 30") as caught:
+            await each.submit(request_of_ada, NOW + 100)
+        assert caught.value.way_forward.startswith("wait 500 s;")
+    assert await approvals.submit(replace(request_of_ada, requester_key="https://idp.example#u-other"), NOW + 100)
+    assert await approvals.submit(replace(request_of_ada, target="other-db"), NOW + 100)
+    name = await approvals.submit(request_of_ada, NOW + 600)
+    with pytest.raises(TooManyApprovals):
+        await approvals.submit(request_of_ada, NOW + 600)
+    assert await approvals.find_pending(request_of_ada, NOW + 600) == name  # what is asked for already is joined, not refused
+
+
+async def test_an_index_of_an_older_version_is_read(
+    approvals: LocalApprovals, files: ApprovalFiles, directory: Path, request_of_ada: HoldRequest
+) -> None:
+    name = await approvals.submit(request_of_ada, NOW)
+    index = json.loads((directory / ".index.json").read_text())
+    del index[name]["target"], index[name]["requested_at"]
+    (directory / ".index.json").write_text(json.dumps(index))
+    assert await approvals.find_pending(request_of_ada, NOW) == name
     assert await approvals.submit(request_of_ada, NOW)
+
+
+def ended(who: str, at: float) -> IndexEntry:
+    return IndexEntry("digest", "fingerprint", who, at + 3600, "Withdrawn", "shop/shop-db", at)
+
+
+def test_of_what_ended_who_has_most_loses_first() -> None:
+    """Nothing that is open, or that counts for how often one may ask; and nobody loses any for another's."""
+    index = {f"ar-1-{n}": ended("ada", NOW - 2000 + n) for n in range(6)}
+    index |= {f"ar-0-{n}": ended("bob", NOW - 3000 + n) for n in range(2)}
+    assert going(index, NOW, 5) == ["ar-1-0", "ar-1-1", "ar-1-2"]
+    index["ar-1-0"].ended = ""
+    assert going(index, NOW, 5) == ["ar-1-1", "ar-1-2"]
+    recent = {f"ar-2-{n}": ended("ada", NOW - n) for n in range(9)}
+    assert going(recent | {"ar-0": ended("bob", NOW - 3000)}, NOW, 3) == []
 
 
 async def test_what_ended_long_ago_is_forgotten(

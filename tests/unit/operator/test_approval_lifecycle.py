@@ -9,6 +9,7 @@ import pytest
 
 from sidegate.api.approval_request import NEXT_PHASES, ApprovalRequest, Decision, Phase, Requester, Verdict
 from sidegate.api.text import Timestamp
+from sidegate.gateway.pace import Pace
 from sidegate.gateway.tally import Discount
 from sidegate_operator.plan.approval_lifecycle import (
     ENDED,
@@ -155,6 +156,8 @@ def ended(name: str, phase: str, at: float | None, **changes: Any) -> ApprovalRe
         "type": ConditionType.FINISHED.value, "status": "True", "reason": "Expired", "message": "",
         "lastTransitionTime": str(Timestamp.from_epoch(at or 0)),
     }  # fmt: skip
+    made = {"creationTimestamp": str(Timestamp.from_epoch(changes.pop("made", NOW - 7200)))}
+    changes["metadata"] = {**made, **changes.get("metadata", {})}
     return request(name=name, status={"phase": phase, "conditions": [] if at is None else [condition]}, **changes)
 
 
@@ -182,6 +185,40 @@ def test_the_oldest_go_when_a_target_has_too_many() -> None:
     assert names(plan_cleanup([*many, other], NOW, Keeping(max_finished_per_target=2))) == ["ar-3", "ar-2"]
 
 
+def principal(subject: str, username: str = "ann@example.com") -> dict[str, Any]:
+    return {"issuer": "https://id.example", "subject": subject, "username": username}
+
+
+def test_who_has_most_loses_first_and_nobody_pushes_out_anothers() -> None:
+    """Whatever name they go by, and however new theirs are."""
+    flood = [ended(f"ar-{n}", "Withdrawn", NOW - n, principal=principal("u-1", f"ann-{n}")) for n in range(10)]
+    others = [ended(f"br-{n}", "Denied", NOW - 3000 - n, principal=principal("u-2")) for n in range(3)]
+    gone = names(plan_cleanup([*flood, *others], NOW, Keeping(max_finished_per_target=8)))
+    assert gone == ["ar-9", "ar-8", "ar-7", "ar-6", "ar-5"]
+    assert names(plan_cleanup([*flood, *others], NOW, Keeping(max_finished_per_target=4)))[0] == "br-2"  # now they have as many
+
+
+def test_of_many_who_have_as_many_the_oldest_goes() -> None:
+    many = [ended(f"ar-{n}", "Denied", NOW - n, principal=principal(f"u-{n}")) for n in range(5)]
+    assert names(plan_cleanup(many, NOW, Keeping(max_finished_per_target=3))) == ["ar-4", "ar-3"]
+
+
+def test_what_still_counts_for_the_rate_stays_and_nobody_elses_goes_for_it() -> None:
+    flood = [ended(f"ar-{n}", "Withdrawn", NOW - 10 - n, made=NOW - 20 - n) for n in range(10)]
+    others = [ended(f"br-{n}", "Denied", NOW - 3000 - n, principal=principal("u-2")) for n in range(2)]
+    keeping = Keeping(ttl_after_finished_s=1, max_finished_per_target=4)
+    assert names(plan_cleanup([*flood, *others], NOW, Keeping(max_finished_per_target=4))) == []
+    assert names(plan_cleanup(flood, NOW, keeping)) == []
+    assert len(plan_cleanup(flood, NOW + keeping.counted_s, keeping)) == 10
+    assert keeping.counted_s >= Quota().new_per_principal.within_s
+    assert keeping.counted_s >= Quota().new_per_target.within_s
+
+
+def test_it_is_looked_at_again_when_it_no_longer_counts() -> None:
+    one = ended("ar-1", "Denied", NOW, made=NOW - 60)
+    assert plan_lifecycle(one, NOW, is_genuine).look_again_at == NOW - 60 + Keeping().counted_s
+
+
 def test_what_is_being_deleted_is_not_deleted_again() -> None:
     going = ended("ar-1", "Denied", 0.0, metadata={"deletionTimestamp": "2026-11-25T09:46:00Z"})
     assert plan_cleanup([going], NOW) == ()
@@ -190,8 +227,67 @@ def test_what_is_being_deleted_is_not_deleted_again() -> None:
 # How many
 
 
+QUOTA = Quota()
 ANN = request().spec.principal
 BOB = Requester.from_wire({"issuer": "https://id.example", "subject": "u-2", "username": "bob@example.com"})
+
+
+def asked(count: int, made: float = MADE_AT, **changes: Any) -> list[ApprovalRequest]:
+    """That many, each withdrawn at once."""
+    times = {"creationTimestamp": str(Timestamp.from_epoch(made))}
+    return [request(name=f"ar-{n}", status={"phase": "Withdrawn"}, metadata=times, **changes) for n in range(count)]
+
+
+def rate(requests: list[ApprovalRequest], who: Requester = ANN, quota: Quota = QUOTA, now: float = NOW) -> OverQuota | None:
+    return over_quota(requests, "shop", "shop-db", who, now, quota)
+
+
+def test_asking_and_withdrawing_counts_as_asking() -> None:
+    assert rate(asked(29)) is None
+    refused = rate(asked(30))
+    assert refused is not None
+    assert refused.is_rate
+    assert refused.problem == "`ann@example.com` asked for 30 approvals on `shop-db` in the last 600 s, of 30 allowed"
+    assert refused.way_forward.startswith("wait 540 s;")
+    assert rate(asked(30), now=MADE_AT + 599.5) is not None
+    assert rate(asked(30), now=MADE_AT + 600) is None
+
+
+@pytest.mark.parametrize("phase", [None, *Phase])
+def test_whatever_became_of_them_they_count(phase: Phase | None) -> None:
+    status = None if phase is None else {"phase": phase.value}
+    seen = [request(name=f"ar-{n}", status=status) for n in range(3)]
+    assert rate(seen, quota=Quota(new_per_principal=Pace(3, 600.0))) is not None
+
+
+def test_no_other_name_agent_or_statement_makes_one_person_two() -> None:
+    shown = {"username": "ANN@example.com", "groups": [], "sourceAddress": "10.0.0.9"}
+    seen = [*asked(15), *asked(15, principal={**principal("u-1"), **shown}, agent="another", fingerprint="another-fingerprint")]
+    assert rate(seen) is not None
+
+
+def test_a_name_alone_uses_up_nobody_elses_rate() -> None:
+    assert rate(asked(30, principal=principal("u-2", "ann@example.com"))) is None
+    assert rate(asked(30, principal={**principal("u-1"), "issuer": "https://other.example"})) is None
+
+
+def test_other_targets_and_namespaces_count_for_themselves() -> None:
+    there = [*asked(30, target="other-db"), *(request(name=f"ar-{n}", metadata={"namespace": "other"}) for n in range(30))]
+    assert rate(there) is None
+
+
+def test_a_clock_that_is_behind_lets_nothing_more_through() -> None:
+    assert rate(asked(30, made=NOW + 50)) is not None
+    being_made = [request(name=f"ar-{n}", metadata={"creationTimestamp": None}, status=None) for n in range(3)]
+    assert rate(being_made, quota=Quota(new_per_principal=Pace(3, 600.0))) is not None
+
+
+def test_all_together_have_a_rate_too() -> None:
+    seen = [each for n in range(8) for each in asked(25, principal=principal(f"u-{n}"))]
+    refused = rate(seen, BOB)
+    assert refused is not None
+    assert refused.problem == "all together asked for 200 approvals on `shop-db` in the last 600 s, of 200 allowed"
+    assert rate(seen[1:], Requester.from_wire(principal("u-9"))) is None
 
 
 @pytest.mark.parametrize(

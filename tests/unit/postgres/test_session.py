@@ -243,6 +243,15 @@ class TestHeld:
         assert reason in error["D"]
         assert "because" in error["M"]
 
+    def test_too_many_requests_are_said_to_be_the_reason(self) -> None:
+        bench = Bench(policy([HOLD_DDL]))
+        bench.client(query("create table t (a int)"))
+        bench.take(bench.session.hold_decided(Verdict(Phase.PENDING, "", (), "wait 9 s", NOW, NOW, is_over_quota=True), NOW))
+        error = error_of(bench.target(target_error(), ready()))
+        assert error["D"].startswith("reason TooManyApprovals, by ")
+        assert "wait 9 s" in error["M"]
+        assert "mend" not in error["H"]
+
     def test_a_cancel_withdraws_the_hold_and_touches_nothing(self) -> None:
         bench = Bench(policy([HOLD_DDL]))
         bench.client(query("create table t (a int)"))

@@ -11,9 +11,10 @@ from sidegate.api.approval_request import ApprovalRequest, Decision, Phase
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.api.text import Timestamp
 from sidegate.gateway.messages import NewHold
+from sidegate.gateway.pace import Pace
 from sidegate.policy.config import GateConfig, decode_config
 from sidegate_operator.gateway.asking import Action, Caller, Route
-from sidegate_operator.gateway.holding import Beside, is_of, is_over_quota, is_same_hold, new_request, usable
+from sidegate_operator.gateway.holding import Beside, is_of, is_same_hold, new_request, quota_refusal, usable
 from sidegate_operator.gateway.problem import Kind, Refusal
 from sidegate_operator.plan.approval_lifecycle import Quota, plan_lifecycle
 from sidegate_operator.plan.approval_use import (
@@ -119,10 +120,18 @@ def test_a_refusal_quotes_nothing_of_the_statement() -> None:
 
 def test_those_that_are_being_made_count_towards_the_quota() -> None:
     beside = Beside(TARGET, CONFIG, [made(), made(hold(name="ar-2"))], Quota(max_pending_per_principal=2))
-    refusal = is_over_quota(made(hold(name="ar-3")), beside, NOW)
+    refusal = quota_refusal(made(hold(name="ar-3")), beside, NOW)
     assert refusal is not None
     assert refusal.kind is Kind.OVER_QUOTA
-    assert is_over_quota(made(), Beside(TARGET, CONFIG, [made()], Quota(max_pending_per_principal=2)), NOW) is None
+    assert quota_refusal(made(), Beside(TARGET, CONFIG, [made()], Quota(max_pending_per_principal=2)), NOW) is None
+
+
+def test_asking_too_often_is_told_apart_from_having_too_many_pending() -> None:
+    quota = Quota(new_per_principal=Pace(2, 600.0))
+    refusal = quota_refusal(made(hold(name="ar-3")), Beside(TARGET, CONFIG, [made(), made(hold(name="ar-2"))], quota), NOW)
+    assert refusal is not None
+    assert (refusal.kind, refusal.kind.status, "wait 600 s" in refusal.way_forward) == (Kind.TOO_OFTEN, 429, True)
+    assert not refusal.kind.may_be_asked_again  # by the gate: it would hold the statement up for nothing
 
 
 def test_a_hold_is_the_same_whatever_became_of_it_and_no_other_is() -> None:

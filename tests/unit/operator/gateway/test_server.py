@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from sidegate.api.access_policy import AccessPolicy
+from sidegate.api.text import Timestamp
+from sidegate.gateway.pace import Pace
 from sidegate_operator.api_client import ApiClient
 from sidegate_operator.apply import Writer
 from sidegate_operator.cluster import Cluster
@@ -22,13 +25,16 @@ from sidegate_operator.gateway.server import Gateway
 from sidegate_operator.gateway.service import Service
 from sidegate_operator.gateway.settings import Limits
 from sidegate_operator.gateway.waiting import Waiting
-from sidegate_operator.resources import APPROVAL_REQUESTS, PODS, PROTECTED_TARGETS
+from sidegate_operator.plan.approval_lifecycle import Quota
+from sidegate_operator.plan.gate_config import plan_gate_config
+from sidegate_operator.resources import APPROVAL_REQUESTS, CONFIG_MAPS, PODS, PROTECTED_TARGETS
 from sidegate_operator.serving.tls import listening_context, load_chain
 from tests.support.cluster_authority import Authority
 from tests.unit.operator.approval_objects import stored_request
 from tests.unit.operator.gateway.test_asking import pod, review, token
 from tests.unit.operator.gateway.test_authentication import NOW
-from tests.unit.operator.snapshots import target
+from tests.unit.operator.gateway.test_holding import RULE, TARGET, hold
+from tests.unit.operator.snapshots import policy, target
 
 AUTHORITY = Authority.create("gateway-tests")
 HEAD = f"Host: localhost\r\nAuthorization: Bearer {token(exp=NOW + 3600)}\r\n"
@@ -45,6 +51,11 @@ class Listening:
         return await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
 
     async def ask(self, text: str, body: bytes = b"") -> tuple[int, dict[str, Any]]:
+        status, _, told = await self.ask_whole(text, body)
+        return status, told
+
+    async def ask_whole(self, text: str, body: bytes = b"") -> tuple[int, str, dict[str, Any]]:
+        """Status, head and body."""
         reader, writer = await self.connect()
         try:
             writer.write(text.encode() + body)
@@ -53,7 +64,7 @@ class Listening:
             content = await reader.readexactly(length)
         finally:
             writer.close()
-        return int(head.split()[1]), json.loads(content) if content else {}
+        return int(head.split()[1]), head, json.loads(content) if content else {}
 
 
 def post(path: str, body: bytes, **headers: str) -> tuple[str, bytes]:
@@ -67,7 +78,9 @@ def get(path: str) -> str:
 
 
 @asynccontextmanager
-async def listening(answer: Callable[[], dict[str, Any]] = review, **limits: Any) -> AsyncIterator[Listening]:
+async def listening(
+    answer: Callable[[], dict[str, Any]] = review, unguarded: str | None = "unguarded", quota: Quota | None = None, **limits: Any
+) -> AsyncIterator[Listening]:
     """With one gate, its target and one request in the stores; the API server knows the token, and isn't there for anything else."""
     cluster, waiting, answers = Cluster(), Waiting(), list[tuple[str, int]]()
     found = pod(metadata={"resourceVersion": "5"})
@@ -82,7 +95,16 @@ async def listening(answer: Callable[[], dict[str, Any]] = review, **limits: Any
         writer = Writer(client, cluster.stores, lambda: True, lambda: NOW, "tests")
         reports = Reports(loop.time())
         service = Service(
-            cluster, writer, "sidegate-system", lambda: NOW, loop.time, reports, waiting, lambda: "unguarded", lambda _: None
+            cluster,
+            writer,
+            "sidegate-system",
+            lambda: NOW,
+            loop.time,
+            reports,
+            waiting,
+            lambda: unguarded,
+            lambda _: None,
+            quota or Quota(),
         )
         gateway = Gateway(
             service,
@@ -202,9 +224,29 @@ async def test_over_the_limit_of_one_pod_it_is_told_to_wait() -> None:
         waiting = asyncio.create_task(running.ask(get("holds/ar-1?wait=20&version=10")))
         while not len(running.service.waiting):
             await asyncio.sleep(0)
-        status, told = await running.ask(get("holds/ar-1"))
+        status, head, told = await running.ask_whole(get("holds/ar-1"))
         assert (status, told["type"]) == (429, "TooMany")
+        assert "Retry-After: 1" in head
         waiting.cancel()
+
+
+@pytest.mark.parametrize(
+    ("quota", "kind"),
+    [(Quota(max_pending_per_principal=1), "OverQuota"), (Quota(new_per_principal=Pace(1, 600.0)), "TooOften")],
+    ids=["pending", "rate"],
+)
+async def test_over_a_quota_a_gate_is_told_nothing_of_asking_again(quota: Quota, kind: str) -> None:
+    """It asks again where it is told when, and its client would wait for nothing."""
+    async with listening(unguarded=None, quota=quota) as running:
+        found = plan_gate_config(TARGET, [AccessPolicy.from_wire(policy(rules=[RULE]))], "").config_map
+        assert found is not None
+        found["metadata"]["resourceVersion"] = "5"
+        running.service.cluster.stores[CONFIG_MAPS].relisted([found], "10")
+        asked = {"name": "ar-2", "holdUntil": str(Timestamp.from_epoch(NOW + 60)), "spec": hold().spec}
+        status, head, told = await running.ask_whole(*post("holds", json.dumps(asked).encode()))
+        assert (status, told["type"]) == (429, kind), told
+        assert "retry-after" not in head.lower()
+        assert running.answers == [("new-hold", 429)]
 
 
 async def test_who_waits_hears_of_a_change_and_else_of_nothing_new() -> None:
