@@ -181,6 +181,37 @@ def test_over_the_quota_no_further_hold_is_made(gateways: Gateways, shop: str, p
     assert client.post("holds", new_hold(shop, principal=other)).status == 201
 
 
+def test_asking_and_withdrawing_without_end_is_refused_by_every_replica(
+    gateways: Gateways, shop: str, pod: dict[str, Any]
+) -> None:
+    """Whatever else changes from one to the next: the agent, the statement, what the person is called, the gate's pod, the replica."""
+    other = gateways.api.admin.create(gate_pod(shop, "shop-db-1"))
+    clients = [gateways.client(each, replica=replica) for each in (pod, other) for replica in (0, 1)]
+    who = {"issuer": "https://id.example", "subject": "u-1"}
+    for number in range(30):
+        client = clients[number % len(clients)]
+        changes = {"agent": f"agent-{number}", "fingerprint": f"{number:032x}", "principal": {**who, "username": f"ANN-{number}"}}
+        name = made(client, shop, **changes)["metadata"]["name"]
+        assert client.post(f"holds/{name}/withdrawal", {"why": "cancelled by the client"}).status == 200
+    requests = functools.partial(gateways.api.admin.list, VERSION, "ApprovalRequest", namespace=shop)
+
+    def refuses(client: GateClient) -> bool:
+        return client.post("holds", new_hold(shop, fingerprint="f" * 32)).status == 429
+
+    for client in clients:  # a replica counts what the other made once it has seen it
+        wait_until(functools.partial(refuses, client), "the rate to be kept", 10)
+    count = len(requests()["items"])
+    assert 30 <= count <= 32
+    said = clients[0].post("holds", new_hold(shop))
+    assert (said.status, said.body["type"]) == (429, "TooOften")
+    assert "asked for" in said.body["detail"]
+    assert said.body["wayForward"].startswith("wait ")
+    assert "Retry-After" not in said.headers  # a gate would ask again, and its client wait for nothing
+    assert len(requests()["items"]) == count
+    bob = {"issuer": "https://id.example", "subject": "u-2", "username": "bob@example.com"}
+    assert clients[0].post("holds", new_hold(shop, principal=bob)).status == 201
+
+
 def test_a_missing_guard_refuses_new_holds_until_it_is_back(gateways: Gateways, shop: str, pod: dict[str, Any]) -> None:
     client = gateways.client(pod)
     gateways.api.admin.delete(REGISTRATION, "ValidatingAdmissionPolicy", "sidegate-decisions")
