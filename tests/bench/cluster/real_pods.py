@@ -19,7 +19,7 @@ from tests.bench.cluster.gated_pods import API, NAMESPACE, Followed, GatedPods, 
 from tests.bench.cluster.report import ClusterReport
 
 PODS: Final = 3
-TURNS: Final = 30
+TURNS: Final = 30  # as many approvals as one person may ask for in ten minutes
 _THINKS_S: Final = 0.5  # the approver
 
 

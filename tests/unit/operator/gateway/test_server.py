@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sidegate.api.access_policy import AccessPolicy
+from sidegate.api.approval_request import ApprovalRequest
 from sidegate.api.text import Timestamp
 from sidegate.gateway.pace import Pace
 from sidegate_operator.api_client import ApiClient
@@ -238,15 +239,34 @@ async def test_over_the_limit_of_one_pod_it_is_told_to_wait() -> None:
 async def test_over_a_quota_a_gate_is_told_nothing_of_asking_again(quota: Quota, kind: str) -> None:
     """It asks again where it is told when, and its client would wait for nothing."""
     async with listening(unguarded=None, quota=quota) as running:
-        found = plan_gate_config(TARGET, [AccessPolicy.from_wire(policy(rules=[RULE]))], "").config_map
-        assert found is not None
-        found["metadata"]["resourceVersion"] = "5"
-        running.service.cluster.stores[CONFIG_MAPS].relisted([found], "10")
-        asked = {"name": "ar-2", "holdUntil": str(Timestamp.from_epoch(NOW + 60)), "spec": hold().spec}
-        status, head, told = await running.ask_whole(*post("holds", json.dumps(asked).encode()))
+        publish(running)
+        status, head, told = await running.ask_whole(*new_hold())
         assert (status, told["type"]) == (429, kind), told
         assert "retry-after" not in head.lower()
         assert running.answers == [("new-hold", 429)]
+
+
+async def test_what_is_being_made_and_already_seen_counts_once() -> None:
+    """With one there and one asked for, two are no more than two: then it is the API server that can't be reached."""
+    async with listening(unguarded=None, quota=Quota(max_pending_per_principal=2)) as running:
+        publish(running)
+        running.service._making.append(ApprovalRequest.from_wire(stored_request()))
+        assert (await running.ask(*new_hold()))[0] == 503
+        running.service._making.append(ApprovalRequest.from_wire(stored_request("ar-3")))
+        assert (await running.ask(*new_hold()))[0] == 429
+
+
+def publish(running: Listening) -> None:
+    """The rules of the target in the stores."""
+    found = plan_gate_config(TARGET, [AccessPolicy.from_wire(policy(rules=[RULE]))], "").config_map
+    assert found is not None
+    found["metadata"]["resourceVersion"] = "5"
+    running.service.cluster.stores[CONFIG_MAPS].relisted([found], "10")
+
+
+def new_hold() -> tuple[str, bytes]:
+    asked = {"name": "ar-2", "holdUntil": str(Timestamp.from_epoch(NOW + 60)), "spec": hold().spec}
+    return post("holds", json.dumps(asked).encode())
 
 
 async def test_who_waits_hears_of_a_change_and_else_of_nothing_new() -> None:
