@@ -41,7 +41,7 @@ def _names(*kinds: Resource) -> tuple[str, ...]:
     return tuple(sorted({name for resource, name in guard_keys("any") if resource in kinds}))
 
 
-_SEE: Final = ("list", "watch")  # all of a kind: what it knows of one object it has from there
+_SEE: Final = ("list", "watch")  # all of a kind: what it knows of one object it has from there, where that is new enough
 _MAKE: Final = ("get", *_SEE, "create", "patch", "delete")  # get: whose an object is that has the name of one to be made
 
 CLUSTER: Final = (
@@ -50,11 +50,16 @@ CLUSTER: Final = (
     Permission(
         GROUP,
         ("approvalrequests",),
-        (*_SEE, "create", "delete"),
-        "a gate's hold becomes one; where each stands follows from its decisions; ended ones go",
+        (*_SEE, "get", "create", "delete"),
+        "a gate's hold becomes one; where each stands follows from its decisions; ended ones go; the newest is read after a conflict",
     ),
     Permission(GROUP, ("approvalrequests/status",), ("patch",), "where each stands"),
-    Permission("", ("pods",), (*_SEE, "patch"), "whether a gate runs in each; an annotation tells it of a new revision"),
+    Permission(
+        "",
+        ("pods",),
+        (*_SEE, "get", "patch"),
+        "whether a gate runs in each; an annotation tells it of a new revision; one that asks may be newer than the watch",
+    ),
     Permission("", ("configmaps", "services"), _MAKE, "a gate's config, and the address that clients dial"),
     Permission("apps", ("deployments",), _MAKE, "gates of targets outside the cluster"),
     Permission("policy", ("poddisruptionbudgets",), _MAKE, "those gates stay up while nodes are drained"),
