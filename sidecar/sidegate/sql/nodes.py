@@ -105,7 +105,7 @@ PLACEMENTS: Final[dict[str, Placement]] = {
     **_utility("VariableShowStmt DiscardStmt", K.SESSION),
     **_utility("ListenStmt UnlistenStmt", K.LISTEN),
     **_utility("NotifyStmt", K.NOTIFY),
-    **_utility("LockStmt", K.LOCK),
+    **_utility("LockStmt", note="Lock; in ACCESS SHARE mode Read: the lock that every SELECT takes"),
     **_utility("TruncateStmt", K.TRUNCATE),
     # Maintenance
     **_utility("VacuumStmt ClusterStmt ReindexStmt RefreshMatViewStmt CheckPointStmt", K.MAINTENANCE),
