@@ -133,7 +133,9 @@ PLACEMENTS: Final[dict[str, Placement]] = {
     # Everything else that defines
     **_utility("CreateFunctionStmt", K.DDL, note="bodies in SQL are walked; a language that runs as the server is Server too"),
     **_utility(
-        "AlterTableStmt", K.DDL, note="owners, triggers, rules and row security are Roles too; replica identity is Replication"
+        "AlterTableStmt",
+        K.DDL,
+        note="owners, triggers, rules and row security are Roles too; replica identity is Replication; DETACH and NO INHERIT Delete",
     ),
     **_utility(
         "DropStmt CommentStmt RenameStmt AlterObjectSchemaStmt AlterObjectDependsStmt",
