@@ -7,7 +7,7 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo cluster-demo test test-pure test-compiled lint format fuzz bench bench-cluster compile crds docs chart clean
+.PHONY: help setup demo cluster-demo test test-pure test-compiled lint format fuzz redteam bench bench-cluster compile crds docs chart clean
 .PHONY: image test-e2e test-programs cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
@@ -58,6 +58,9 @@ format: setup ## put the code into the house's form
 fuzz: setup ## fuzz what reads bytes with atheris; SECONDS=20 for each of TARGETS="..."
 	$(PY) -m uv run --no-project --python $(PY) --with atheris --with-editable . --with pytest --with hypothesis \
 		python tests/fuzz/run.py --seconds $(or $(SECONDS),20) $(TARGETS)
+
+redteam: setup ## attack a gate in front of Debian's PostgreSQL; CASES=DIR for other cases, ARGS="-k PATTERN --json FILE"; last line: passed, failed
+	@$(PY) -m tests.redteam.program $(if $(CASES),--cases "$(CASES)") $(ARGS)
 
 bench: setup ## measure the gate against a direct connection and pgbouncer; prints a table, writes build/bench.json
 	@$(PY) tests/bench/run.py

@@ -26,6 +26,7 @@ SPDX = {
     "MIT License": "MIT",
     "BSD License": "BSD-3-Clause",  # google-re2's LICENSE
     "BSD 2-Clause License": "BSD-2-Clause",
+    "BSD 3-Clause License": "BSD-3-Clause",
     "LGPL": "LGPL-2.1-or-later",  # python-stdnum's COPYING and classifier
 }
 # Licences that may be part of a GPL-3.0-or-later whole (https://www.gnu.org/licenses/license-list.html).

@@ -18,6 +18,7 @@ from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, Req
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, StatementKind, TableImpact
+from sidegate.postgres import truncation
 from sidegate.postgres.holds import hold_request
 from sidegate.postgres.pipeline import Answer
 
@@ -33,7 +34,7 @@ COUNTERS: Final = (
     " WHERE n_tup_ins + n_tup_upd + n_tup_del > 0"
 )
 
-# TRUNCATE is not counted by the target: until it can be, its impact is "every row", which only an approval without a count can cover.
+# TRUNCATE is not counted by the target. Where the gate can't (truncation.py), its impact is "every row", which only an approval can cover.
 UNCOUNTED_ROWS: Final = 2**62
 
 
@@ -170,9 +171,9 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     if session.status == "E":  # the target refuses everything in a failed transaction; it says so itself
         session.allow(runner, measure)
         return None
-    if any(StatementKind.TRUNCATE in statement.kinds for statement in work.statements):
-        work.impact = Impact(UNCOUNTED_ROWS, is_truncation=True)
-        return session.decide(work, approved=work.approval is not None)
+    truncates = any(truncation.is_truncation(statement) for statement in work.statements)
+    if truncates and not _may_count_truncated(session, work):
+        return _uncounted(session, work)
     kinds = frozenset().union(*(statement.kinds for statement in work.statements))
     if StatementKind.COPY_IN in kinds or (StatementKind.COPY_OUT in kinds and measure.masks):
         return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "a COPY can't be kept back")
@@ -193,6 +194,13 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         saved: Answer = yield Ask(f"SAVEPOINT {SAVEPOINT}", permit)
         if saved.error is not None or saved.was_skipped:
             return _not_measured(session, runner, saved, measure)
+    truncated: tuple[TableImpact, ...] = ()
+    if truncates:
+        counted = yield from truncation.count_rows(work.statements[0], measure.more_than, permit)
+        if counted is None:
+            yield from _take_back(session, permit, has_savepoint=has_savepoint, owns=owns)
+            return _uncounted(session, work)
+        truncated = counted
     before: Answer = yield Ask(COUNTERS, permit)
     session.journal.decided(work, measure)
     captured: Captured = yield Run(permit)
@@ -207,7 +215,7 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         why = "its answer is larger than the gate keeps back" if captured.is_over_limit else "the target's counters can't be read"
         decision = Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, why)
     else:
-        work.impact = impact_between(before, after, work.rows)
+        work.impact = impact_between(before, after, work.rows, truncated)
         decision = session.decide(work, approved=work.approval is not None)
     if isinstance(decision, Allow):
         work.decision = decision
@@ -224,12 +232,7 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
                 return None
         yield from runner.finish(captured, owns_transaction=owns)
         return None
-    if has_savepoint:
-        yield Ask(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}", permit)
-        yield Ask(f"RELEASE SAVEPOINT {SAVEPOINT}", permit)
-        session.owns_transaction = session.owns_transaction or owns
-    else:
-        yield Ask("ROLLBACK", permit)  # no lock is kept while a person thinks
+    yield from _take_back(session, permit, has_savepoint=has_savepoint, owns=owns)
     work.was_rolled_back()
     gone = runner.has_been_rolled_back()
     if gone is not None:
@@ -237,6 +240,27 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     if isinstance(decision, Measure):  # the engine had its measurement; asking again would not end
         decision = Deny(Reason.IMPACT_NOT_MEASURABLE, decision.source, decision.revision)
     return decision
+
+
+def _may_count_truncated(session: Session, work: Work) -> bool:
+    """Alone in its string, in a transaction that can be taken back, and not approved already: an approval covers every row."""
+    is_alone = len(work.own) == 1 and len(work.statements) == 1 and not session.expected.has_transaction_control
+    return is_alone and work.approval is None and truncation.may_be_counted(work.statements[0])
+
+
+def _uncounted(session: Session, work: Work) -> Decision:
+    work.impact = Impact(UNCOUNTED_ROWS, is_truncation=True)
+    return session.decide(work, approved=work.approval is not None)
+
+
+def _take_back(session: Session, permit: Permit, *, has_savepoint: bool, owns: bool) -> Generator[Step, Any, None]:
+    """No lock is kept while a person thinks."""
+    if has_savepoint:
+        yield Ask(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}", permit)
+        yield Ask(f"RELEASE SAVEPOINT {SAVEPOINT}", permit)
+        session.owns_transaction = session.owns_transaction or owns
+    else:
+        yield Ask("ROLLBACK", permit)
 
 
 def _not_measured(session: Session, runner: Runner, answer: Answer, measure: Measure) -> Decision | None:
@@ -247,16 +271,16 @@ def _not_measured(session: Session, runner: Runner, answer: Answer, measure: Mea
     return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, f"the target refused to begin: {cause}")
 
 
-def impact_between(before: Answer, after: Answer, rows: int) -> Impact:
-    """Tables whose counters moved, and the rows of the command tag."""
+def impact_between(before: Answer, after: Answer, rows: int, truncated: tuple[TableImpact, ...] = ()) -> Impact:
+    """Tables whose counters moved, those that were emptied, and the rows of the command tag."""
     seen = {row[0]: row[1:] for row in before.rows}
-    tables = []
+    tables = list(truncated)
     for row in after.rows:
         old = seen.get(row[0], (b"0", b"0", b"0"))
         moved = [int(new or b"0") - int(was or b"0") for new, was in zip(row[1:], old, strict=True)]
         if any(moved):
             tables.append(TableImpact((row[0] or b"").decode("utf-8", "replace"), *moved))
-    return Impact(rows, tuple(tables))
+    return Impact(rows, tuple(tables), is_truncation=bool(truncated))
 
 
 def deny_builtin(reason: Reason, revision: str, detail: str = "", name: str = "gate") -> Deny:

@@ -75,6 +75,8 @@ _CHECKS_VALUES: Final = frozenset({"C", "V"})
 _SCHEMA_CHANGES: Final = frozenset({"CreateSchemaStmt", "CreateExtensionStmt", "AlterExtensionStmt", "DropOwnedStmt"})
 _SCHEMA_OBJECTS: Final = frozenset({"OBJECT_SCHEMA", "OBJECT_EXTENSION"})
 _RIGHTS_SUBTYPES: Final = ("Trig", "Rule", "RowSecurity", "ChangeOwner")
+# The parent loses the rows of the child: nothing but a name tells it from a DELETE.
+_ROWS_LEAVE: Final = frozenset({"AT_DetachPartition", "AT_DropInherit"})
 _SERVER_SUBTYPES: Final = ("GenericOptions", "TableSpace")
 _KNOWN_LANGUAGES: Final = frozenset({"sql", "plpgsql"})
 # Statements whose tables and schemas the walk below finds, although they touch rights, servers or replication.
@@ -241,6 +243,8 @@ class Definitions(Changes):
             self._moved(relation)  # its rows can be read through the parent
         elif subtype == "AT_AttachPartition":
             self._moved(command["def"]["PartitionCmd"]["name"])
+        if subtype in _ROWS_LEAVE:
+            self.facts.kinds.add(K.DELETE)
         if any(word in subtype for word in _RIGHTS_SUBTYPES):
             self.facts.kinds.add(K.ROLES)
         if any(word in subtype for word in _SERVER_SUBTYPES):

@@ -105,7 +105,7 @@ PLACEMENTS: Final[dict[str, Placement]] = {
     **_utility("VariableShowStmt DiscardStmt", K.SESSION),
     **_utility("ListenStmt UnlistenStmt", K.LISTEN),
     **_utility("NotifyStmt", K.NOTIFY),
-    **_utility("LockStmt", K.LOCK),
+    **_utility("LockStmt", note="Lock; in ACCESS SHARE mode Read: the lock that every SELECT takes"),
     **_utility("TruncateStmt", K.TRUNCATE),
     # Maintenance
     **_utility("VacuumStmt ClusterStmt ReindexStmt RefreshMatViewStmt CheckPointStmt", K.MAINTENANCE),
@@ -133,7 +133,9 @@ PLACEMENTS: Final[dict[str, Placement]] = {
     # Everything else that defines
     **_utility("CreateFunctionStmt", K.DDL, note="bodies in SQL are walked; a language that runs as the server is Server too"),
     **_utility(
-        "AlterTableStmt", K.DDL, note="owners, triggers, rules and row security are Roles too; replica identity is Replication"
+        "AlterTableStmt",
+        K.DDL,
+        note="owners, triggers, rules and row security are Roles too; replica identity is Replication; DETACH and NO INHERIT Delete",
     ),
     **_utility(
         "DropStmt CommentStmt RenameStmt AlterObjectSchemaStmt AlterObjectDependsStmt",

@@ -22,6 +22,7 @@ from sidegate.sql.scope import STAR, Output, Scope
 K = StatementKind
 _FALSE: Final = frozenset({"false", "off", "0"})
 CURSOR_OPT_HOLD: Final = 0x0020  # nodes/parsenodes.h
+_ACCESS_SHARE: Final = 1  # AccessShareLock (storage/lockdefs.h): what a SELECT takes too; pg_dump begins so
 _TWO_PHASE: Final = frozenset({"TRANS_STMT_PREPARE", "TRANS_STMT_COMMIT_PREPARED", "TRANS_STMT_ROLLBACK_PREPARED"})
 
 
@@ -204,6 +205,7 @@ class Statements(Definitions):
         pass
 
     def _run_lock(self, fields: Node) -> None:
+        self.facts.kinds.add(K.READ if fields.get("mode") == _ACCESS_SHARE else K.LOCK)
         for node in fields.get("relations", []):
             self.facts.read(self._relation(node["RangeVar"]))
 

@@ -291,6 +291,12 @@ class TestMeasured:
     def test_an_approved_truncate_runs_and_is_asked_about_once(self) -> None:
         bench = Bench(policy([BIG_CHANGES]))
         bench.client(query("truncate orders"))
+        bench.answer_ask(tag="BEGIN", status="T")
+        bench.answer_ask(tag="LOCK TABLE", status="T")
+        bench.answer_ask((b"r", b"f"), status="T")
+        assert holds(bench) == []
+        assert asked(bench.answer_ask((b"0", b"101"), status="T")) == "ROLLBACK"  # no lock while a person thinks
+        bench.answer_ask(tag="ROLLBACK")
         request = holds(bench)[0].request
         assert request.impact is not None
         bench.take(bench.session.hold_decided(approved(request.impact.rows_affected), NOW))

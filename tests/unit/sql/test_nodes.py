@@ -28,7 +28,7 @@ def test_every_node_of_the_grammar_has_a_place() -> None:
 def test_every_utility_statement_has_kinds_or_a_handler_that_gives_them() -> None:
     for name, placement in PLACEMENTS.items():
         if placement.place is Place.UTILITY and not placement.kinds:
-            assert name in ("CopyStmt", "VariableSetStmt")
+            assert name in ("CopyStmt", "LockStmt", "VariableSetStmt")
         if placement.place not in (Place.QUERY, Place.UTILITY):
             assert not placement.kinds
 
