@@ -125,6 +125,8 @@ def pod_story(facts: PodFacts) -> PodStory:
     match planned:
         case NotOurs(why=Untouched.JOB):
             return PodStory(WhyReason.JOB, False, True, "it is of a Job, which would never end while a gate runs in it")
+        case NotOurs(why=Untouched.OPTED_OUT) if facts.trial is not None and facts.trial.refused is not None:
+            return _refused(facts.trial, facts.trial.refused)  # a protected namespace wants more than the target's leave
         case NotOurs(why=Untouched.OPTED_OUT):
             return PodStory(
                 WhyReason.OPTED_OUT,
@@ -223,9 +225,7 @@ def _causes(facts: PodFacts, target: Wire | None) -> Iterator[PodStory]:
             apply_chart,
         )
     if facts.trial is not None and facts.trial.refused is not None:
-        reason = WhyReason.WEBHOOK_DOWN if facts.trial.is_webhook_down else WhyReason.REFUSED
-        problem = f"made now it would be refused: {facts.trial.refused.problem}"
-        yield PodStory(reason, False, False, problem, facts.trial.refused.way_forward)
+        yield _refused(facts.trial, facts.trial.refused)
     if facts.trial is not None and facts.trial.refused is None and not facts.trial.has_gate:
         problem = "made now it would get no gate either: the webhook configuration doesn't send it to Sidegate"
         yield PodStory(
@@ -250,6 +250,11 @@ def _causes(facts: PodFacts, target: Wire | None) -> Iterator[PodStory]:
     if facts.webhook is not None and made is not None and (_moment(facts.webhook) or 0) > made:
         problem = "it was made before Sidegate's webhook was installed"
         yield PodStory(WhyReason.OLDER_THAN_WEBHOOK, False, False, problem, f"have it made again: {_again(facts)}")
+
+
+def _refused(trial: Trial, refused: Told) -> PodStory:
+    reason = WhyReason.WEBHOOK_DOWN if trial.is_webhook_down else WhyReason.REFUSED
+    return PodStory(reason, False, False, f"made now it would be refused: {refused.problem}", refused.way_forward)
 
 
 def not_made(name: str, workload: tuple[WorkloadKind, Wire] | None, event: str | None, refused: PodStory | None) -> PodStory:

@@ -17,6 +17,7 @@ from tests.support.admission import (
     PROTECTED,
     REGISTRATION,
     Admission,
+    dry_run,
     plain_pod,
     refused_with,
     target,
@@ -441,6 +442,55 @@ def test_without_the_webhook_a_protected_pod_does_not_start_ungated(admission: A
         admin.create(gated_pod(protected, "d", target="shop-db"))
         admin.create(plain_pod(protected, "e"))
         admin.create(job_pod(protected))
+
+
+def opted_out(namespace: str, name: str = "shop-db-0") -> dict[str, Any]:
+    pod = plain_pod(namespace, name, target="shop-db")
+    pod["metadata"]["labels"] = {"app": "shop-db", "sidegate.dev/inject": "false"}
+    return pod
+
+
+OPTS_OUT = "opts out of its gate by the label sidegate.dev/inject, and its namespace is protected; fix: take the label out"
+
+
+def test_in_a_protected_namespace_a_targets_leave_to_opt_out_is_not_enough(
+    admission: Admission, protected: str, namespace: str, eve: ClusterClient
+) -> None:
+    for each in (protected, namespace):
+        admission.api.admin.create(target(each, enforcement={"allowOptOut": True}))
+    assert gate_names(eve.create(opted_out(namespace))) == []
+    assert refused_with(lambda: eve.create(opted_out(protected)), OPTS_OUT)
+    silent = opted_out(protected, "silent")
+    del silent["metadata"]["annotations"]
+    silent["metadata"]["labels"]["app"] = "other"
+    assert refused_with(lambda: eve.create(silent), OPTS_OUT)
+    grant_bypass(admission, protected, "eve")
+    wait_until(lambda: not refused_with(lambda: dry_run(eve, opted_out(protected)), OPTS_OUT), "RBAC to know the new binding")
+    assert gate_names(eve.create(opted_out(protected))) == []
+
+
+def test_in_a_protected_namespace_a_running_pod_does_not_opt_out_later(
+    admission: Admission, protected: str, eve: ClusterClient
+) -> None:
+    """It would be counted as one that needs no gate."""
+    admission.api.admin.create(plain_pod(protected))
+    label = {"metadata": {"labels": {"sidegate.dev/inject": "false"}}}
+    for subresource in (None, "status"):
+        assert refused_with(
+            lambda subresource=subresource: eve.merge_patch(
+                "v1", "Pod", "plain", label, namespace=protected, subresource=subresource
+            ),
+            OPTS_OUT,
+        )
+    admission.api.admin.merge_patch("v1", "Pod", "plain", label, namespace=protected)  # who has bypass
+    eve.merge_patch("v1", "Pod", "plain", {"metadata": {"annotations": {"note": "a"}}}, namespace=protected)
+
+
+def test_a_pod_whose_target_does_not_let_it_opt_out_has_its_gate_and_starts(
+    admission: Admission, protected: str, eve: ClusterClient
+) -> None:
+    admission.api.admin.create(target(protected))
+    assert gate_names(eve.create(opted_out(protected))) == ["sidegate-gate"]
 
 
 # What gates take their rules from
