@@ -15,7 +15,7 @@ from sidegate_cluster.commands.failures import failure, print_json
 from sidegate_cluster.commands.status import broken_line
 from sidegate_cluster.commands.workload_reader import failed_creation, maker_of, owner_of, owner_of_itself
 from sidegate_cluster.connection import Cluster, connected
-from sidegate_cluster.pages.pod_story import PodFacts, PodStory, Trial, not_made, pod_story
+from sidegate_cluster.pages.pod_story import PodFacts, PodStory, Trial, is_selected, not_made, pod_story
 from sidegate_cluster.pages.refusals import CallError, told
 from sidegate_cluster.pages.workloads import WorkloadKind, named
 from sidegate_operator.plan.gate_container import GATE_CONTAINER
@@ -129,14 +129,16 @@ def _facts(live: Cluster, pod: Object, owner: tuple[WorkloadKind, Object] | None
         if error.code != 403:
             raise
         webhook, is_known = None, False
+    targets = live.list(PROTECTED_TARGETS, live.namespace)
+    is_tried = tries and not is_of_a_job(pod) and (named_target(pod) is not None or is_selected(pod, targets))
     return PodFacts(
         pod=pod,
-        targets=live.list(PROTECTED_TARGETS, live.namespace),
+        targets=targets,
         owner=owner,
         webhook=webhook,
         is_webhook_known=is_known,
         is_namespace_excluded=live.namespace in _excluded(webhook),
-        trial=_trial(live, pod) if tries and named_target(pod) is not None and not is_of_a_job(pod) else None,
+        trial=_trial(live, pod) if is_tried else None,
         is_template=is_template,
     )
 

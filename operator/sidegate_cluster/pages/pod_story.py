@@ -181,11 +181,13 @@ def _silent(facts: PodFacts, seen: SeenPod) -> PodStory:
                 f"put it into {'.'.join(kind.path)}: sidegate protect {kind.words[0]}/{owner['metadata']['name']} --target {misplaced}",
             )
     if selecting:
+        is_refused = facts.trial is not None and facts.trial.refused is not None
+        refused = "; made now it would be refused" if is_refused else ""
         return PodStory(
             WhyReason.SELECTED_BUT_SILENT,
             False,
             False,
-            f"target `{selecting[0]}` selects it by its labels, and it has no annotation `{TARGET_LABEL}` that asks for the gate",
+            f"target `{selecting[0]}` selects it by its labels, and it has no annotation `{TARGET_LABEL}` that asks for the gate{refused}",
             f"sidegate protect {_word(facts.owner)} --target {selecting[0]}",
         )
     return PodStory(
@@ -277,6 +279,10 @@ def not_made(name: str, workload: tuple[WorkloadKind, Wire] | None, event: str |
         f"there is no pod `{name}`; {_named(workload)} would make it{said}",
         f"see what it says: kubectl describe {workload[0].words[0]} {workload[1]['metadata']['name']}",
     )
+
+
+def is_selected(pod: Wire, targets: Sequence[Wire]) -> bool:
+    return any(_selects(each, pod["metadata"].get("labels") or {}) for each in targets)
 
 
 def _selects(target: Wire, labels: Mapping[str, str]) -> bool:

@@ -241,6 +241,19 @@ def test_a_template_that_opts_out_in_a_protected_namespace_is_told_that_its_pods
     assert way_forward.startswith("take the label out of the workload's pod template")
 
 
+def test_a_selected_template_that_is_silent_in_a_protected_namespace_is_told_that_its_pods_are_refused(protected: Shop) -> None:
+    protected.admin.create(target(protected.namespace))
+    pod = gated_pod(protected.namespace)
+    pod["metadata"]["annotations"] = {}
+    protected.admin.create(stateful_set(protected.namespace, pod))
+    kubeconfig = as_a_developer(protected)
+    refused = "target `shop-db` selects it by its labels, and it has no annotation `sidegate.dev/target` that asks for the gate; made now it would be refused"
+    wait_until(lambda: protected.why("sts/shop-db", "--kubeconfig", kubeconfig)[2] == refused, "the guard to know the target")
+    status, reason, _, way_forward = protected.why("sts/shop-db", "--kubeconfig", kubeconfig)
+    assert (status, reason) == (3, "SelectedButSilent")
+    assert way_forward == "sidegate protect statefulset/shop-db --target shop-db"
+
+
 def test_pods_of_sidegates_own_namespace_get_no_gate(installation: Installation) -> None:
     own = Shop(installation, NAMESPACE)
     own.admin.create(gated_pod(NAMESPACE))
