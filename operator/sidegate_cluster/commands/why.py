@@ -19,11 +19,11 @@ from sidegate_cluster.pages.pod_story import PodFacts, PodStory, Trial, is_selec
 from sidegate_cluster.pages.refusals import CallError, told
 from sidegate_cluster.pages.workloads import WorkloadKind, named
 from sidegate_operator.plan.gate_container import GATE_CONTAINER
+from sidegate_operator.plan.pods import KUBE_SYSTEM
 from sidegate_operator.plan.sidecar import is_of_a_job, named_target
 from sidegate_operator.resources import MUTATING_WEBHOOKS, PODS, PROTECTED_TARGETS, Object
 
 EXIT_NO_GATE: Final = 3
-_ALWAYS_EXCLUDED: Final = "kube-system"
 _TOKEN_VOLUME: Final = "kube-api-access-"  # noqa: S105 - what the API server adds to each pod, and would add again
 _NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
 
@@ -145,7 +145,7 @@ def _facts(live: Cluster, pod: Object, owner: tuple[WorkloadKind, Object] | None
 
 def _excluded(webhook: Object | None) -> set[str]:
     """The namespaces that the webhook's own configuration leaves out."""
-    found = {_ALWAYS_EXCLUDED}
+    found = {KUBE_SYSTEM}
     for each in (webhook or {}).get("webhooks") or ():
         for wanted in (each.get("namespaceSelector") or {}).get("matchExpressions") or ():
             if (wanted.get("key"), wanted.get("operator")) == (_NAMESPACE_LABEL, "NotIn"):

@@ -96,7 +96,8 @@ def pod_story(facts: PodFacts) -> PodStory:
     pod = facts.pod
     seen = SeenPod.from_wire({**pod, "metadata": {"uid": "", **pod["metadata"]}})
     name = named_target(pod)
-    if seen.has_gate and name is not None and not seen.is_of_a_job:  # who didn't ask may call any container a gate
+    # Who didn't ask may call any container a gate, and so may who is where admission doesn't look.
+    if seen.has_gate and name is not None and not seen.is_of_a_job and not facts.is_namespace_excluded:
         return _injected(pod, seen, name)
     if seen.is_over:
         return PodStory(WhyReason.OVER, False, True, "it has ended, or is about to: nothing of it can be reached")
