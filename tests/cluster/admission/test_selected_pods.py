@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sidegate.api.meta import LabelSelector
-from tests.cluster.admission.test_guards import GATE, gate_names, grant_bypass, job_pod
+from tests.cluster.admission.test_guards import GATE, OPTS_OUT, gate_names, grant_bypass, job_pod
 from tests.support.admission import DEVELOPERS, PROTECTED, REGISTRATION, Admission, dry_run, plain_pod, refused_with, target
 from tests.support.cluster_client import ApiError, ClusterClient
 from tests.support.processes import wait_until
@@ -91,7 +91,7 @@ def test_in_other_namespaces_it_is_reported_alone(admission: Admission, namespac
 
 def test_a_pod_that_opted_out_is_refused_like_any_other(shop: str, eve: ClusterClient) -> None:
     out = pod_with(shop, {**SHOP, "sidegate.dev/inject": "false"})
-    assert refused_with(lambda: eve.create(out), "fix: ")
+    assert refused_with(lambda: eve.create(out), OPTS_OUT)
     labels = {"metadata": {"labels": SHOP}}
     eve.create(pod_with(shop, {}, "later"))
     assert refused_with(lambda: eve.merge_patch("v1", "Pod", "later", labels, namespace=shop), SELECTED)

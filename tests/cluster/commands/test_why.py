@@ -237,8 +237,8 @@ def test_a_template_that_opts_out_in_a_protected_namespace_is_told_that_its_pods
     protected.admin.create(stateful_set(protected.namespace, pod))
     status, reason, problem, way_forward = protected.why("sts/shop-db", "--kubeconfig", as_a_developer(protected))
     assert (status, reason) == (3, "Refused")
-    assert "the pod opts out of its gate by the label sidegate.dev/inject" in problem
-    assert way_forward.startswith("take the label out of the workload's pod template")
+    assert problem.endswith(" is protected")
+    assert way_forward.startswith("take the label sidegate.dev/inject out of the workload's pod template")
 
 
 def test_a_selected_template_that_is_silent_in_a_protected_namespace_is_told_that_its_pods_are_refused(protected: Shop) -> None:
