@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -20,7 +21,7 @@ from sidegate.api.protected_target import ProtectedTarget
 from sidegate.policy.compile import binds
 from sidegate_operator.plan.gate_container import GATE_CONTAINER, TARGET_VARIABLE
 from sidegate_operator.plan.owned import TARGET_LABEL
-from sidegate_operator.plan.pods import SeenPod
+from sidegate_operator.plan.pods import SeenPod, left_out_by_admission
 from sidegate_operator.plan.reconcile import LastGood, ObjectKey, UnreadablePolicy
 from sidegate_operator.plan.status import PolicyReport
 from sidegate_operator.probe.schedule import Board
@@ -216,12 +217,14 @@ class Reports:
 
 
 class Cluster:
-    def __init__(self) -> None:
+    """`own_namespace` is the operator's: no gate counts there, since admission doesn't look there."""
+
+    def __init__(self, own_namespace: str) -> None:
         self.stores: Final = {each.resource: Store(each.resource, each.keep) for each in KINDS}
         self.targets: Final = Typed(self.stores[PROTECTED_TARGETS], ProtectedTarget.from_wire)
         self.policies: Final = Typed(self.stores[ACCESS_POLICIES], AccessPolicy.from_wire)
         self.approvals: Final = Typed(self.stores[APPROVAL_REQUESTS], ApprovalRequest.from_wire)
-        self.pods: Final = Typed(self.stores[PODS], SeenPod.from_wire)
+        self.pods: Final = Typed(self.stores[PODS], partial(SeenPod.from_wire, left_out=left_out_by_admission(own_namespace)))
         self.reports: Final = Reports()
         self.last_good: Final[dict[Key, LastGood]] = {}
         self.doors: Final = Board()

@@ -93,7 +93,7 @@ class Operator:
         self._settings = settings
         self._leadership = leadership
         self._client = client
-        self.cluster: Final = Cluster()
+        self.cluster: Final = Cluster(settings.namespace)
         self.metrics: Final = Metrics()
         self.framework: Final = Framework(credentials, self._heard, now)
         self._watchers = [

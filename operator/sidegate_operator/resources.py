@@ -50,6 +50,7 @@ PROTECTED_TARGETS: Final = Resource(GROUP, VERSION, "protectedtargets", "Protect
 ACCESS_POLICIES: Final = Resource(GROUP, VERSION, "accesspolicies", "AccessPolicy")
 APPROVAL_REQUESTS: Final = Resource(GROUP, VERSION, "approvalrequests", "ApprovalRequest")
 PODS: Final = Resource("", "v1", "pods", "Pod")
+NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", is_namespaced=False)
 CONFIG_MAPS: Final = Resource("", "v1", "configmaps", "ConfigMap")
 SERVICES: Final = Resource("", "v1", "services", "Service")
 DEPLOYMENTS: Final = Resource("apps", "v1", "deployments", "Deployment")

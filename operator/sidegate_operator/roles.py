@@ -86,7 +86,12 @@ APPROVER: Final = (
     ),
 )
 BYPASS: Final = (
-    Permission(GROUP, ("protectedtargets",), ("bypass",), "enters pods of a protected namespace past the gate: for emergencies"),
+    Permission(
+        GROUP,
+        ("protectedtargets",),
+        ("bypass",),
+        "passes gates by, or starts pods without one, in a protected namespace: for emergencies",
+    ),
 )
 
 ROLES: Final = (

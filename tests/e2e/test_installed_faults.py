@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.installed_shop import PODS, InstalledShop, installed_shop
+from tests.e2e.installed_shop import PODS, PROTECTED, InstalledShop, installed_shop
 from tests.e2e.shop import GATE, POD
 from tests.support.chart import NAMESPACE as SIDEGATE
 from tests.support.cluster_client import ApiError
@@ -85,9 +85,28 @@ def test_without_the_webhook_protected_pods_wait_and_others_start(installed: Ins
     installed.wait_for_condition("Synced")
 
 
+def test_in_a_protected_namespace_a_template_that_lost_its_annotation_makes_no_pod(installed: InstalledShop) -> None:
+    """Its labels alone would get the pod clients of the target's Service. The rollout stops at the first, and the others' gates serve on."""
+    gone = _uid(installed, 1)
+    _annotate(installed, None)
+    try:
+        refused = f"target {POD} selects this pod by its labels"
+        wait_until(lambda: refused in _events(installed, f"statefulset/{POD}"), "it to be refused", 120, 0.5)
+        assert _uid(installed, 1) == ""
+        assert installed.psql("SELECT 1", pod=0).stdout.strip() == "1"
+    finally:
+        _annotate(installed, POD)
+    # its controller tries again, ever more slowly
+    wait_until(lambda: _has_gate(installed, 1), "the pod to be made with its gate", 300, 0.5)
+    assert _uid(installed, 1) != gone
+    installed.shop.wait_until_ready(f"{POD}-1")
+    installed.wait_for_condition("Synced")
+
+
 def test_a_template_that_lost_its_annotation_is_seen_at_once_and_put_right(installed: InstalledShop) -> None:
-    """Pods that don't ask get no gate, as anywhere. Nobody is let in by that, and the target says which pods, why, and what to do."""
+    """Where the namespace isn't protected. Nobody is let in by that, and the target says which pods, why, and what to do."""
     gone = {number: _uid(installed, number) for number in NUMBERS}
+    _label(installed, None)
     _annotate(installed, None)
     try:
         enforced = installed.wait_for_condition("Enforced", "False")
@@ -103,6 +122,7 @@ def test_a_template_that_lost_its_annotation_is_seen_at_once_and_put_right(insta
         assert "refused" in refused.stderr  # nothing listens at the gate's port
     finally:
         _annotate(installed, POD)
+        _label(installed, PROTECTED["sidegate.dev/protected"])
     for number in NUMBERS:
         wait_until(partial(_has_gate, installed, number), "its gate to be back", 120, 0.5)
         assert _uid(installed, number) != gone[number]
@@ -119,6 +139,11 @@ def _annotate(installed: InstalledShop, value: str | None) -> None:
     template = {"metadata": {"annotations": {"sidegate.dev/target": value}}}
     patch: dict[str, Any] = {"spec": {"template": template}}
     installed.cluster.client.merge_patch("apps/v1", "StatefulSet", POD, patch, namespace=installed.namespace)
+
+
+def _label(installed: InstalledShop, value: str | None) -> None:
+    patch = {"metadata": {"labels": dict.fromkeys(PROTECTED, value)}}
+    installed.cluster.client.merge_patch("v1", "Namespace", installed.namespace, patch)
 
 
 def _events(installed: InstalledShop, of: str) -> str:

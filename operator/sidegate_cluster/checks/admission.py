@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sidegate_cluster.checks.check import APPLY_CHART, Check, Patient, Result, fine, harmless_container, pods_of, unknown, wrong
-from sidegate_cluster.pages.refusals import CallError, told
+from sidegate_cluster.pages.refusals import CallError, guard_that_denied, told
 from sidegate_operator.plan.gate_container import GATE_CONTAINER
 from sidegate_operator.plan.owned import TARGET_LABEL
 from sidegate_operator.resources import MUTATING_WEBHOOKS, PODS, VALIDATING_WEBHOOKS, Object, Resource
@@ -15,7 +15,7 @@ from sidegate_operator.webhook.guards import guard_keys, guards_in_place
 SLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 _PROBE: Final = "sidegate-doctor"  # a target that nobody has: asking for it is refused by the webhook, in its own words
 _OTHERWISE: Final = "default"
-_GATE_REQUIRED: Final = "ValidatingAdmissionPolicy 'sidegate-gate-required'"
+_NETS: Final = {"guard sidegate-gate-required", "guard sidegate-selected-pods"}  # what is under the webhook
 _NOT_ASKED: Final = "the API server doesn't ask the webhook about pods that want a gate"
 
 
@@ -79,7 +79,7 @@ def _answer(patient: Patient) -> Iterator[Result]:
             yield unknown("whether the webhook answers: you may not make pods, not even as a dry run", words.way_forward)
         elif "failed calling webhook" in error.message:
             yield wrong(words.problem, words.way_forward)
-        elif _GATE_REQUIRED in error.message:  # the net under the webhook caught it
+        elif guard_that_denied(error) in _NETS:
             yield wrong(_NOT_ASKED, APPLY_CHART)
         else:
             yield unknown(

@@ -31,9 +31,9 @@ from sidegate_cluster.checks.check import (
     pods_of_target,
     unknown,
 )
-from sidegate_cluster.checks.targets import PROTECTED_LABEL
 from sidegate_cluster.connection import STRATEGIC_MERGE_PATCH
 from sidegate_cluster.pages.refusals import CallError, guard_that_denied, told
+from sidegate_operator.plan.owned import PROTECTED_LABEL
 from sidegate_operator.plan.pods import SeenPod
 from sidegate_operator.resources import PODS, SERVICES, Object, Resource
 

@@ -12,11 +12,9 @@ from typing import Final
 from sidegate_cluster.checks.check import Check, Patient, Result, advice, enforcement, fine, name_of, wrong
 from sidegate_cluster.pages.refusals import CallError
 from sidegate_cluster.pages.target_page import TargetView
-from sidegate_operator.plan.owned import REVISION_ANNOTATION
-from sidegate_operator.resources import CONFIG_MAPS, NETWORK_POLICIES, SERVICES, Object, Resource
+from sidegate_operator.plan.owned import PROTECTED_LABEL, REVISION_ANNOTATION
+from sidegate_operator.resources import CONFIG_MAPS, NAMESPACES, NETWORK_POLICIES, SERVICES, Object
 
-NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", is_namespaced=False)
-PROTECTED_LABEL: Final = "sidegate.dev/protected"
 _SECURITY_LABEL: Final = "pod-security.kubernetes.io/enforce"
 _KEPT_BY_POD_SECURITY: Final = ("baseline", "restricted")  # both refuse hostNetwork, hostPID and privileged containers
 _FIX: Final = "; fix: "

@@ -22,7 +22,8 @@ from sidegate_cluster.connection import Cluster, connected
 from sidegate_cluster.pages.protection import Change, change_wanted, rollout
 from sidegate_cluster.pages.refusals import CallError, Told
 from sidegate_cluster.pages.workloads import PROTECTABLE, WorkloadKind, named
-from sidegate_operator.resources import PROTECTED_TARGETS, Object
+from sidegate_operator.plan.owned import PROTECTED_LABEL
+from sidegate_operator.resources import NAMESPACES, PROTECTED_TARGETS, Object
 
 _LOOK_S: Final = 0.5
 _FIELD_MANAGER: Final = "sidegate-protect"
@@ -100,7 +101,7 @@ def protect(
 def _protect(live: Cluster, kind: WorkloadKind, name: str, target: str | None, *, dry_run: bool, is_sure: bool) -> None:
     found = _workload(live, kind, name)
     named_target = live.find(PROTECTED_TARGETS, target, live.namespace) if target is not None else None
-    change = change_wanted(kind, found, named_target, target)
+    change = change_wanted(kind, found, named_target, target, _selecting(live) if target is None else ())
     if isinstance(change, Told):
         raise CommandFailure(change.problem, change.way_forward)
     word = f"{kind.words[0]}/{name}"
@@ -118,6 +119,19 @@ def _protect(live: Cluster, kind: WorkloadKind, name: str, target: str | None, *
     live.patch(kind.resource, name, patch, live.namespace, fieldManager=_FIELD_MANAGER)
     follows = "" if kind.how_rolled_out(found) else "; its pods are made again now, one after another"
     click.echo(f"{word}  changed{follows}")
+
+
+def _selecting(live: Cluster) -> set[str]:
+    """The targets of the namespace where it is protected. Empty also for who may not read it: then admission says it to the pods."""
+    try:
+        namespace = live.find(NAMESPACES, live.namespace)
+    except CallError as error:
+        if error.code != 403:
+            raise
+        return set()
+    if ((namespace or {}).get("metadata") or {}).get("labels", {}).get(PROTECTED_LABEL) != "true":
+        return set()
+    return {each["metadata"]["name"] for each in live.list(PROTECTED_TARGETS, live.namespace)}
 
 
 def _show(live: Cluster, word: str, change: Change) -> None:

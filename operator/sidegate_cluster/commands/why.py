@@ -15,15 +15,15 @@ from sidegate_cluster.commands.failures import failure, print_json
 from sidegate_cluster.commands.status import broken_line
 from sidegate_cluster.commands.workload_reader import failed_creation, maker_of, owner_of, owner_of_itself
 from sidegate_cluster.connection import Cluster, connected
-from sidegate_cluster.pages.pod_story import PodFacts, PodStory, Trial, not_made, pod_story
+from sidegate_cluster.pages.pod_story import PodFacts, PodStory, Trial, is_selected, not_made, pod_story
 from sidegate_cluster.pages.refusals import CallError, told
 from sidegate_cluster.pages.workloads import WorkloadKind, named
 from sidegate_operator.plan.gate_container import GATE_CONTAINER
+from sidegate_operator.plan.pods import KUBE_SYSTEM
 from sidegate_operator.plan.sidecar import is_of_a_job, named_target
 from sidegate_operator.resources import MUTATING_WEBHOOKS, PODS, PROTECTED_TARGETS, Object
 
 EXIT_NO_GATE: Final = 3
-_ALWAYS_EXCLUDED: Final = "kube-system"
 _TOKEN_VOLUME: Final = "kube-api-access-"  # noqa: S105 - what the API server adds to each pod, and would add again
 _NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
 
@@ -129,21 +129,23 @@ def _facts(live: Cluster, pod: Object, owner: tuple[WorkloadKind, Object] | None
         if error.code != 403:
             raise
         webhook, is_known = None, False
+    targets = live.list(PROTECTED_TARGETS, live.namespace)
+    is_tried = tries and not is_of_a_job(pod) and (named_target(pod) is not None or is_selected(pod, targets))
     return PodFacts(
         pod=pod,
-        targets=live.list(PROTECTED_TARGETS, live.namespace),
+        targets=targets,
         owner=owner,
         webhook=webhook,
         is_webhook_known=is_known,
         is_namespace_excluded=live.namespace in _excluded(webhook),
-        trial=_trial(live, pod) if tries and named_target(pod) is not None and not is_of_a_job(pod) else None,
+        trial=_trial(live, pod) if is_tried else None,
         is_template=is_template,
     )
 
 
 def _excluded(webhook: Object | None) -> set[str]:
     """The namespaces that the webhook's own configuration leaves out."""
-    found = {_ALWAYS_EXCLUDED}
+    found = {KUBE_SYSTEM}
     for each in (webhook or {}).get("webhooks") or ():
         for wanted in (each.get("namespaceSelector") or {}).get("matchExpressions") or ():
             if (wanted.get("key"), wanted.get("operator")) == (_NAMESPACE_LABEL, "NotIn"):

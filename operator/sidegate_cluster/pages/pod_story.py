@@ -96,7 +96,8 @@ def pod_story(facts: PodFacts) -> PodStory:
     pod = facts.pod
     seen = SeenPod.from_wire({**pod, "metadata": {"uid": "", **pod["metadata"]}})
     name = named_target(pod)
-    if seen.has_gate and name is not None and not seen.is_of_a_job:  # who didn't ask may call any container a gate
+    # Who didn't ask may call any container a gate, and so may who is where admission doesn't look.
+    if seen.has_gate and name is not None and not seen.is_of_a_job and not facts.is_namespace_excluded:
         return _injected(pod, seen, name)
     if seen.is_over:
         return PodStory(WhyReason.OVER, False, True, "it has ended, or is about to: nothing of it can be reached")
@@ -125,6 +126,8 @@ def pod_story(facts: PodFacts) -> PodStory:
     match planned:
         case NotOurs(why=Untouched.JOB):
             return PodStory(WhyReason.JOB, False, True, "it is of a Job, which would never end while a gate runs in it")
+        case NotOurs(why=Untouched.OPTED_OUT) if facts.trial is not None and facts.trial.refused is not None:
+            return _refused(facts.trial, facts.trial.refused)  # a protected namespace wants more than the target's leave
         case NotOurs(why=Untouched.OPTED_OUT):
             return PodStory(
                 WhyReason.OPTED_OUT,
@@ -179,11 +182,13 @@ def _silent(facts: PodFacts, seen: SeenPod) -> PodStory:
                 f"put it into {'.'.join(kind.path)}: sidegate protect {kind.words[0]}/{owner['metadata']['name']} --target {misplaced}",
             )
     if selecting:
+        is_refused = facts.trial is not None and facts.trial.refused is not None
+        refused = "; made now it would be refused" if is_refused else ""
         return PodStory(
             WhyReason.SELECTED_BUT_SILENT,
             False,
             False,
-            f"target `{selecting[0]}` selects it by its labels, and it has no annotation `{TARGET_LABEL}` that asks for the gate",
+            f"target `{selecting[0]}` selects it by its labels, and it has no annotation `{TARGET_LABEL}` that asks for the gate{refused}",
             f"sidegate protect {_word(facts.owner)} --target {selecting[0]}",
         )
     return PodStory(
@@ -223,9 +228,7 @@ def _causes(facts: PodFacts, target: Wire | None) -> Iterator[PodStory]:
             apply_chart,
         )
     if facts.trial is not None and facts.trial.refused is not None:
-        reason = WhyReason.WEBHOOK_DOWN if facts.trial.is_webhook_down else WhyReason.REFUSED
-        problem = f"made now it would be refused: {facts.trial.refused.problem}"
-        yield PodStory(reason, False, False, problem, facts.trial.refused.way_forward)
+        yield _refused(facts.trial, facts.trial.refused)
     if facts.trial is not None and facts.trial.refused is None and not facts.trial.has_gate:
         problem = "made now it would get no gate either: the webhook configuration doesn't send it to Sidegate"
         yield PodStory(
@@ -252,6 +255,11 @@ def _causes(facts: PodFacts, target: Wire | None) -> Iterator[PodStory]:
         yield PodStory(WhyReason.OLDER_THAN_WEBHOOK, False, False, problem, f"have it made again: {_again(facts)}")
 
 
+def _refused(trial: Trial, refused: Told) -> PodStory:
+    reason = WhyReason.WEBHOOK_DOWN if trial.is_webhook_down else WhyReason.REFUSED
+    return PodStory(reason, False, False, f"made now it would be refused: {refused.problem}", refused.way_forward)
+
+
 def not_made(name: str, workload: tuple[WorkloadKind, Wire] | None, event: str | None, refused: PodStory | None) -> PodStory:
     """There is no such pod; what would make it, and what it says about that."""
     if workload is None:
@@ -272,6 +280,10 @@ def not_made(name: str, workload: tuple[WorkloadKind, Wire] | None, event: str |
         f"there is no pod `{name}`; {_named(workload)} would make it{said}",
         f"see what it says: kubectl describe {workload[0].words[0]} {workload[1]['metadata']['name']}",
     )
+
+
+def is_selected(pod: Wire, targets: Sequence[Wire]) -> bool:
+    return any(_selects(each, pod["metadata"].get("labels") or {}) for each in targets)
 
 
 def _selects(target: Wire, labels: Mapping[str, str]) -> bool:

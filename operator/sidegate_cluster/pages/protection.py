@@ -6,14 +6,14 @@ would leave its database with one pod less. Left out: reading and writing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from sidegate_cluster.pages.pod_story import PodFacts, pod_story
 from sidegate_cluster.pages.refusals import Told
 from sidegate_cluster.pages.workloads import WorkloadKind, controller, of_owner
-from sidegate_operator.plan.owned import TARGET_LABEL
+from sidegate_operator.plan.owned import PROTECTED_LABEL, TARGET_LABEL
 from sidegate_operator.plan.pods import SeenPod
 
 Wire: TypeAlias = "Mapping[str, Any]"
@@ -36,8 +36,12 @@ class Change:
     notes: tuple[str, ...]
 
 
-def change_wanted(kind: WorkloadKind, workload: Wire, target: Wire | None, name: str | None) -> Change | Told:
-    """What has to change so that the workload's pods ask for target `name`; None: for none. `target` is what there is of that name."""
+def change_wanted(
+    kind: WorkloadKind, workload: Wire, target: Wire | None, name: str | None, selecting: Collection[str] = ()
+) -> Change | Told:
+    """What has to change so that the workload's pods ask for target `name`; None: for none. `target` is what there is of that name;
+    `selecting` are the targets whose pods admission lets in with a gate only: those of a protected namespace.
+    """
     word = f"{kind.words[0]}/{workload['metadata']['name']}"
     owner = controller(workload)
     if owner is not None:
@@ -58,6 +62,13 @@ def change_wanted(kind: WorkloadKind, workload: Wire, target: Wire | None, name:
             return Told(
                 f"the pods of {word} ask for target `{has}`", f"sidegate protect {word} --undo first, or leave it as it is"
             )
+    elif has is not None and has in selecting:
+        namespace = workload["metadata"]["namespace"]
+        return Told(
+            f"namespace {namespace} is protected and ProtectedTarget `{has}` is there: pods of {word} without a gate would be refused, "
+            "and its database be left without a pod",
+            f"kubectl label namespace {namespace} {PROTECTED_LABEL}- first, which takes the verb bypass; or delete the target",
+        )
     if has == name:
         return Change(None, (), ())
     path = ".".join(kind.path)

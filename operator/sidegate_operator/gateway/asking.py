@@ -16,7 +16,7 @@ import binascii
 import dataclasses
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from sidegate.gateway.messages import LONGEST_WAIT_S
 from sidegate.mask.plain import plain
 from sidegate_operator.gateway.problem import Kind, Refusal
 from sidegate_operator.plan.gate_container import AUDIENCE, GATE_CONTAINER
-from sidegate_operator.plan.pods import SeenPod
+from sidegate_operator.plan.pods import KUBE_SYSTEM, SeenPod
 
 MAX_TOKEN: Final = 8 * 1024
 _POD_NAME: Final = "authentication.kubernetes.io/pod-name"
@@ -174,21 +174,34 @@ def _unauthenticated(detail: str, way_forward: str) -> Refusal:
     return Refusal(Kind.UNAUTHENTICATED, detail, way_forward)
 
 
-def not_its_gate(caller: Caller, route: Route, pod: Mapping[str, Any] | None, target: ProtectedTarget | None) -> Refusal | None:
-    """Why the pod has nothing to say about the target of the path; None: it is one of its gates. `pod` is the one of the caller's name."""
+def not_its_gate(
+    caller: Caller,
+    route: Route,
+    pod: Mapping[str, Any] | None,
+    target: ProtectedTarget | None,
+    left_out: Collection[str] = (KUBE_SYSTEM,),
+) -> Refusal | None:
+    """Why the pod has nothing to say about the target of the path; None: it is one of its gates. `pod` is the one of the caller's name,
+    `left_out` are the namespaces that admission doesn't look at.
+    """
     if caller.namespace != route.namespace:
         return _anothers(f"pod `{caller}` is of another namespace than the target", "ask for the target of the gate's own pod")
     if pod is None or pod["metadata"].get("uid") != caller.uid:
         return _anothers(f"pod `{caller}` with this uid doesn't exist", "nothing: a pod that was made anew has another token")
     if (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}:
         return _anothers(f"pod `{caller}` is over", "nothing: no gate runs in it")
-    seen = SeenPod.from_wire(pod)
+    seen = SeenPod.from_wire(pod, left_out)
     if not seen.has_gate:
         return _anothers(f"pod `{caller}` has no container `{GATE_CONTAINER}`", "have its gate injected: see `sidegate why POD`")
     if target is None:
         return _anothers(f"there is no target `{route.target}` that can be read", "make it, or mend it")
     if not dataclasses.replace(seen, is_over=False).is_of(target):
         return _anothers(f"pod `{caller}` is no pod of the target `{route.target}`", "ask for the target of the gate's own pod")
+    if not seen.is_admitted and target.spec.selector is not None:
+        return _anothers(
+            f"namespace `{caller.namespace}` is left out by admission, so that no gate counts there",
+            "run the database in a namespace of its own",
+        )
     if not seen.has_gate_of(target):
         return _anothers(
             f"pod `{caller}` didn't ask for the gate of `{route.target}`", "have its gate injected: see `sidegate why POD`"

@@ -59,6 +59,7 @@ from sidegate_operator.plan.approval_lifecycle import Quota, events_of
 from sidegate_operator.plan.approval_use import Hindered, Obstacle, Write, outcome_at, plan_claim, plan_outcome, plan_withdrawal
 from sidegate_operator.plan.gate_container import CONFIG_KEY
 from sidegate_operator.plan.owned import config_map_name
+from sidegate_operator.plan.pods import left_out_by_admission
 from sidegate_operator.plan.reconcile import ObjectKey, Plan, StatusPatch
 from sidegate_operator.resources import APPROVAL_REQUESTS, CONFIG_MAPS, PODS, Object
 from sidegate_operator.store import Key, VersionError, trimmed, version_of
@@ -129,7 +130,7 @@ class Service:
                 return unavailable("the pod can't be looked at")
             pod = slim_pod(found) if found is not None else None
         target = self.cluster.targets.readable(Key(route.namespace, route.target))
-        return not_its_gate(caller, route, pod, target)
+        return not_its_gate(caller, route, pod, target, left_out_by_admission(self.namespace))
 
     async def answer(self, caller: Caller, route: Route, asked: Asked | None) -> Reply | Refusal:
         """INVARIANT: `refusal_of` was asked before, and said nothing."""

@@ -75,7 +75,7 @@ WAYS_FORWARD: Final[dict[InjectionReason, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class PodPatch:
-    """A JSON Patch (RFC 6902) that only adds. Empty: the pod has its gate already."""
+    """A JSON Patch (RFC 6902) that only adds, or moves the gate to the front. Empty: the pod has its gate already, in its place."""
 
     target: str
     operations: tuple[Operation, ...]

@@ -23,6 +23,8 @@ TARGET_LABEL: Final = "sidegate.dev/target"
 OUTSIDE_GATE_LABEL: Final = "sidegate.dev/gate-for"
 # Label on a pod: "false" where it is to stay without a gate, which counts where its target allows that.
 INJECT_LABEL: Final = "sidegate.dev/inject"
+# Label on a namespace, "true": its side doors are closed, and pods that targets select start with a gate only.
+PROTECTED_LABEL: Final = "sidegate.dev/protected"
 REVISION_ANNOTATION: Final = "sidegate.dev/revision"
 # Service names are DNS labels that begin with a letter (RFC 1035), where a target's name may have dots and begin with a digit.
 _SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")

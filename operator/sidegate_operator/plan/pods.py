@@ -13,7 +13,7 @@ Left out: making gates (`sidecar`), and what gates report.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ BUMP_ANNOTATION: Final = (
     "sidegate.dev/told"  # how often the gate was told of the revision, and when last; a change wakes the kubelet
 )
 CLOCK_TOLERANCE_S: Final = 5.0
+KUBE_SYSTEM: Final = "kube-system"
 _TOLD: Final = re.compile(r"([1-9][0-9]{0,5}) times, last at (\S{20})")
 
 
@@ -50,10 +51,11 @@ class SeenPod:
     addresses: tuple[str, ...] = ()  # its IP addresses, once it has some: one of each family where the cluster has both
     is_up: bool = False  # all its containers are ready, so that the target can be expected to listen
     is_redirected: bool = False  # its packets are led to the gate
+    is_admitted: bool = True  # whether it came before Sidegate's webhook, as all do but those of a few namespaces
 
     @classmethod
-    def from_wire(cls, pod: Mapping[str, Any]) -> SeenPod:
-        """Read a pod as the API server gives it."""
+    def from_wire(cls, pod: Mapping[str, Any], left_out: Collection[str] = (KUBE_SYSTEM,)) -> SeenPod:
+        """Read a pod as the API server gives it. `left_out`: as `left_out_by_admission` says."""
         metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
         labels = metadata.get("labels") or {}
         sidecars = spec.get("initContainers") or []
@@ -80,6 +82,7 @@ class SeenPod:
             addresses=_addresses(status),
             is_up=bool(own) and all(each.get("ready") is True for each in own),
             is_redirected=any(each.get("name") == REDIRECT_CONTAINER for each in sidecars),
+            is_admitted=metadata.get("namespace") not in left_out,
         )
 
     @property
@@ -103,9 +106,14 @@ class SeenPod:
         return self.asks_for == name or selector.matches(self.labels)
 
     def has_gate_of(self, target: ProtectedTarget) -> bool:
-        """Whether admission put this target's gate in. Who didn't ask never came before it, and may call anything a gate."""
-        is_asked_for = target.spec.selector is None or self.asks_for == target.metadata.name
+        """Whether admission put this target's gate in. Who didn't ask, or is where it doesn't look, may call anything a gate."""
+        is_asked_for = target.spec.selector is None or (self.is_admitted and self.asks_for == target.metadata.name)
         return self.has_gate and is_asked_for and not self.is_of_a_job
+
+
+def left_out_by_admission(own_namespace: str) -> frozenset[str]:
+    """The namespaces whose pods never come before the webhook, which couldn't start there else: its configuration has the same."""
+    return frozenset({KUBE_SYSTEM, own_namespace})
 
 
 def _addresses(status: Mapping[str, Any]) -> tuple[str, ...]:

@@ -424,7 +424,12 @@ def _pod_events(target: ProtectedTarget, status: ProtectedTargetStatus, without:
 def _without_gate(target: ProtectedTarget, pod: SeenPod) -> str:
     """Why, as far as it can be told now. A pod that runs gets no gate any more, whatever is written to it."""
     name = target.metadata.name
-    if pod.asks_for == name:
+    if not pod.is_admitted:
+        why, way_forward = (
+            "admission leaves its namespace out, so no gate counts there",
+            "run the database in a namespace of its own",
+        )
+    elif pod.asks_for == name:
         why, way_forward = "when it was made, admission didn't ask Sidegate", "have it made again, as by kubectl rollout restart"
     else:
         why, way_forward = "it doesn't ask for one", f"annotate its workload's pod template `sidegate.dev/target: {name}`"

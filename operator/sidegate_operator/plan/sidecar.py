@@ -2,8 +2,9 @@
 
 Rules it keeps:
 - A pod asks with the annotation or the label `sidegate.dev/target`. Which ProtectedTarget that is, the caller has looked up.
-- The patch only adds: no field of the pod is dropped, changed or moved. The gate comes first among the init containers, so that it is
-  there before anything else runs and goes after everything else has ended (KEP-753). Only redirection is set up before it.
+- The patch only adds: no field of the pod is dropped or changed, and nothing but the gate is moved. The gate comes first among the init
+  containers, so that it is there before anything else runs, or takes its ports, and goes after everything else has ended (KEP-753): also
+  one that the template names itself, or that another webhook put something before. Only redirection is set up before it.
 - Idempotent: a pod that has the gate, as this operator would make it now, gets an empty patch.
 - Where the gate couldn't guard itself from the pod's other containers (`pod_checks`), there is no gate but a refusal.
 
@@ -12,7 +13,7 @@ The pod is what an AdmissionReview has: the API server has decoded it, so its sh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from sidegate.api.protected_target import ProtectedTarget, Protocol
@@ -95,10 +96,7 @@ def _operations(pod: Pod, parts: GateParts, note: str) -> Iterator[Operation]:
     if not init_containers:
         yield _add("/spec/initContainers", ours)
     else:
-        present = {each["name"] for each in init_containers}
-        for container in reversed(ours):
-            if container["name"] not in present:
-                yield _add("/spec/initContainers/0", container)
+        yield from _to_the_front(ours, [each["name"] for each in init_containers])
     volumes = entries(pod, "volumes")
     names = {each["name"] for each in volumes}
     added = [each for each in parts.volumes if each["name"] not in names]
@@ -107,6 +105,22 @@ def _operations(pod: Pod, parts: GateParts, note: str) -> Iterator[Operation]:
     else:
         for volume in added:
             yield _add("/spec/volumes/-", volume)
+
+
+def _to_the_front(ours: Sequence[Operation], present: list[str]) -> Iterator[Operation]:
+    """Adds or moves ours, so that they come first, in their order."""
+    if present[: len(ours)] == [each["name"] for each in ours]:
+        return
+    for container in reversed(ours):
+        name = container["name"]
+        if name not in present:
+            yield _add("/spec/initContainers/0", container)
+        else:
+            index = present.index(name)
+            del present[index]
+            if index:
+                yield {"op": "move", "from": f"/spec/initContainers/{index}", "path": "/spec/initContainers/0"}
+        present.insert(0, name)
 
 
 def _add(path: str, value: object) -> Operation:

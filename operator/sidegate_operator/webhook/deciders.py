@@ -12,6 +12,7 @@ from typing import Final
 
 from sidegate_operator.api_client import ApiClient, ApiError, read_or_none
 from sidegate_operator.plan.gate_container import GateSettings
+from sidegate_operator.plan.pods import left_out_by_admission
 from sidegate_operator.resources import PROTECTED_TARGETS
 from sidegate_operator.webhook import validate
 from sidegate_operator.webhook.decide_approval import Seal, decide, operator_account
@@ -28,6 +29,7 @@ def deciders(
 ) -> Mapping[str, Decider]:
     """By path. `namespace` is Sidegate's own."""
     operators = frozenset({operator_account(namespace)})
+    left_out = left_out_by_admission(namespace)
 
     async def judge_ours(review: Review) -> Answer:
         neighbours = validate.Neighbours()
@@ -43,7 +45,7 @@ def deciders(
                     code=503,
                 )
         # In a thread: many policies take a while to compile, and other reviews don't wait for that.
-        return await asyncio.to_thread(validate.judge, review, neighbours, clock())
+        return await asyncio.to_thread(validate.judge, review, neighbours, clock(), left_out)
 
     async def stamp(review: Review) -> Answer:
         by = seal()

@@ -12,7 +12,7 @@ Left out: what the CRD's own schema and CEL refuse before it comes here, and rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -55,8 +55,10 @@ def needs_neighbours(review: Review) -> bool:
     return _is_about_us(review) and not _is_unchanged(review)
 
 
-def judge(review: Review, neighbours: Neighbours, now: float) -> Answer:
-    """The answer to an AccessPolicy's or a ProtectedTarget's review, in the light of what else there is in its namespace."""
+def judge(review: Review, neighbours: Neighbours, now: float, left_out: Collection[str] = ()) -> Answer:
+    """The answer to an AccessPolicy's or a ProtectedTarget's review, in the light of what else there is in its namespace. `left_out` are
+    the namespaces whose pods admission doesn't look at.
+    """
     if not _is_about_us(review):
         return refuse(
             Reason.NOT_OURS,
@@ -72,6 +74,11 @@ def judge(review: Review, neighbours: Neighbours, now: float) -> Answer:
         resource: Validated = model.from_wire(document)
     except (ValidationError, ValueError) as error:
         return _unreadable(model, error)
+    if isinstance(resource, ProtectedTarget) and resource.spec.selector is not None and review.namespace in left_out:
+        problem = f"pods of namespace `{review.namespace}` never get a gate: admission leaves it out"
+        return _invalid(
+            [("spec.selector", f"{problem}; fix: run the database in a namespace of its own, or give an endpoint")], ()
+        )
     findings = _findings_about(resource, neighbours, now)
     errors = [each for each in findings if each.severity is FindingSeverity.ERROR and each.resource == name_of(resource)]
     advice = [_warning_text(each, resource) for each in findings if each not in errors]

@@ -104,6 +104,26 @@ def test_a_pod_of_a_job_is_left_alone(admission: Admission, shop: str) -> None:
     assert "initContainers" not in admission.api.admin.create(job)["spec"]
 
 
+def test_a_gate_that_another_sidecar_came_before_is_moved_to_the_front(admission: Admission, shop: str) -> None:
+    """As by a template that names the gate itself: what starts first could listen at the gate's port in its place."""
+    made = admission.api.admin.create(asking(shop))
+    taker = {**made["spec"]["containers"][0], "name": "taker", "restartPolicy": "Always"}
+    again = {**made, "metadata": {**made["metadata"], "name": "shop-db-1"}}
+    again["spec"] = {**made["spec"], "initContainers": [taker, *made["spec"]["initContainers"]]}
+    for name in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
+        again["metadata"].pop(name, None)
+    again.pop("status")
+    put_right = admission.api.admin.create(again)
+    assert [each["name"] for each in put_right["spec"]["initContainers"]] == ["sidegate-gate", "taker"]
+    assert gate_of(put_right) == gate_of(made)
+
+
+def test_a_gate_comes_before_what_cloudnativepg_prepares(admission: Admission, shop: str) -> None:
+    controller = {**asking(shop)["spec"]["containers"][0], "name": "bootstrap-controller"}
+    made = admission.api.admin.create(asking(shop, initContainers=[controller]))
+    assert [each["name"] for each in made["spec"]["initContainers"]] == ["sidegate-gate", "bootstrap-controller"]
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hostNetwork": ({"hostNetwork": True}, "the pod uses the node's network; fix: leave hostNetwork out"),
     "shareProcessNamespace": ({"shareProcessNamespace": True}, "the pod sets shareProcessNamespace"),

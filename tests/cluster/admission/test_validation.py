@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.admission import Admission, policy, target
+from tests.support.admission import NAMESPACE, Admission, policy, target
 from tests.support.cluster_client import ApiError
 
 MANIFESTS = Path(__file__).resolve().parents[3] / "examples" / "manifests"
@@ -81,3 +81,19 @@ def test_policies_wait_while_the_webhook_is_down_and_pods_do_not(admission: Admi
         assert caught.value.code == 500
         assert "validate.sidegate.dev" in caught.value.message
     admission.api.admin.create(policy(namespace))
+
+
+@pytest.mark.parametrize("place", ["kube-system", NAMESPACE])
+def test_refuses_a_target_whose_pods_admission_leaves_out(admission: Admission, place: str) -> None:
+    """Nothing would put a gate in there, and nothing could tell one from what only bears its name."""
+    with pytest.raises(ApiError) as caught:
+        admission.api.admin.create(target(place))
+    assert caught.value.code == 422
+    assert f"spec.selector: pods of namespace `{place}` never get a gate: admission leaves it out; fix: run the database in" in (
+        caught.value.message
+    )
+    tls = {"client": {"secretRef": {"name": "shop-db-gate-tls"}}, "target": {"mode": "VerifyFull"}}
+    outside = target(place, endpoint={"host": "db.example", "port": 5432}, tls=tls)
+    del outside["spec"]["selector"]
+    admission.api.admin.create(outside)
+    admission.api.admin.delete("sidegate.dev/v1alpha1", "ProtectedTarget", "shop-db", namespace=place)

@@ -59,6 +59,22 @@ def test_a_stateful_set_asks_for_the_gate_and_is_undone_again(installation: Inst
     assert template_annotations(installation, shop) == {}
 
 
+def test_in_a_protected_namespace_it_is_not_undone_while_its_target_is_there(installation: Installation, shop: str) -> None:
+    """Its pods would be refused, one after another."""
+    admin = installation.api.admin
+    admin.create(stateful_set(shop, gated_pod(shop)))
+    admin.merge_patch("v1", "Namespace", shop, {"metadata": {"labels": {"sidegate.dev/protected": "true"}}})
+    undo = ("protect", "sts/shop-db", "--undo", "-n", shop, "--yes")
+    said = installation.sidegate(*undo)
+    assert said.exit_code == 1
+    assert f"namespace {shop} is protected and ProtectedTarget `shop-db` is there" in said.stderr
+    assert f"kubectl label namespace {shop} sidegate.dev/protected- first" in said.stderr
+    assert template_annotations(installation, shop) == ASKS
+    admin.merge_patch("v1", "Namespace", shop, {"metadata": {"labels": {"sidegate.dev/protected": None}}})
+    assert installation.sidegate(*undo).exit_code == 0
+    assert template_annotations(installation, shop) == {}
+
+
 def test_a_workload_that_doesn_t_roll_out_by_itself_says_what_to_do(installation: Installation, shop: str) -> None:
     installation.api.admin.create(unannotated(shop, updateStrategy={"type": "OnDelete"}))
     said = installation.sidegate("protect", "sts/shop-db", "--target", "shop-db", "-n", shop, "--yes")

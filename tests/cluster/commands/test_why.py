@@ -5,14 +5,14 @@ from __future__ import annotations
 import calendar
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from tests.cluster.commands.workload_objects import gated_pod, of, stateful_set
-from tests.support.admission import NAMESPACE, plain_pod, target
+from tests.support.admission import NAMESPACE, PROTECTED, plain_pod, target
 from tests.support.cluster_client import Object
 from tests.support.installation import Installation
 from tests.support.processes import wait_until
@@ -219,6 +219,41 @@ def test_a_pod_that_opted_out_needs_no_gate(shop: Shop) -> None:
     assert shop.why()[:2] == (0, "OptedOut")
 
 
+@pytest.fixture
+def protected(installation: Installation) -> Shop:
+    return Shop(installation, installation.api.create_namespace(labels=PROTECTED))
+
+
+def as_a_developer(shop: Shop) -> str:
+    """May make pods, and has no bypass."""
+    verbs = ["get", "list", "create"]
+    return kubeconfig_with(shop, "dev", sidegate=["protectedtargets"], core=["pods"], apps=["statefulsets"], verbs=verbs)
+
+
+def test_a_template_that_opts_out_in_a_protected_namespace_is_told_that_its_pods_are_refused(protected: Shop) -> None:
+    protected.admin.create(target(protected.namespace, enforcement={"allowOptOut": True}))
+    pod = gated_pod(protected.namespace)
+    pod["metadata"]["labels"]["sidegate.dev/inject"] = "false"
+    protected.admin.create(stateful_set(protected.namespace, pod))
+    status, reason, problem, way_forward = protected.why("sts/shop-db", "--kubeconfig", as_a_developer(protected))
+    assert (status, reason) == (3, "Refused")
+    assert problem.endswith(" is protected")
+    assert way_forward.startswith("take the label sidegate.dev/inject out of the workload's pod template")
+
+
+def test_a_selected_template_that_is_silent_in_a_protected_namespace_is_told_that_its_pods_are_refused(protected: Shop) -> None:
+    protected.admin.create(target(protected.namespace))
+    pod = gated_pod(protected.namespace)
+    pod["metadata"]["annotations"] = {}
+    protected.admin.create(stateful_set(protected.namespace, pod))
+    kubeconfig = as_a_developer(protected)
+    refused = "target `shop-db` selects it by its labels, and it has no annotation `sidegate.dev/target` that asks for the gate; made now it would be refused"
+    wait_until(lambda: protected.why("sts/shop-db", "--kubeconfig", kubeconfig)[2] == refused, "the guard to know the target")
+    status, reason, _, way_forward = protected.why("sts/shop-db", "--kubeconfig", kubeconfig)
+    assert (status, reason) == (3, "SelectedButSilent")
+    assert way_forward == "sidegate protect statefulset/shop-db --target shop-db"
+
+
 def test_pods_of_sidegates_own_namespace_get_no_gate(installation: Installation) -> None:
     own = Shop(installation, NAMESPACE)
     own.admin.create(gated_pod(NAMESPACE))
@@ -236,19 +271,23 @@ def test_what_makes_no_pod_is_said_so(shop: Shop) -> None:
     assert "no kind that makes pods" in said.stderr
 
 
+def kubeconfig_with(
+    shop: Shop, user: str, *, sidegate: list[str], core: list[str], verbs: list[str], apps: Sequence[str] = ()
+) -> str:
+    """Of somebody who may do these things in the namespace, and nothing else."""
+    group = "rbac.authorization.k8s.io"
+    metadata = {"name": user, "namespace": shop.namespace}
+    granted = {"sidegate.dev": sidegate, "": core, "apps": list(apps)}
+    rules = [{"apiGroups": [name], "resources": kinds, "verbs": verbs} for name, kinds in granted.items() if kinds]
+    shop.admin.create({"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": rules})
+    subject = {"kind": "User", "name": user, "apiGroup": group}
+    reference = {"apiGroup": group, "kind": "Role", "name": user}
+    binding = {"kind": "RoleBinding", "metadata": metadata, "roleRef": reference, "subjects": [subject]}
+    shop.admin.create({"apiVersion": f"{group}/v1", **binding})
+    return str(shop.installation.kubeconfig(user, ()))
+
+
 def test_who_may_not_make_pods_still_gets_an_answer(with_target: Shop) -> None:
     with_target.create_ungated_pod(gated_pod(with_target.namespace))
-    admin, group = with_target.admin, "rbac.authorization.k8s.io"
-    metadata = {"name": "looker", "namespace": with_target.namespace}
-    rules = [
-        {"apiGroups": ["sidegate.dev"], "resources": ["protectedtargets"], "verbs": ["list"]},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-    ]
-    admin.create({"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": rules})
-    reference = {"apiGroup": group, "kind": "Role", "name": "looker"}
-    subjects = [{"kind": "User", "name": "lo", "apiGroup": group}]
-    admin.create(
-        {"apiVersion": f"{group}/v1", "kind": "RoleBinding", "metadata": metadata, "roleRef": reference, "subjects": subjects}
-    )
-    kubeconfig = str(with_target.installation.kubeconfig("lo", ()))
+    kubeconfig = kubeconfig_with(with_target, "lo", sidegate=["protectedtargets"], core=["pods"], verbs=["get", "list"])
     assert with_target.why("shop-db-0", "--kubeconfig", kubeconfig)[:2] == (3, "WebhookNotAsked")

@@ -189,6 +189,20 @@ def test_a_gated_pod_is_told_of_the_revision(api_server: ApiServer, operator: Ru
     settled(lambda: told() != first and told() == published(), "the pod to be told of the next one")
 
 
+def test_in_the_operators_own_namespace_nothing_counts_as_a_gate(api_server: ApiServer, operator: RunningOperator) -> None:
+    """Admission leaves it out, so that nobody looks at what is called a gate there."""
+    own = operator.account.namespace
+    api_server.admin.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": own}})
+    api_server.admin.create(target(own))
+    api_server.admin.create(pod(own))
+    try:
+        told = wait_for_reason(api_server, "ProtectedTarget", own, "shop", "Enforced", "PodsWithoutGate")
+        assert "shop-0" in told["message"]
+    finally:
+        api_server.admin.delete("v1", "Pod", "shop-0", namespace=own, grace_s=0)
+        api_server.admin.delete(VERSION, "ProtectedTarget", "shop", namespace=own)
+
+
 def test_a_pod_without_a_gate_is_reported_even_when_its_label_is_stripped(
     api_server: ApiServer, operator: RunningOperator, namespace: str
 ) -> None:

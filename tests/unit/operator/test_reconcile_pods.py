@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from sidegate.api.protected_target import ProtectedTarget
-from sidegate_operator.plan.pods import SeenPod
+from sidegate_operator.plan.pods import SeenPod, left_out_by_admission
 from sidegate_operator.plan.reconcile import (
     MAX_NOTE,
     WITHOUT_GATE,
 )
 from sidegate_operator.plan.status import Probe
+from sidegate_operator.webhook.guards import admission_objects
 from tests.unit.operator.snapshots import NOW, World, pod, reasons_of, target
 
 
@@ -123,6 +124,20 @@ def test_only_a_container_that_stays_is_a_gate(fake: dict[str, Any]) -> None:
     seen = pod(has_gate=False)
     seen["spec"].update(fake)
     assert not SeenPod.from_wire(seen).has_gate
+
+
+def test_where_admission_does_not_look_nothing_counts_as_a_gate() -> None:
+    seen, of = pod(), ProtectedTarget.from_wire(target())
+    assert SeenPod.from_wire(seen, {"kube-system"}).has_gate_of(of)
+    assert not SeenPod.from_wire(seen, {"kube-system", "shop"}).has_gate_of(of)
+
+
+def test_admission_leaves_out_what_the_operator_thinks_it_does() -> None:
+    webhook = next(each for each in admission_objects("sidegate-system") if each["kind"] == "MutatingWebhookConfiguration")
+    (inject,) = (each for each in webhook["webhooks"] if each["name"] == "inject.sidegate.dev")
+    (wanted,) = inject["namespaceSelector"]["matchExpressions"]
+    assert (wanted["key"], wanted["operator"]) == ("kubernetes.io/metadata.name", "NotIn")
+    assert {*wanted["values"]} == left_out_by_admission("sidegate-system")
 
 
 def test_a_pod_of_two_targets_is_said_to_be() -> None:

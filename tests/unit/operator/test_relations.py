@@ -71,7 +71,7 @@ def take(cluster: Cluster, step: tuple[Any, ...]) -> None:
 
 @given(st.lists(STEPS, max_size=30))
 def test_every_answer_is_as_if_all_were_looked_at_anew(steps: list[tuple[Any, ...]]) -> None:
-    cluster = Cluster()
+    cluster = Cluster("sidegate-system")
     for step in steps:
         take(cluster, step)
     policies = dict(cluster.policies.readable_within("shop"))
@@ -97,7 +97,7 @@ def test_every_answer_is_as_if_all_were_looked_at_anew(steps: list[tuple[Any, ..
 
 
 def test_a_policy_whose_status_was_just_written_is_bound_to_a_target_that_comes() -> None:
-    cluster = Cluster()
+    cluster = Cluster("sidegate-system")
     seen(cluster, ACCESS_POLICIES, policy(targets={"names": ["a"]}))
     assert cluster.bound_targets(Key("shop", "readers")) == []
     seen(cluster, ACCESS_POLICIES, policy(targets={"names": ["a"]}) | {"status": {"targetsCount": 0}})

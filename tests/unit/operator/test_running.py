@@ -60,7 +60,7 @@ async def test_a_pod_that_loses_its_label_isnt_gone_whatever_kopf_says() -> None
 
 async def test_who_doesnt_lead_writes_nothing() -> None:
     wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sidegate-shop", "namespace": "shop"}}
-    writer = Writer(ApiClient(CREDENTIALS), Cluster().stores, lambda: False, now, "test")
+    writer = Writer(ApiClient(CREDENTIALS), Cluster("sidegate-system").stores, lambda: False, now, "test")
     with pytest.raises(NotLeading):  # and not the client's complaint that it was never opened: it isn't asked
         await writer.carry_out(Plan(apply=(wanted,)), "shop")
 

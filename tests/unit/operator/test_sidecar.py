@@ -15,6 +15,7 @@ import yaml
 from sidegate_operator.plan.gate_container import GateSettings, canonical_quantity
 from sidegate_operator.plan.injection import WAYS_FORWARD, InjectionReason, InjectionRefused, NotOurs, PodPatch, Untouched
 from sidegate_operator.plan.sidecar import named_target, plan_sidecar
+from tests.support.json_patch import patched
 from tests.support.operator_samples import SAMPLES, SETTINGS, injected, sample, sample_target
 from tests.support.pod_security import container_problems
 from tests.unit.api.crd_rules import merged
@@ -72,6 +73,32 @@ def test_the_gate_is_a_native_sidecar_before_every_other_init_container() -> Non
     out = injected(sample("cloudnativepg.in"), TARGET)
     assert [each["name"] for each in out["spec"]["initContainers"]] == ["sidegate-gate", "bootstrap-controller"]
     assert gate_of(out)["restartPolicy"] == "Always"
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_gate_that_something_came_before_is_moved_to_the_front(before: int) -> None:
+    """A template that names the gate itself, or another webhook: a sidecar before it could take its ports."""
+    out = injected(sample("cloudnativepg.in"), TARGET)
+    others = [{"name": f"taker-{number}", "image": "x", "restartPolicy": "Always"} for number in range(before)]
+    out["spec"]["initContainers"] = [*others, *out["spec"]["initContainers"]]
+    planned = plan_sidecar(out, TARGET, SETTINGS)
+    assert planned == PodPatch(
+        "shop-db", ({"op": "move", "from": f"/spec/initContainers/{before}", "path": "/spec/initContainers/0"},)
+    )
+    put_right = patched(out, planned.operations)
+    names = [each["name"] for each in put_right["spec"]["initContainers"]]
+    assert names == ["sidegate-gate", *(each["name"] for each in others), "bootstrap-controller"]
+    assert plan_sidecar(put_right, TARGET, SETTINGS) == PodPatch("shop-db", ())
+
+
+def test_redirection_and_gate_come_first_together() -> None:
+    out = injected(PLAIN, REDIRECTED)
+    out["spec"]["initContainers"].insert(1, {"name": "between", "image": "x"})
+    out["spec"]["initContainers"].insert(0, {"name": "before", "image": "x"})
+    planned = plan_sidecar(out, REDIRECTED, SETTINGS)
+    assert isinstance(planned, PodPatch), planned
+    names = [each["name"] for each in patched(out, planned.operations)["spec"]["initContainers"]]
+    assert names == ["sidegate-redirect", "sidegate-gate", "before", "between"]
 
 
 def test_the_gate_passes_restricted_pod_security_by_itself() -> None:

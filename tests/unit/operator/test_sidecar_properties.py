@@ -112,6 +112,8 @@ def test_patching_twice_is_patching_once(pod: dict[str, Any], target: Any) -> No
     if isinstance(planned, PodPatch):
         once = patched(pod, planned.operations)
         assert plan_sidecar(once, target, SETTINGS) == PodPatch("shop-db", ())
+        ours = ["sidegate-redirect", "sidegate-gate"] if target.spec.enforcement.mode == "Redirect" else ["sidegate-gate"]
+        assert [each["name"] for each in once["spec"]["initContainers"]][: len(ours)] == ours
 
 
 @given(pods, targets)

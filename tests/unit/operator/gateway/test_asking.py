@@ -24,6 +24,7 @@ from sidegate_operator.gateway.asking import (
     route_of,
 )
 from sidegate_operator.gateway.problem import Kind, Refusal
+from sidegate_operator.plan.pods import left_out_by_admission
 from tests.unit.operator.snapshots import target
 
 PLACE = "/v1/targets/shop/shop-db"
@@ -218,3 +219,17 @@ def test_nobody_elses_pod_may(caller: Caller, seen: dict[str, Any] | None, of: P
     refusal = not_its_gate(caller, ROUTE, seen, of)
     assert refusal is not None
     assert refusal.kind is Kind.ANOTHERS
+
+
+@pytest.mark.parametrize("namespace", ["kube-system", "sidegate-system"])
+def test_no_gate_counts_where_admission_does_not_look(namespace: str) -> None:
+    """Whoever may make pods there may call any container a gate, and have it ask in the target's name."""
+    seen, of = pod(metadata={"namespace": namespace}), target()
+    of["metadata"]["namespace"] = namespace
+    caller, route = Caller(namespace, "shop-db-0", "uid-0"), Route(namespace, "shop-db", Action.REPORT)
+    asked = (caller, route, seen, ProtectedTarget.from_wire(of))
+    refusal = not_its_gate(*asked, left_out_by_admission("sidegate-system"))
+    assert refusal is not None
+    assert refusal.kind is Kind.ANOTHERS
+    assert f"namespace `{namespace}` is left out by admission" in refusal.detail
+    assert not_its_gate(*asked, left_out_by_admission("elsewhere")) is None or namespace == "kube-system"

@@ -83,7 +83,7 @@ async def listening(
     answer: Callable[[], dict[str, Any]] = review, unguarded: str | None = "unguarded", quota: Quota | None = None, **limits: Any
 ) -> AsyncIterator[Listening]:
     """With one gate, its target and one request in the stores; the API server knows the token, and isn't there for anything else."""
-    cluster, waiting, answers = Cluster(), Waiting(), list[tuple[str, int]]()
+    cluster, waiting, answers = Cluster("sidegate-system"), Waiting(), list[tuple[str, int]]()
     found = pod(metadata={"resourceVersion": "5"})
     for resource, each in ((PODS, found), (PROTECTED_TARGETS, target()), (APPROVAL_REQUESTS, stored_request())):
         cluster.stores[resource].relisted([{"apiVersion": "v1", "kind": resource.kind, **each}], "10")
