@@ -351,7 +351,7 @@ def test_nobody_starves_a_gate_by_resizing_its_pod(
         "a gate that is starved holds up everybody who connects; fix: resize the pod's other containers" in caught.value.message
     )
     # both guards refuse it, and the API server says which it asked first
-    with pytest.raises(ApiError, match="sidegate-(operator|gated)-pods"):
+    with pytest.raises(ApiError, match=r"sidegate-(operator|gated)-pods"):
         resize(operator, namespace, {lists: [change]})
 
 
