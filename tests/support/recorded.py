@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import msgspec
 
+from sidegate.approval.backend import Phase, Verdict
 from sidegate.audit.events import PrincipalFields, SessionFields
 from sidegate.policy.config import PolicyConfig, RecordingConfig
 from sidegate.policy.principal import Principal
@@ -35,11 +36,13 @@ class RecordedBench(Bench):
         session: str = "s-1",
         principal: Principal = ADA,
         older: bool = False,
+        answers_holds: bool = False,
         **more: Any,
     ) -> None:
-        """`older`: as a gate records that doesn't know of masks and search paths."""
+        """`older`: as a gate records that doesn't know of masks and search paths. `answers_holds`: whoever holds approves at once."""
         super().__init__(*policies, principal=principal, **more)
         self.older = older
+        self.answers_holds = answers_holds
         fields = SessionFields(
             id=session,
             target="shop/db",
@@ -78,6 +81,12 @@ class RecordedBench(Bench):
 
     def ask(self, text: str, *answer: bytes, tag: str = "SELECT 1") -> None:
         sent = self.client(query(text))
+        if self.answers_holds and self.session.is_holding:
+            self.take(self.session.hold_submitted("ar-1", self.now))
+            self.take(
+                self.session.hold_decided(Verdict(Phase.APPROVED, "ar-1", ("dana",), "", self.now, self.now + 3600), self.now)
+            )
+            sent = self.sent()
         if sent == DENIED:
             self.target(target_error(), ready())
         elif sent:

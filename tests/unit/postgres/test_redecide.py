@@ -95,7 +95,7 @@ def redecided(path: Path, *policies: PolicyConfig) -> list[Redecided | Untold]:
     return found
 
 
-def groups(found: Sequence[Redecided | Untold]) -> list[frozenset[Group] | str]:
+def groups(found: Sequence[Redecided | Untold]) -> list[object]:
     return [each.comparison.groups if isinstance(each, Redecided) else "untold" for each in found]
 
 
