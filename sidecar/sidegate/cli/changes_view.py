@@ -101,7 +101,12 @@ class Tally:
         self.statements += 1
         impact = next((each.impact for each in reversed(asked.decisions) if each.impact is not None), None)
         path = asked.search_path
-        place = Place(session, recording, asked.number, asked.time, path, impact.rows if impact is not None else None)
+        rows = (
+            max(impact.rows, sum(each.inserted + each.updated + each.deleted for each in impact.tables))
+            if impact is not None
+            else None
+        )
+        place = Place(session, recording, asked.number, asked.time, path, rows)
         if isinstance(found, Untold):
             self._add_untold(place, found.why)
             return

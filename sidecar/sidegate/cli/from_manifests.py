@@ -35,13 +35,14 @@ class Failure(click.ClickException):
 
 def read_manifests(path: Path) -> Manifests:
     from sidegate.api.manifests import ManifestError
+    from sidegate.mask.plain import plain
     from sidegate.runtime import manifest_files
 
     try:
         return manifest_files.read_manifests(path)
     except ManifestError as error:
         for problem in error.problems:
-            click.echo(str(problem), err=True)
+            click.echo(plain(str(problem), keeps_lines=True), err=True)
         raise Failure(f"the manifests in `{path}` can't be used", "mend what is listed above") from None
 
 
@@ -88,10 +89,11 @@ def config_of(target: ProtectedTarget, read: Manifests) -> GateConfig:
 
 def show_errors(findings: Sequence[Finding]) -> None:
     from sidegate.api.access_policy import FindingSeverity
+    from sidegate.mask.plain import plain
 
     for finding in findings:
         if finding.severity is FindingSeverity.ERROR:
-            click.echo(str(finding), err=True)
+            click.echo(plain(str(finding), keeps_lines=True), err=True)
 
 
 def moment_of(text: str | None, option: str = "--at") -> float:

@@ -32,6 +32,7 @@ from sidegate.record.reader import RecordingProblem
 
 MAX_OPEN_STATEMENTS: Final = 4096
 MAX_OPEN_CHARACTERS: Final = 64 * 1024**2
+MAX_DECISIONS: Final = 64  # of one statement; a gate makes a handful
 _READ: Final = frozenset(
     {
         RecordKind.SESSION_OPENED,
@@ -90,6 +91,10 @@ def read_asked(items: Iterable[Frame | RecordingProblem]) -> Iterator[OpenedReco
                 if asked.search_path is not msgspec.UNSET:
                     search_path, has_search_path = asked.search_path, True
                 statement = _statement(asked, item.time, search_path, has_search_path, masks)
+                again = open_statements.pop(statement.number, None)  # a gate gives a number once: nothing may hide behind another
+                if again is not None:
+                    characters -= again.characters
+                    yield again
                 open_statements[statement.number] = statement
                 characters += statement.characters
                 while len(open_statements) > MAX_OPEN_STATEMENTS or (
@@ -103,6 +108,8 @@ def read_asked(items: Iterable[Frame | RecordingProblem]) -> Iterator[OpenedReco
                 if statement.was_reconsidered:
                     statement.decisions.clear()
                     statement.was_reconsidered = False
+                if len(statement.decisions) >= MAX_DECISIONS:
+                    del statement.decisions[1]
                 statement.decisions.append(decided)
             case ApprovalRecord() as verdict if verdict.statement in open_statements:
                 open_statements[verdict.statement].was_reconsidered = False

@@ -15,10 +15,15 @@ from click.testing import CliRunner, Result
 
 from sidegate.api.access_policy import AccessPolicy
 from sidegate.api.protected_target import ProtectedTarget
+from sidegate.audit.events import PrincipalFields, SessionFields
+from sidegate.cli.changes_view import MAX_ENTRIES, MAX_UNTOLD, Tally
 from sidegate.cli.main import main
+from sidegate.policy.compared import Answer, Comparison, Fate, Group
 from sidegate.policy.compile import Placement, compile_target
 from sidegate.policy.config import PolicyConfig
 from sidegate.policy.principal import Principal
+from sidegate.postgres.redecide import Redecided, Untold
+from sidegate.record.asked import AskedStatement
 from tests.support.recorded import RecordedBench
 from tests.support.session import ADA, EVERY_KIND, NOW
 
@@ -278,6 +283,14 @@ class TestRefused:
         assert (found.exit_code, found.stdout) == (2, "")
         assert "has no config" in found.stderr
 
+    def test_an_empty_file_and_one_of_something_else_are_2(self, tmp_path: Path) -> None:
+        path = tmp_path / "recordings" / "20260921T141320.000000Z-s.sgrec"
+        path.parent.mkdir()
+        for data in (b"", b"\x89SGR", b"nothing of the kind, but long enough"):
+            path.write_bytes(data)
+            found = run(tmp_path, policy())
+            assert (found.exit_code, found.stdout) == (2, "")
+
     def test_a_directory_without_recordings_is_2(self, tmp_path: Path) -> None:
         empty = tmp_path / "empty"
         empty.mkdir()
@@ -305,6 +318,13 @@ class TestUntrusted:
             assert not {character for character in out if not (" " <= character <= "~" or character == "\n")}
             assert not [line for line in out.splitlines() if line.startswith(("NEWLY ALLOWED", "DAMAGED"))]
 
+    def test_what_manifests_say_reaches_no_terminal_raw(self, tmp_path: Path) -> None:
+        record(tmp_path, ["select 1"])
+        found = run(tmp_path, {**policy(), "spec": {f"subjects{self.HOSTILE}": [self.HOSTILE]}})
+        assert found.exit_code == 2
+        assert "subjects" in found.stderr
+        assert not {character for character in found.stderr if not (character.isprintable() or character == "\n")}
+
     def test_printed_commands_are_quoted_for_a_shell(self, tmp_path: Path) -> None:
         user = "eve'; touch owned; '$(touch owned)"
         record(tmp_path, ['delete from "a$(touch owned)`touch owned`"'], principal=in_the_group(user))
@@ -327,3 +347,19 @@ class TestUntrusted:
 
 def in_the_group(username: str) -> Principal:
     return Principal(issuer=ADA.issuer, subject=username, username=username, groups=ADA.groups)
+
+
+def test_what_is_kept_of_changes_is_bounded_and_all_is_counted() -> None:
+    who = PrincipalFields(username="ada@example.com", subject="u", issuer="https://issuer.example")
+    session = SessionFields(id="s", target="shop/db", source_address="unix", database="shop", role="rw", principal=who)
+    asked = AskedStatement(1, NOW, "delete from t", "simple", (), (), None, has_search_path=True, masks=None)
+    was, now = Answer(Fate.ALLOW, "Granted", "a"), Answer(Fate.DENY, "DeniedByRule", "b")
+    tally = Tally()
+    for number in range(MAX_ENTRIES + 7):
+        found = Redecided(was, now, Comparison(frozenset({Group.DENIED})), f"delete from t{number}", str(number))
+        tally.add(session, "r", asked, found)
+    for number in range(MAX_UNTOLD + 5):
+        tally.add(session, "r", asked, Untold(f"why {number}"))
+    assert (len(tally.entries), tally.counts[Group.DENIED], tally.not_listed[Group.DENIED]) == (MAX_ENTRIES, MAX_ENTRIES + 7, 7)
+    assert (len(tally.untold), tally.untold["other reasons"].count, tally.untold_count) == (MAX_UNTOLD + 1, 5, MAX_UNTOLD + 5)
+    assert "  and 7 statements more, of changes too many to list" in list(tally.lines("r", "m", verbose=False))

@@ -176,6 +176,18 @@ class TestOutcomes:
         found = redecided(bench.path, policy([HOLD_DELETES]))
         assert groups(found) == [{Group.RULE}, {Group.HELD}]  # PREPARE runs nothing
 
+    def test_what_a_fetch_brings_is_decided_with_it(self, tmp_path: Path) -> None:
+        no_users = RuleConfig("no-users", RuleAction.DENY, statements=StatementMatch(tables=("users",)))
+        with RecordedBench(tmp_path) as bench:
+            for text, tag in (
+                ("begin", "BEGIN"),
+                ("declare c cursor for select id from users", "DECLARE CURSOR"),
+                ("fetch c", "FETCH 1"),
+            ):
+                bench.client(query(text))
+                bench.target(complete(tag), ready("T"))
+        assert groups(redecided(bench.path, policy([no_users]))) == [UNCHANGED, {Group.DENIED}, {Group.DENIED}]
+
     def test_statements_of_the_extended_protocol_are_decided(self, tmp_path: Path) -> None:
         with RecordedBench(tmp_path) as bench:
             bench.client(parse("delete from orders where id = $1", "d"), bind("", "d", b"7"), execute(), SYNC)
