@@ -31,6 +31,7 @@ from sidegate.policy.expression import Outcome, evaluate
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import Impact, SqlStatement, StatementKind, TableImpact
+from sidegate.postgres import truncation
 from sidegate.postgres.judge import DERIVES, WOULD_TELL, Judge, executed
 from sidegate.postgres.statements import NO_MASKS, Work
 from sidegate.postgres.stories import UNCOUNTED_ROWS, not_measurable
@@ -51,6 +52,7 @@ _HELD_REASONS: Final = frozenset(
         Reason.APPROVAL_EXPIRED,
         Reason.APPROVAL_WITHDRAWN,
         Reason.APPROVAL_UNAVAILABLE,
+        Reason.TOO_MANY_APPROVALS,
         Reason.IMPACT_EXCEEDS_APPROVAL,
     }
 )
@@ -253,13 +255,13 @@ class _Reading:
         """The answer behind the measurement, with the rows that are recorded."""
         judge = self._judge
         impact, is_exact = _impact_of(asked), True
-        if any(StatementKind.TRUNCATE in each.kinds for each in work.statements):
-            impact = Impact(UNCOUNTED_ROWS, is_truncation=True)
-        elif (refused := not_measurable(work, measure)) is not None:
+        if any(map(truncation.is_truncation, work.statements)) and (impact is None or impact.is_truncation):
+            return self._truncated(work, asked, was, measure, was_never_counted=impact is None)
+        if (refused := not_measurable(work, measure)) is not None:
             return _answer(refused)
-        elif was.fate is Fate.DENY and was.reason == Reason.IMPACT_NOT_MEASURABLE:
+        if was.fate is Fate.DENY and was.reason == Reason.IMPACT_NOT_MEASURABLE:
             return replace(was, source=str(measure.source))  # what stood in its way then does so now
-        elif impact is None or not _is_whole(impact, work.statements):
+        if impact is None or not _is_whole(impact, work.statements):
             is_exact = False
             outcome = asked.outcome
             if impact is None and (outcome is None or outcome.sqlstate or not outcome.tag):
@@ -284,6 +286,25 @@ class _Reading:
             f"its rows would be measured: {impact.rows_affected} by the command's tag are within the limit of {measure.more_than},"
             " and what cascades and triggers changed wasn't counted, of it or of a statement before it"
         )
+
+    def _truncated(
+        self, work: Work, asked: AskedStatement, was: Answer, measure: Measure, *, was_never_counted: bool
+    ) -> Answer | Untold:
+        """Rows are counted before they are truncated, up to the limit and no further. What can't be counted is over every limit.
+        Unless it `was_never_counted`, they were over the limit of then, and by how much isn't known.
+        """
+        is_alone = len(work.own) == 1 and len(work.statements) == 1
+        work.impact = Impact(UNCOUNTED_ROWS, is_truncation=True)
+        answer = _answer(self._judge.decide(work, asked.time))
+        if not (is_alone and truncation.may_be_counted(work.statements[0])):
+            return answer
+        if was_never_counted:
+            if was.fate in (Fate.DENY, Fate.HOLD):
+                return Answer(Fate.MEASURE, "", str(measure.source), f"rows are counted against a limit of {measure.more_than}")
+            return Untold(f"its rows would be counted against a limit of {measure.more_than}, and weren't counted then")
+        if (answer.fate, answer.source, answer.detail) == (was.fate, was.source, was.detail):
+            return answer
+        return Untold("rows that it truncates were counted up to the limit of then, and another limit applies now")
 
     def _with_catalog(self, asked: AskedStatement, was: Answer, found: _Found) -> _Found | Untold:
         """A refusal that came of the target's catalog: the engine alone would have let the statement through."""
@@ -378,7 +399,7 @@ def _impact_of(asked: AskedStatement) -> Impact | None:
 
 def _is_whole(impact: Impact, statements: Sequence[SqlStatement]) -> bool:
     """Of a statement that deletes by triggers or moved rows only the deleted rows are recorded."""
-    if any(StatementKind.DELETE in each.kinds for each in statements):
+    if any(not each.kinds.isdisjoint((StatementKind.DELETE, StatementKind.TRUNCATE)) for each in statements):
         return True
     return any(table.inserted or table.updated for table in impact.tables)
 

@@ -276,10 +276,31 @@ class TestRows:
         assert isinstance(found[1], Untold)
         assert "cascades and triggers" in found[1].why
 
-    def test_a_truncation_is_over_every_limit(self, tmp_path: Path) -> None:
-        limit = RuleConfig("big", RuleAction.DENY, statements=StatementMatch(kinds=("Truncate",), rows_more_than=10_000_000))
+    def test_a_truncation_that_was_not_counted_is_not_told(self, tmp_path: Path) -> None:
+        limit = RuleConfig("big", RuleAction.DENY, statements=StatementMatch(kinds=("Truncate",), rows_more_than=10))
+        wider = RuleConfig("big", RuleAction.DENY, statements=StatementMatch(kinds=("Truncate",), rows_more_than=1000))
+        no_truncations = RuleConfig("none", RuleAction.DENY, statements=StatementMatch(kinds=("Truncate",)))
         with RecordedBench(tmp_path) as bench:
             bench.ask("truncate orders", tag="TRUNCATE TABLE")
+        assert groups(redecided(bench.path, policy([limit]))) == ["untold"]
+        with RecordedBench(tmp_path, policy([no_truncations]), session="s-2") as bench:
+            bench.ask("truncate orders")
+        assert groups(redecided(bench.path, policy([limit]))) == [{Group.ALLOWED}]
+        with RecordedBench(tmp_path, policy([limit]), session="s-3") as bench:
+            bench.client(query("truncate orders"))
+            bench.answer_ask(tag="BEGIN", status="T")
+            bench.answer_ask(tag="LOCK TABLE", status="T")
+            bench.answer_ask((b"r", b"f"), status="T")
+            bench.answer_ask((b"0", b"11"), status="T")
+            bench.answer_ask(tag="ROLLBACK")
+            bench.target(target_error(), ready())
+        assert groups(redecided(bench.path, policy([limit]))) == [UNCHANGED]
+        assert groups(redecided(bench.path, policy([wider]))) == ["untold"]
+
+    def test_a_truncation_that_cannot_be_counted_is_over_every_limit(self, tmp_path: Path) -> None:
+        limit = RuleConfig("big", RuleAction.DENY, statements=StatementMatch(kinds=("Truncate",), rows_more_than=10_000_000))
+        with RecordedBench(tmp_path) as bench:
+            bench.ask("truncate orders cascade", tag="TRUNCATE TABLE")
         assert groups(redecided(bench.path, policy([limit]))) == [{Group.DENIED}]
 
 
