@@ -14,16 +14,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from sidegate.cli.from_manifests import (
+    DEFAULT_SECRETS_DIR,
+    Failure,
+    compiled_target,
+    config_of,
+    moment_of,
+    read_manifests,
+    target_named,
+)
+from sidegate.cli.regression import test
+
 if TYPE_CHECKING:  # imported when needed, so that `--help` comes fast
-    from sidegate.api.manifests import Manifests
     from sidegate.api.protected_target import ProtectedTarget
-    from sidegate.policy.compile import Compiled
     from sidegate.policy.config import GateConfig
-    from sidegate.policy.finding import Finding
     from sidegate.policy.principal import Json
     from sidegate.policy.statement import SqlStatement
-
-DEFAULT_SECRETS_DIR: Final = "/run/sidegate/secrets"
 
 _GROUP_HELP: Final = """Explain, check and compile policies, from manifests alone.
 
@@ -110,19 +116,6 @@ EXIT STATUS
 """
 
 
-class Failure(click.ClickException):
-    """The command can't do its work. Two lines on stderr: what is wrong, and the way forward."""
-
-    exit_code = 2
-
-    def __init__(self, problem: str, way_forward: str) -> None:
-        super().__init__(problem)
-        self.way_forward = way_forward
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"sidegate policy: {self.message}\nhint: {self.way_forward}", err=True)
-
-
 @click.group("policy", help=_GROUP_HELP, short_help="explain, check and compile policies")
 def policy() -> None:
     pass
@@ -188,7 +181,7 @@ def explain(
     from sidegate.policy.principal import Principal
     from sidegate.policy.statement import Impact
 
-    config = _config_of(_read(manifests), target)
+    config = _config_named(manifests, target)
     text = sys.stdin.read() if sql == "-" else sql
     path = tuple(name.strip() for name in search_path.split(",")) if search_path else None
     statements = _classify(text, path) if text is not None else None
@@ -203,7 +196,7 @@ def explain(
             claims=_claims(claims),
         ),
         database=database or _only_database(config),
-        now=_moment(at),
+        now=moment_of(at),
         role=role,
         statements=None if isinstance(statements, str) else statements,
         unparsable=statements if isinstance(statements, str) else None,
@@ -226,12 +219,12 @@ def lint(*, manifests: Path | None, strict: bool, at: str | None) -> None:
     from sidegate.policy.finding import name_of, worst_first
     from sidegate.policy.review import review_time, review_unbound
 
-    read = _read(manifests)
+    read = read_manifests(manifests)
     targets = [each.resource for each in read.targets]
     policies = [each.resource for each in read.policies]
-    findings = [finding for target in targets for finding in _compile(target, read).findings]
+    findings = [finding for target in targets for finding in compiled_target(target, read).findings]
     findings += review_unbound(targets, [each for each in policies if not _is_bound(each, targets)])
-    now = _moment(at)
+    now = moment_of(at)
     findings += [finding for each in policies for finding in review_time(each, now)]
     places = {name_of(each.resource): each.origin for each in read.targets}
     places |= {name_of(each.resource): each.origin for each in read.policies}
@@ -260,8 +253,8 @@ def compile_(*, manifests: Path | None, target: str | None, output: Path | None,
         raise click.UsageError("give --manifests")
     from sidegate.policy.config import encode_config
 
-    read = _read(manifests)
-    compiled = _compile(_target_named(read, target), read, secrets, address)
+    read = read_manifests(manifests)
+    compiled = compiled_target(target_named(read, target), read, secrets, address)
     for finding in compiled.findings:
         click.echo(str(finding), err=True)
     if compiled.config is None:
@@ -278,63 +271,9 @@ def compile_(*, manifests: Path | None, target: str | None, output: Path | None,
         ) from error
 
 
-def _read(path: Path) -> Manifests:
-    from sidegate.api.manifests import ManifestError
-    from sidegate.runtime.manifest_files import read_manifests
-
-    try:
-        return read_manifests(path)
-    except ManifestError as error:
-        for problem in error.problems:
-            click.echo(str(problem), err=True)
-        raise Failure(f"the manifests in `{path}` can't be used", "mend what is listed above") from None
-
-
-def _target_named(read: Manifests, name: str | None) -> ProtectedTarget:
-    targets = [each.resource for each in read.targets]
-    known = ", ".join(sorted(f"`{each.metadata.namespace}/{each.metadata.name}`" for each in targets)) or "none"
-    if name is None:
-        if len(targets) == 1:
-            return targets[0]
-        raise Failure(f"there are {len(targets)} targets in the manifests", f"choose one with --target: {known}")
-    namespace, _, short = name.rpartition("/")
-    found = [each for each in targets if each.metadata.name == short and namespace in ("", each.metadata.namespace)]
-    if len(found) != 1:
-        problem = f"target `{name}` isn't in the manifests" if not found else f"target `{name}` stands in several namespaces"
-        raise Failure(problem, f"choose one of {known}")
-    return found[0]
-
-
-def _compile(
-    target: ProtectedTarget, read: Manifests, secrets: str = DEFAULT_SECRETS_DIR, address: str | None = None
-) -> Compiled:
-    from sidegate.mask.detectors import DETECTOR_NAMES
-    from sidegate.policy.compile import Placement, compile_target
-    from sidegate.policy.config import AddressConfig
-
-    host, _, port = (address or "").rpartition(":")
-    if address is not None and (not host or not port.isdigit()):
-        raise click.BadParameter(f"`{address}` is not HOST:PORT", param_hint="--address")
-    placement = Placement(secrets, AddressConfig(host, int(port)) if address is not None else None)
-    return compile_target(target, [each.resource for each in read.policies], placement, DETECTOR_NAMES)
-
-
-def _config_of(read: Manifests, target: str | None) -> GateConfig:
-    compiled = _compile(_target_named(read, target), read)
-    if compiled.config is None:
-        _show_errors(compiled.findings)
-        raise Failure(
-            "the target has no config", "mend the errors listed above; `sidegate policy lint` shows them with their lines"
-        )
-    return compiled.config
-
-
-def _show_errors(findings: Sequence[Finding]) -> None:
-    from sidegate.api.access_policy import FindingSeverity
-
-    for finding in findings:
-        if finding.severity is FindingSeverity.ERROR:
-            click.echo(str(finding), err=True)
+def _config_named(manifests: Path, target: str | None) -> GateConfig:
+    read = read_manifests(manifests)
+    return config_of(target_named(read, target), read)
 
 
 def _is_bound(policy: Any, targets: Sequence[ProtectedTarget]) -> bool:
@@ -371,18 +310,6 @@ def _only_database(config: GateConfig) -> str:
     raise click.UsageError(f"give --database: grants name {', '.join(sorted(named)) or 'none'}")
 
 
-def _moment(text: str | None) -> float:
-    from sidegate.policy.cases import CaseError, moment
-    from sidegate.runtime.clock import now
-
-    if text is None:
-        return now()
-    try:
-        return moment(text)
-    except CaseError as error:
-        raise click.BadParameter(f"{error}; {error.way_forward}", param_hint="--at") from error
-
-
 def _check(place: Path) -> None:
     """Ask every case of a directory (or file); differences on standard output, and exit status 1 when there are any."""
     import yaml
@@ -406,3 +333,6 @@ def _check(place: Path) -> None:
     click.echo(f"{asked} cases, {asked - failed} as expected, {failed} not", err=True)
     if failed:
         raise SystemExit(1)
+
+
+policy.add_command(test)

@@ -276,11 +276,11 @@ class ClientSide:
         runner = QueryRunner(session, self, work, frame)
         if deny is not None:
             work.position = deny.position
-            session.journal.asked(work)
+            session.journal.asked(work, session.judge.search_path)
             session.refuse(runner, deny.deny)
             return
         unresolved = session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
-        session.journal.asked(work)
+        session.journal.asked(work, session.judge.search_path)
         self.judge_and_run(runner, work, unresolved)
 
     def judge_and_run(self, runner: QueryRunner | ExecuteRunner, work: Work, unresolved: Deny | None) -> None:
@@ -307,7 +307,7 @@ class ClientSide:
         session = self._session
         work = session.new_work("(FunctionCall)", (), is_simple=True)
         deny = deny_builtin(Reason.PROTOCOL_REFUSED, session.config.revision, "FunctionCall would pass the parser by", "protocol")
-        session.journal.asked(work)
+        session.journal.asked(work, session.judge.search_path)
         session.refuse(QueryRunner(session, self, work, b""), deny)
 
     # ---- extended protocol --------------------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ class ClientSide:
                 self._session.send(entry.permit, entry.frame, entry.expected)
                 continue
             work.decision = deny = _alone(work)
-            self._session.journal.asked(work)
+            self._session.journal.asked(work, self._session.judge.search_path)
             self._session.journal.decided(work, deny)
             self._poison(withheld[index:], work, refusal_message(deny))
             return False
@@ -410,7 +410,7 @@ class ClientSide:
             if not self.release():
                 return
             work.position = problem.position if problem else None
-            session.journal.asked(work)
+            session.journal.asked(work, session.judge.search_path)
             session.journal.decided(work, decision)
             binding = session.prepared.offer(parse.name, prepared)
             poison_parse(session, parse.name, decision, work, binding)
@@ -434,7 +434,7 @@ class ClientSide:
         if isinstance(decision, Deny):
             if not self.release():
                 return
-            session.journal.asked(work)
+            session.journal.asked(work, session.judge.search_path)
             session.journal.decided(work, decision)
             work.decision = decision
             poison_bind(session, work, work.own_error or refusal_message(decision))
@@ -481,7 +481,7 @@ class ClientSide:
             return
         if unresolved is None:
             unresolved = session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
-        session.journal.asked(work)
+        session.journal.asked(work, session.judge.search_path)
         runner = ExecuteRunner(session, self, work, frame)
         portal = work.portal
         if unresolved is None and portal is not None and portal.is_suspended:

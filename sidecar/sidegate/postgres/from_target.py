@@ -347,7 +347,7 @@ class TargetSide:
                 session.journal.result(work, entry.refusal)
         elif entry.is_visible:
             if work is not None and entry.kind is Kind.PARSE:
-                session.journal.asked(work)  # others are recorded when they run; this one never will
+                session.journal.asked(work, session.judge.search_path)  # others are recorded when they run; this one never will
             masked = session.masker.error(fields, frame)
             session.deliver(masked, entry)
             if work is not None and entry.capture is None:

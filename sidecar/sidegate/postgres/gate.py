@@ -23,7 +23,7 @@ from sidegate.audit.sinks import AuditError, AuditSink
 from sidegate.identity.keys import KeySource
 from sidegate.identity.token import TokenVerifier
 from sidegate.policy.config import GateConfig, PassthroughConfig, RecordingMode
-from sidegate.policy.decision import Deny
+from sidegate.policy.decision import Deny, Masks
 from sidegate.policy.engine import Engine, SessionGrant, decide_passthrough, decide_session
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
@@ -55,7 +55,7 @@ from sidegate.postgres.scram import ScramKeyCache
 from sidegate.postgres.session import READING_SETTINGS, Session, SessionFacts, SessionLimits
 from sidegate.postgres.startup import CancelRequest, StartupMessage, allowed_parameters
 from sidegate.record.budget import RecordError, RecordingBudget
-from sidegate.record.entries import OpenedRecord
+from sidegate.record.entries import MasksFields, OpenedRecord
 from sidegate.record.writer import SessionRecorder
 from sidegate.sql import StatementCache
 
@@ -272,7 +272,7 @@ class PostgresGate:
             passthrough=entry.name,
         )
         application = startup.parameters.get("application_name", "")
-        recorder = self._open_recording(config, fields, application, self._services.now())
+        recorder = self._open_recording(config, fields, application, self._services.now(), None)
         try:
             target = await connect(self._target_address(config))
         except TargetLoginError as error:
@@ -329,7 +329,8 @@ class PostgresGate:
             id=session_id, target=f"{config.target.namespace}/{config.target.name}", source_address=login.source_address,
             database=startup.database, role=grant.role, principal=PrincipalFields.of(principal),
         )  # fmt: skip
-        recorder = self._open_recording(config, fields, login.parameters.get("application_name", ""), now)
+        application = login.parameters.get("application_name", "")
+        recorder = self._open_recording(config, fields, application, now, grant.masks)
         target: TargetLogin | None = None
         try:
             target = await self._log_in(config, grant, login)
@@ -432,13 +433,17 @@ class PostgresGate:
                 )
         return target
 
-    def _open_recording(self, config: GateConfig, fields: SessionFields, application: str, now: float) -> SessionRecorder | None:
+    def _open_recording(
+        self, config: GateConfig, fields: SessionFields, application: str, now: float, masks: Masks | None
+    ) -> SessionRecorder | None:
+        """`masks` None: no policy is asked about the session."""
         opened = OpenedRecord(
             session=fields,
             environment=config.target.environment,
             revision=config.revision,
             gate_version=self._services.version,
             application_name=application,
+            masks=None if masks is None else MasksFields.of(masks),
         )
         try:
             return SessionRecorder.open(self._services.budget(config), opened, now)

@@ -25,7 +25,7 @@ from sidegate.audit.events import (
     StatementExecuted,
     at,
 )
-from sidegate.policy.decision import Allow, Decision, Deny, Measure, RequireApproval
+from sidegate.policy.decision import Allow, Decision, Deny, Masks, Measure, RequireApproval
 from sidegate.postgres.frames import count_run
 from sidegate.postgres.statements import BoundText, Work
 from sidegate.record.capture import ResultCapture
@@ -34,6 +34,7 @@ from sidegate.record.entries import (
     ConfigRecord,
     DecisionRecord,
     HoldRecord,
+    MasksFields,
     NoticeRecord,
     OutcomeRecord,
     Parameter,
@@ -61,6 +62,8 @@ class Journal:
         self._session_json = msgspec.json.encode(fields)
         self._tails: dict[int, tuple[Decision, str, bytes, bytes, tuple[str, str, str]]] = {}
         self._held_at = opened_at
+        self._search_path: tuple[str, ...] | None = None  # as recorded last
+        self._has_search_path = False
         self.now = opened_at
         self._timed, self._time_json = -1.0, b""
         self.statements = 0
@@ -78,10 +81,12 @@ class Journal:
 
     # ---- statements ---------------------------------------------------------------------------------------------------------------
 
-    def asked(self, work: Work) -> None:
+    def asked(self, work: Work, search_path: tuple[str, ...] | None) -> None:
+        """`search_path` is what its names are looked up in; recorded when it is another than before."""
         self.statements += 1
         name = work.portal.name if work.portal is not None else None
-        if work.is_simple and not (work.parameters or work.referred or work.alternatives):
+        has_moved = not self._has_search_path or search_path != self._search_path
+        if not has_moved and work.is_simple and not (work.parameters or work.referred or work.alternatives):
             text = self._mask_text(work.text)
             if text.isascii():
                 payload = b'{"statement":%d,"text":%s}' % (work.id, msgspec.json.encode(text))
@@ -95,7 +100,9 @@ class Journal:
             parameters=self._parameters(work.parameters, work.value_formats()) if work.parameters else (),
             runs=self._beside(work.referred) if work.referred else (),
             alternatives=self._beside(work.alternatives) if work.alternatives else (),
+            search_path=search_path if has_moved else msgspec.UNSET,
         )
+        self._search_path, self._has_search_path = search_path, True
         self._records.append(record.entry())
 
     def _beside(self, texts: tuple[BoundText, ...]) -> tuple[StatementBeside, ...]:
@@ -279,8 +286,8 @@ class Journal:
             )
         )
 
-    def config_changed(self, revision: str, previous: str) -> None:
-        self._records.append(ConfigRecord(revision=revision, previous_revision=previous).entry())
+    def config_changed(self, revision: str, previous: str, masks: Masks) -> None:
+        self._records.append(ConfigRecord(revision=revision, previous_revision=previous, masks=MasksFields.of(masks)).entry())
 
     def closed_event(self, reason: str, recording: str, recording_link: str) -> SessionClosed:
         """Written by the shell once the recording is closed: only then its last link is known."""

@@ -24,6 +24,10 @@ from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
 
+# What a refusal says that the target's catalog made, so that a reader of recordings knows it from one that the policies made alone.
+DERIVES: Final = "derives from a masked column"
+WOULD_TELL: Final = "and a conflict would tell its values"
+
 PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authorization"})
 
 # Statements after which the search_path may be another than the gate knows.
@@ -215,14 +219,14 @@ class Judge:
                     where = f"{column.relation.name}.{column.name}" if column.relation else column.name
                     return Deny(
                         Reason.MASKED_COLUMN_STEERS, decision.masks.columns[0].source, self.revision,
-                        f"`{where}` derives from a masked column",
+                        f"`{where}` {DERIVES}",
                     )  # fmt: skip
             for column in statement.columns_written:
                 told = view.tells(column)
                 if told is not None:
                     return Deny(
                         Reason.MASKED_COLUMN_STEERS, decision.masks.columns[0].source, self.revision,
-                        f"what is written is compared with masked column `{told}`, and a conflict would tell its values",
+                        f"what is written is compared with masked column `{told}`, {WOULD_TELL}",
                     )  # fmt: skip
         return None
 

@@ -247,7 +247,7 @@ class Session:
         if grant.role != self.grant.role or grant.credential != self.grant.credential:
             self._end(Reason.SESSION_ENDED, f"revision {config.revision} grants another role")
             return self._flush()
-        self.journal.config_changed(config.revision, self.config.revision)
+        self.journal.config_changed(config.revision, self.config.revision, grant.masks)
         self.config, self.grant = config, grant
         self.judge.adopt(engine)
         self.masker.adopt(grant.masks)

@@ -174,15 +174,13 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     truncates = any(truncation.is_truncation(statement) for statement in work.statements)
     if truncates and not _may_count_truncated(session, work):
         return _uncounted(session, work)
-    kinds = frozenset().union(*(statement.kinds for statement in work.statements))
-    if StatementKind.COPY_IN in kinds or (StatementKind.COPY_OUT in kinds and measure.masks):
-        return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "a COPY can't be kept back")
+    unmeasurable = not_measurable(work, measure)
+    if unmeasurable is not None:
+        return unmeasurable
     if session.expected.has_transaction_control:
         return Deny(
             Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "a transaction begins or ends in the same pipeline"
         )
-    if len(work.own) != 1 or any(statement.controls_transaction for statement in work.statements):
-        return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "more than one statement in one string")
 
     owns = session.status == "I"
     has_savepoint = not owns or runner.has_earlier_work
@@ -261,6 +259,17 @@ def _take_back(session: Session, permit: Permit, *, has_savepoint: bool, owns: b
         session.owns_transaction = session.owns_transaction or owns
     else:
         yield Ask("ROLLBACK", permit)
+
+
+def not_measurable(work: Work, measure: Measure) -> Deny | None:
+    """Why a statement can't be measured, whatever stands around it."""
+    kinds = frozenset().union(*(statement.kinds for statement in work.statements))
+    why = ""
+    if StatementKind.COPY_IN in kinds or (StatementKind.COPY_OUT in kinds and measure.masks):
+        why = "a COPY can't be kept back"
+    elif len(work.own) != 1 or any(statement.controls_transaction for statement in work.statements):
+        why = "more than one statement in one string"
+    return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, why) if why else None
 
 
 def _not_measured(session: Session, runner: Runner, answer: Answer, measure: Measure) -> Decision | None:

@@ -16,7 +16,8 @@ from typing import ClassVar, TypeAlias
 import msgspec
 
 from sidegate.audit.events import DecisionFacts, SessionFields
-from sidegate.policy.decision import Decision
+from sidegate.policy.decision import ColumnMask, ColumnUse, Decision, Masks, MaskStrategy, ValueMask
+from sidegate.policy.source import PolicyRule
 from sidegate.policy.statement import Impact
 from sidegate.record.frame import RecordEntry, RecordKind
 
@@ -81,8 +82,88 @@ class ImpactFields(_Part, frozen=True, kw_only=True):
         return cls(rows=impact.rows, tables=tables, is_truncation=impact.is_truncation)
 
 
+class RuleFields(_Part, frozen=True, kw_only=True):
+    """The rule that a mask comes from."""
+
+    namespace: str
+    policy: str
+    rule: str
+
+    @classmethod
+    def of(cls, source: PolicyRule) -> RuleFields:
+        return cls(namespace=source.namespace, policy=source.policy, rule=source.rule)
+
+    def source(self) -> PolicyRule:
+        return PolicyRule(self.namespace, self.policy, self.rule)
+
+
+class ColumnMaskFields(_Part, frozen=True, kw_only=True):
+    """Columns that are masked; `schemas` and `tables` None: in every one."""
+
+    names: tuple[str, ...]
+    schemas: tuple[str, ...] | None = None
+    tables: tuple[str, ...] | None = None
+    strategy: MaskStrategy
+    use: ColumnUse = ColumnUse.REFUSED
+    rule: RuleFields
+
+
+class ValueMaskFields(_Part, frozen=True, kw_only=True):
+    """Detectors whose finds are masked."""
+
+    detectors: tuple[str, ...]
+    strategy: MaskStrategy
+    rule: RuleFields
+
+
+class MasksFields(_Part, frozen=True, kw_only=True):
+    """Every mask that holds for a session: they depend on who has it and on the rules, never on a statement."""
+
+    columns: tuple[ColumnMaskFields, ...] = ()
+    values: tuple[ValueMaskFields, ...] = ()
+
+    @classmethod
+    def of(cls, masks: Masks) -> MasksFields:
+        return cls(
+            columns=tuple(
+                ColumnMaskFields(
+                    names=tuple(sorted(each.names)),
+                    schemas=None if each.schemas is None else tuple(sorted(each.schemas)),
+                    tables=None if each.tables is None else tuple(sorted(each.tables)),
+                    strategy=each.strategy,
+                    use=each.use,
+                    rule=RuleFields.of(each.source),
+                )
+                for each in masks.columns
+            ),
+            values=tuple(
+                ValueMaskFields(detectors=tuple(sorted(each.detectors)), strategy=each.strategy, rule=RuleFields.of(each.source))
+                for each in masks.values
+            ),
+        )
+
+    def masks(self) -> Masks:
+        """As the engine has them."""
+        return Masks(
+            tuple(
+                ColumnMask(
+                    frozenset(each.names),
+                    None if each.schemas is None else frozenset(each.schemas),
+                    None if each.tables is None else frozenset(each.tables),
+                    each.strategy,
+                    each.use,
+                    each.rule.source(),
+                )
+                for each in self.columns
+            ),
+            tuple(ValueMask(frozenset(each.detectors), each.strategy, each.rule.source()) for each in self.values),
+        )
+
+
 class OpenedRecord(_Record, frozen=True, kw_only=True):
-    """Who has the session, on what, under which rules. The first frame of every recording."""
+    """Who has the session, on what, under which rules. The first frame of every recording. `masks` None: not recorded, by a gate from
+    before they were, or of a session that no policy is asked about.
+    """
 
     KIND = RecordKind.SESSION_OPENED
     session: SessionFields
@@ -90,6 +171,7 @@ class OpenedRecord(_Record, frozen=True, kw_only=True):
     revision: str
     gate_version: str
     application_name: str = ""
+    masks: MasksFields | None = None
 
 
 class StatementBeside(_Part, frozen=True, kw_only=True):
@@ -102,6 +184,7 @@ class StatementBeside(_Part, frozen=True, kw_only=True):
 class StatementRecord(_Record, frozen=True, kw_only=True):
     """What the client asked for. `via` is `simple` or `extended`; `name` the portal's, None for the unnamed one. `runs` is what an EXECUTE
     or FETCH in it runs; `alternatives` what it is instead should the target have refused the newest statement of its name.
+    `search_path` is what names were looked up in from this statement on (None: not known); UNSET: as for the statement before.
     """
 
     KIND = RecordKind.CLIENT_STATEMENT
@@ -113,6 +196,7 @@ class StatementRecord(_Record, frozen=True, kw_only=True):
     masked: tuple[str, ...] = ()
     runs: tuple[StatementBeside, ...] = ()
     alternatives: tuple[StatementBeside, ...] = ()
+    search_path: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class DecisionRecord(_Record, frozen=True, kw_only=True):
@@ -209,11 +293,12 @@ class NoticeRecord(_Record, frozen=True, kw_only=True):
 
 
 class ConfigRecord(_Record, frozen=True, kw_only=True):
-    """Other rules are in force from here on."""
+    """Other rules are in force from here on. `masks` as in OpenedRecord."""
 
     KIND = RecordKind.CONFIG
     revision: str
     previous_revision: str = ""
+    masks: MasksFields | None = None
 
 
 class ClosedRecord(_Record, frozen=True, kw_only=True):

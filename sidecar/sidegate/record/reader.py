@@ -131,6 +131,24 @@ def read_frames(stream: BinaryIO) -> Iterator[Frame | RecordingProblem]:
             return
 
 
+def read_recording(path: Path) -> Iterator[Frame | RecordingProblem]:
+    """As `read_frames`, of a file. What a session that goes on is writing right now is no problem; a file without any frame is one.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with path.open("rb") as stream:
+        is_live = _is_locked(stream)
+        is_empty = True
+        for item in read_frames(stream):
+            if isinstance(item, RecordingProblem) and item.is_torn and is_live:
+                return
+            is_empty = False
+            yield item
+        if is_empty and not is_live:
+            yield RecordingProblem("there is none", len(HEADER), 0, is_torn=True)
+
+
 def _check_payload(frame: Frame, previous: bytes) -> str | None:
     try:
         if frame.kind == RecordKind.RESULT_BYTES:
