@@ -35,6 +35,7 @@ CONNECT_TIMEOUT_S: Final = 3.0
 ANSWER_TIMEOUT_S: Final = 10.0  # beyond what the gateway was asked to wait
 MAX_ADDRESSES: Final = 16
 MAX_AUTHORITY_BYTES: Final = 1024 * 1024  # a ConfigMap has no more
+_OK: Final = 200
 _AGAIN: Final = frozenset({429, 502, 503, 504})
 
 Address: TypeAlias = tuple[str, int]
@@ -212,7 +213,9 @@ class GatewayClient:
                 await writer.drain()
                 head = parse_head(await reader.readuntil(b"\r\n\r\n"))
                 answer = Answer(head, await reader.readexactly(head.length))
-            if line is not None and not head.is_last:
+            if (
+                line is not None and not head.is_last and head.status == _OK
+            ):  # of any other answer another replica may know better
                 line.keep(address, reader, writer)
                 is_kept = True
             return answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class StatementKind(enum.StrEnum):
@@ -119,6 +119,9 @@ class TableImpact(NamedTuple):
     deleted: int
 
 
+UNCOUNTED_ROWS: Final = 2**62  # of what can't be counted: over every limit
+
+
 @dataclass(frozen=True, slots=True)
 class Impact:
     """What a statement would do, measured: `rows` by the command tag, `tables` with cascades and triggers counted."""
@@ -131,6 +134,10 @@ class Impact:
     def rows_affected(self) -> int:
         """The larger of the two counts: a cascade can't hide behind a small command tag."""
         return max(self.rows, sum(t.inserted + t.updated + t.deleted for t in self.tables))
+
+    @property
+    def is_counted(self) -> bool:
+        return self.rows < UNCOUNTED_ROWS
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,9 @@ def _restrict(
         elif impact is None:
             lowest = limit if lowest is None else min(lowest, limit)
         elif context.rows_so_far + impact.rows_affected > limit:
-            detail = f"it changes {impact.rows_affected} rows"
+            detail = (
+                f"it changes {impact.rows_affected} rows" if impact.is_counted else "it may empty tables, which isn't counted"
+            )
             detail += f", after {context.rows_so_far} earlier in this session, " if context.rows_so_far else ", "
             detail += f"and the limit is {limit}"
             if rule.action is RuleAction.DENY:

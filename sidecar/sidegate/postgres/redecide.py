@@ -30,11 +30,11 @@ from sidegate.policy.engine import Engine, SessionGrant, decide_passthrough, dec
 from sidegate.policy.expression import Outcome, evaluate
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
-from sidegate.policy.statement import Impact, SqlStatement, StatementKind, TableImpact
+from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, SqlStatement, StatementKind, TableImpact
 from sidegate.postgres import truncation
 from sidegate.postgres.judge import DERIVES, WOULD_TELL, Judge, executed
 from sidegate.postgres.statements import NO_MASKS, Work
-from sidegate.postgres.stories import UNCOUNTED_ROWS, not_measurable
+from sidegate.postgres.stories import not_measurable
 from sidegate.record.asked import AskedStatement
 from sidegate.record.entries import DecisionRecord, ImpactFields
 from sidegate.sql import StatementCache, fingerprint

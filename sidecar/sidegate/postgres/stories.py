@@ -17,7 +17,7 @@ from sidegate.approval.backend import HoldRequest, Phase, Verdict
 from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, RequireApproval
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
-from sidegate.policy.statement import Impact, StatementKind, TableImpact
+from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, StatementKind, TableImpact
 from sidegate.postgres import truncation
 from sidegate.postgres.holds import hold_request
 from sidegate.postgres.pipeline import Answer
@@ -33,9 +33,6 @@ COUNTERS: Final = (
     "SELECT schemaname || '.' || relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_catalog.pg_stat_xact_user_tables"
     " WHERE n_tup_ins + n_tup_upd + n_tup_del > 0"
 )
-
-# TRUNCATE is not counted by the target. Where the gate can't (truncation.py), its impact is "every row", which only an approval can cover.
-UNCOUNTED_ROWS: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +189,12 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         saved: Answer = yield Ask(f"SAVEPOINT {SAVEPOINT}", permit)
         if saved.error is not None or saved.was_skipped:
             return _not_measured(session, runner, saved, measure)
-    truncated: tuple[TableImpact, ...] = ()
+    counted: truncation.Counted | None = None
     if truncates:
         counted = yield from truncation.count_rows(work.statements[0], measure.more_than, permit)
         if counted is None:
             yield from _take_back(session, permit, has_savepoint=has_savepoint, owns=owns)
             return _uncounted(session, work)
-        truncated = counted
     before: Answer = yield Ask(COUNTERS, permit)
     session.journal.decided(work, measure)
     captured: Captured = yield Run(permit)
@@ -208,12 +204,15 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         runner.fail(captured)
         return None
     after: Answer = yield Ask(COUNTERS, permit)
+    is_all = counted is None or (yield from truncation.was_all(counted, permit))
     decision: Decision
     if before.error is not None or after.error is not None or captured.is_over_limit:
         why = "its answer is larger than the gate keeps back" if captured.is_over_limit else "the target's counters can't be read"
         decision = Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, why)
+    elif not is_all:
+        decision = _uncounted(session, work)
     else:
-        work.impact = impact_between(before, after, work.rows, truncated)
+        work.impact = impact_between(before, after, work.rows, counted.tables if counted is not None else ())
         decision = session.decide(work, approved=work.approval is not None)
     if isinstance(decision, Allow):
         work.decision = decision
@@ -241,12 +240,13 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
 
 
 def _may_count_truncated(session: Session, work: Work) -> bool:
-    """Alone in its string, in a transaction that can be taken back, and not approved already: an approval covers every row."""
+    """Alone in its string, in a transaction that can be taken back, and not approved with its rows: such an approval covers every row."""
     is_alone = len(work.own) == 1 and len(work.statements) == 1 and not session.expected.has_transaction_control
-    return is_alone and work.approval is None and truncation.may_be_counted(work.statements[0])
+    return is_alone and work.approved_rows is None and truncation.may_be_counted(work.statements[0])
 
 
 def _uncounted(session: Session, work: Work) -> Decision:
+    """The target doesn't count what TRUNCATE takes. Where the gate can't either, it is every row, which only an approval can cover."""
     work.impact = Impact(UNCOUNTED_ROWS, is_truncation=True)
     return session.decide(work, approved=work.approval is not None)
 

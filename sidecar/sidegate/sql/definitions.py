@@ -76,7 +76,7 @@ _SCHEMA_CHANGES: Final = frozenset({"CreateSchemaStmt", "CreateExtensionStmt", "
 _SCHEMA_OBJECTS: Final = frozenset({"OBJECT_SCHEMA", "OBJECT_EXTENSION"})
 _RIGHTS_SUBTYPES: Final = ("Trig", "Rule", "RowSecurity", "ChangeOwner")
 # The parent loses the rows of the child: nothing but a name tells it from a DELETE.
-_ROWS_LEAVE: Final = frozenset({"AT_DetachPartition", "AT_DropInherit"})
+_ROWS_LEAVE: Final = frozenset({"AT_DetachPartition", "AT_DetachPartitionFinalize", "AT_DropInherit"})
 _SERVER_SUBTYPES: Final = ("GenericOptions", "TableSpace")
 _KNOWN_LANGUAGES: Final = frozenset({"sql", "plpgsql"})
 # Statements whose tables and schemas the walk below finds, although they touch rights, servers or replication.

@@ -26,10 +26,13 @@ CREATE TABLE guarded (id int); INSERT INTO guarded SELECT generate_series(1, 20)
 CREATE TABLE watched (id int); INSERT INTO watched VALUES (1);
 CREATE FUNCTION purge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM emptied.many; RETURN NULL; END $$;
 CREATE TRIGGER purge AFTER TRUNCATE ON watched EXECUTE FUNCTION purge();
+CREATE TABLE bait (id int);
+CREATE FUNCTION sweep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN TRUNCATE emptied.child; RETURN NULL; END $$;
+CREATE TRIGGER sweep AFTER TRUNCATE ON bait EXECUTE FUNCTION sweep();
 CREATE TABLE "Odd ""name" (id int); INSERT INTO "Odd ""name" VALUES (1);
 CREATE VIEW seen AS SELECT * FROM few
 """
-COUNTED = ("few", "many", "child", "parted", "guarded", "watched")
+COUNTED = ("few", "many", "child", "parted", "guarded", "watched", "bait")
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,7 @@ def test_empties_a_table_that_has_no_more_rows_than_the_limit(
         "TRUNCATE emptied.parted",
         "TRUNCATE emptied.guarded",  # how many of its rows one may see says nothing of how many go
         "TRUNCATE emptied.watched",  # its trigger deletes eleven
+        "TRUNCATE emptied.bait",  # its trigger truncates a table of fifty
         "TRUNCATE emptied.few; TRUNCATE emptied.few",
     ],
 )
@@ -96,6 +100,51 @@ def test_rows_of_earlier_truncations_count(gate: GateProcess, issuer: Issuer, po
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="refused by sidegate"):
             client.execute("TRUNCATE emptied.parent, emptied.watched, emptied.child")
         client.execute("TRUNCATE emptied.few")  # it is empty by now
+
+
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_rows_that_an_older_snapshot_does_not_show_are_not_taken_for_none(
+    gate: GateProcess, issuer: Issuer, postgres: PostgresServer, database: str, isolation: str
+) -> None:
+    with connect(gate, issuer, database, "owner") as client:
+        client.execute(f"BEGIN ISOLATION LEVEL {isolation}")
+        client.execute("SELECT count(*) FROM emptied.parent")
+        with postgres.admin(database) as admin:
+            admin.execute("INSERT INTO emptied.few SELECT generate_series(1, 50)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="isn't counted"):
+            client.execute("TRUNCATE emptied.few")
+    assert counts(postgres, database)["few"] == 60
+
+
+def test_a_name_that_the_target_resolves_otherwise_than_the_gate_empties_nothing(
+    gate: GateProcess, issuer: Issuer, postgres: PostgresServer, database: str
+) -> None:
+    """A schema of the search path that isn't there yet comes before the one that the gate knows."""
+    with postgres.admin(database) as admin:
+        admin.execute("CREATE TABLE emptied.moved (id int); INSERT INTO emptied.moved SELECT generate_series(1, 50)")
+        admin.execute("CREATE SCHEMA behind; GRANT ALL ON SCHEMA behind TO owner; CREATE TABLE behind.moved (id int)")
+        admin.execute("ALTER TABLE emptied.moved OWNER TO owner; ALTER TABLE behind.moved OWNER TO owner")
+    with connect(gate, issuer, database, "owner") as client:
+        client.execute("SET search_path = ahead, behind")
+        client.execute("SELECT count(*) FROM moved")
+        with postgres.admin(database) as admin:
+            admin.execute("CREATE SCHEMA ahead; GRANT ALL ON SCHEMA ahead TO owner; ALTER TABLE emptied.moved SET SCHEMA ahead")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="isn't counted"):
+            client.execute("TRUNCATE moved")
+    with postgres.admin(database) as admin:
+        assert admin.execute("SELECT count(*) FROM ahead.moved").fetchone() == (50,)
+
+
+def test_what_the_transaction_has_locked_already_is_not_taken_for_counted(
+    gate: GateProcess, issuer: Issuer, postgres: PostgresServer, database: str
+) -> None:
+    with connect(gate, issuer, database, "owner") as client:
+        client.execute("BEGIN")
+        client.execute("ALTER TABLE emptied.child ADD COLUMN more int")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="isn't counted"):
+            client.execute("TRUNCATE emptied.few")
+        client.execute("ROLLBACK")
+        client.execute("TRUNCATE emptied.few")
 
 
 def test_what_the_target_refuses_is_the_targets_own_error(gate: GateProcess, issuer: Issuer, database: str) -> None:

@@ -57,6 +57,20 @@ async def test_a_claim_takes_another_connection_when_that_one_is_closed_behind_t
     assert gateway.came_from["claim"][0] not in gateway.came_from["wait"]
 
 
+async def test_a_replica_that_cannot_serve_keeps_no_line(
+    gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
+) -> None:
+    """Else what is asked again would go to it again, while another could answer."""
+    name = await approvals.submit(request_of_ada, NOW)
+    gateway.faults["wait"] = Fault.UNAVAILABLE
+    waiting = asyncio.create_task(decided(approvals, name))
+    await off_loop(gateway.wait_for, lambda: gateway.answered("wait", 503) >= 3)
+    gateway.faults.clear()
+    await off_loop(gateway.decide, name, DANA)
+    assert (await waiting).phase is Phase.APPROVED
+    assert len(set(gateway.came_from["wait"])) == len(gateway.came_from["wait"])
+
+
 async def test_a_claim_is_not_asked_again_of_another_replica(
     gateway: FakeGateway, approvals: GatewayApprovals, request_of_ada: HoldRequest
 ) -> None:
