@@ -71,4 +71,4 @@ def test_doctor_tells_what_is_missing_of_a_part_of_it(bare_api: ApiServer) -> No
     whats = [each["what"] for each in found if each["outcome"] == "wrong"]
     assert "MutatingWebhookConfiguration/sidegate: it is missing" in whats
     assert len([each for each in whats if " pods (" in each]) == 1
-    assert [each for each in whats if " list, watch, patch pods (" in each]
+    assert [each for each in whats if " list, watch, get, patch pods (" in each]

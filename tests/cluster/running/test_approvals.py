@@ -109,10 +109,11 @@ def made_and_ended(api_server: ApiServer, namespace: str, name: str, subject: st
     now = time.time()  # noqa: TID251 - what the operator reads
     who = {**stored_request()["spec"]["principal"], "subject": subject}
     found = stored_request(name, principal=who, expiresAt=str(Timestamp.from_epoch(now + 7200)))
-    stored = api_server.admin.create({**found, "metadata": {"name": name, "namespace": namespace}})
+    api_server.admin.create({**found, "metadata": {"name": name, "namespace": namespace}})
     at = str(Timestamp.from_epoch(now - ago_s))
     finished = {"type": "Finished", "status": "True", "reason": "Withdrawn", "lastTransitionTime": at}
-    api_server.admin.replace({**stored, "status": {"phase": "Withdrawn", "conditions": [finished]}}, "status")
+    status = {"status": {"phase": "Withdrawn", "conditions": [finished]}}  # whatever an operator that runs beside has written
+    api_server.admin.merge_patch(VERSION, "ApprovalRequest", name, status, namespace=namespace, subresource="status")
 
 
 def cleaned_up(api_server: ApiServer, account: OperatorAccount, namespace: str, later_s: float, keeping: Keeping) -> set[str]:
@@ -121,7 +122,7 @@ def cleaned_up(api_server: ApiServer, account: OperatorAccount, namespace: str, 
 
     async def look() -> None:
         async with ApiClient(Credentials.from_kubeconfig(api_server.kubeconfig_for_token(account.token()))) as client:
-            cluster = Cluster()
+            cluster = Cluster(account.namespace)
             found = api_server.admin.list(VERSION, "ApprovalRequest", namespace=namespace)
             version = found["metadata"]["resourceVersion"]
             objects = [{"apiVersion": VERSION, "kind": "ApprovalRequest", **each} for each in found["items"]]
