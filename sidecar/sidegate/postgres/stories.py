@@ -130,6 +130,7 @@ def tell(session: Session, runner: Runner, decision: Decision) -> Story:
                 return
             work.approval, work.approved_rows = verdict.name, verdict.approved_rows
             work.impact = None  # measured again: what was approved may no longer be what it would do
+            work.renews_budgets = decision.reason is Reason.BUDGET_EXHAUSTED
             decision = session.decide(work, approved=True)
             if isinstance(
                 decision, RequireApproval
@@ -203,6 +204,8 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         truncated = counted
     before: Answer = yield Ask(COUNTERS, permit)
     session.journal.decided(work, measure)
+    work.masked_values = 0
+    session.judge.meter(work, session.now)
     captured: Captured = yield Run(permit)
     if captured.has_failed:
         if owns:
@@ -216,7 +219,7 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         decision = Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, why)
     else:
         work.impact = impact_between(before, after, work.rows, truncated)
-        decision = session.decide(work, approved=work.approval is not None)
+        decision = session.over_budget(work, captured.frames) or session.decide(work, approved=work.approval is not None)
     if isinstance(decision, Allow):
         work.decision = decision
         session.journal.decided(work, decision)
