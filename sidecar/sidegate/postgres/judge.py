@@ -178,7 +178,7 @@ class Judge:
 
     def meter(self, work: Work, now: float, *, is_rest: bool = False) -> None:
         """It is sent now. `is_rest`: of rows that it returned a part of, so no statement more."""
-        found = self._view.metered(work.statements, self._context_of(work, approved=False), now)
+        found = self._view.metered(work.statements, self._context, now)
         if not found or self.only_prepares(work):
             return
         if work.renews_budgets:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
+import yaml
 from psycopg import errors
 
+from sidegate.policy.compile import Placement, compile_target
 from sidegate.policy.config import ApprovalConfig, BudgetConfig, RuleAction, RuleConfig, StatementMatch
 from tests.integration.gate.conftest import Connection, config_with, connect, metric, running, wait_for_event, wire
 from tests.integration.gate.test_holds import decide, held
 from tests.support import wire_messages as m
-from tests.support.gate import GateProcess
+from tests.support.gate import GateProcess, gate_config, open_policy
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer, embedded_installation
+from tests.unit.policy.resources import policy, target
 
 ROWS = 1000
 VALUES = 20
@@ -311,3 +317,39 @@ def test_another_session_has_a_budget_of_its_own(gate: GateProcess, issuer: Issu
     for _ in range(2):
         with connect(gate, issuer, database, "owner") as client:
             assert len(client.execute(f"SELECT generate_series(1, {ROWS})").fetchall()) == ROWS
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "policy.md").read_text("utf-8")
+
+
+def block(name: str, language: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n```{language}\n(.*?)```", PAGE, re.DOTALL)
+    assert found is not None, name
+    return found[1]
+
+
+def test_the_documents_example_says_what_the_document_shows(postgres: PostgresServer, issuer: Issuer, database: str) -> None:
+    rules = yaml.safe_load(block("example: budgets", "yaml"))["rules"]
+    config = compiled_with(rules)
+    assert [rule.budget for rule in config] == [BudgetConfig(None, 1000, 200), BudgetConfig(20, 50), None]
+    example = msgspec.structs.replace(open_policy("owner", rules=config), namespace="shop", name="example")
+    with running(gate_config(postgres, issuer, policies=[example])) as gate:
+        psql = embedded_installation().program("psql")
+        command, _, shown = block("sample: budget", "console").partition("\n")
+        asked = command.partition('"')[2].partition('"')[0]
+        done = subprocess.run(
+            [psql, "-X", gate.endpoint(issuer).dsn("owner", database), "-c", asked],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert re.sub(r"revision [0-9a-f]{16}", "revision 0123456789abcdef", done.stderr) == shown
+        with connect(gate, issuer, database, "owner") as client:
+            assert len(client.execute("SELECT id FROM customers LIMIT 50").fetchall()) == 50
+
+
+def compiled_with(rules: list[dict[str, Any]]) -> tuple[RuleConfig, ...]:
+    compiled = compile_target(target(), [policy(rules=rules)], Placement("/run/secrets"))
+    assert compiled.config is not None, compiled.findings
+    return compiled.config.policies[0].rules
