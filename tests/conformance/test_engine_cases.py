@@ -15,7 +15,7 @@ import yaml
 
 from sidegate.policy.cases import CaseError, CaseFile, Outcome, read_cases, run_cases
 from sidegate.policy.engine import SessionGrant, decide_all
-from sidegate.policy.explain import as_json, as_text, summary
+from sidegate.policy.explain import as_json, as_text, spent_of_all, summary
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import SqlStatement, StatementContext
 from sidegate.sql import Analysis, analyse
@@ -62,6 +62,8 @@ def test_an_explanation_is_the_engines_own_answer(file: Path, index: int) -> Non
         approved_fingerprint=question.approved_fingerprint,
         approved_rows=question.approved_rows,
         rows_so_far=question.rows_so_far,
+        spent=spent_of_all(explanation.config, question.spent),
+        renews_budgets=question.approved_fingerprint is not None,
     )
     answer = decide_all(explanation.config, question.principal, question.statements, context, question.now, question.impact)
     assert summary(answer) == summary(explanation.answer)
@@ -85,6 +87,7 @@ def test_the_cases_reach_every_reason_that_the_engine_gives() -> None:
         Reason.APPROVAL_REQUIRED,
         Reason.IMPACT_EXCEEDS_APPROVAL,
         Reason.IMPACT_NOT_MEASURABLE,
+        Reason.BUDGET_EXHAUSTED,
         Reason.STATEMENT_UNPARSABLE,
         Reason.STATEMENT_UNKNOWN,
         Reason.MASKED_COLUMN_STEERS,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sidegate.policy.config import (
     AddressConfig,
     ApprovalConfig,
+    BudgetConfig,
     CallerMatch,
     ColumnMatch,
     CredentialConfig,
@@ -35,7 +36,17 @@ from sidegate.policy.config import (
 from sidegate.policy.decision import Allow, ColumnUse, Decision, Deny, MaskStrategy, Measure, RequireApproval
 from sidegate.policy.engine import Engine, SessionGrant, decide, decide_all, decide_session
 from sidegate.policy.principal import Principal
-from sidegate.policy.statement import ColumnRef, FunctionRef, Impact, RelationRef, SqlStatement, StatementContext, StatementKind
+from sidegate.policy.source import PolicyRule
+from sidegate.policy.statement import (
+    ColumnRef,
+    FunctionRef,
+    Impact,
+    RelationRef,
+    Spent,
+    SqlStatement,
+    StatementContext,
+    StatementKind,
+)
 from sidegate.policy.trace import Trace
 
 NOW = 1_764_064_800.0  # 2025-11-25T10:00:00Z, a Tuesday
@@ -124,6 +135,7 @@ statement_rules = st.builds(
     statements=st.one_of(st.none(), matches, matches),
     caller=callers,
     approval=approvals,
+    budget=st.sampled_from([None, None, BudgetConfig(statements=4), BudgetConfig(rows=10), BudgetConfig(10, 100, 5)]),
 )
 mask_rules = st.builds(
     RuleConfig,
@@ -199,6 +211,12 @@ contexts = st.builds(
     approved_fingerprint=st.sampled_from([None, None, "f"]),
     approved_rows=st.sampled_from([None, 50]),
     rows_so_far=st.sampled_from([0, 95]),
+    spent=st.sampled_from([Spent(), Spent(4, 9, 4), Spent(4, 10, 0), Spent(10, 100, 5)]).flatmap(
+        lambda spent: st.sampled_from(
+            [{}, {PolicyRule("default", at, f"r{rule}"): spent for at in "abcdz" for rule in (1, 2, 3)}]
+        )
+    ),
+    renews_budgets=st.booleans(),
 )
 impacts = st.one_of(st.none(), st.builds(Impact, st.sampled_from([0, 5, 20, 60, 5000])))
 

@@ -227,8 +227,53 @@ class CallerMatch(ApiModel):
     )
 
 
+class Budget(ApiModel):
+    """What one session may use up. Once it has used all of one of these, the rule matches; what is not given is not limited."""
+
+    statements: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            le=2**53,
+            description="Statements that run; each one of a string that is sent together counts. Refused ones, transactions and cursors' "
+            "own statements don't.",
+        ),
+    ]
+    rows: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            le=2**53,
+            description="Rows that are returned, in whatever way: results, `RETURNING`, `FETCH`, `COPY TO STDOUT`. A result that would go "
+            "over is cut there, with an error.",
+        ),
+    ]
+    masked_values: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            le=2**53,
+            description="Masked values that are returned: each cell of a masked column, and each value that a detector finds, of which one "
+            "cell may have many. A result that would go over is cut before that row.",
+        ),
+    ]
+    constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="budget-not-empty",
+            field="rows",
+            cel="has(self.statements) || has(self.rows) || has(self.maskedValues)",
+            holds=lambda self: not (self.statements is None and self.rows is None and self.masked_values is None),
+            problem="the budget limits nothing",
+            way_forward="give statements, rows or maskedValues",
+        ),
+    )
+
+
 class Match(ApiModel):
-    """What a rule is about: statements and callers for Deny and RequireApproval, columns or values for Mask."""
+    """What a rule is about: statements, callers and budgets for Deny and RequireApproval, columns or values for Mask."""
 
     statements: Annotated[StatementMatch | None, Field(default=None, description="Statements, with Deny and RequireApproval.")]
     columns: Annotated[
@@ -243,6 +288,14 @@ class Match(ApiModel):
     ]
     values: Annotated[ValuesMatch | None, Field(default=None, description="Values, with Mask.")]
     caller: Annotated[CallerMatch | None, Field(default=None, description="Callers, with Deny and RequireApproval.")]
+    budget: Annotated[
+        Budget | None,
+        Field(
+            default=None,
+            description="With Deny and RequireApproval: the rule matches once the session has used up as much by the statements that it is "
+            "about. An approval gives the session the budget anew.",
+        ),
+    ]
 
 
 class Mask(ApiModel):
@@ -354,12 +407,33 @@ class PolicyRule(ApiModel):
         Constraint(
             name="statement-rule-needs-statements-or-caller",
             field="match",
-            cel=f"{_is(RuleAction.MASK)} || has(self.match.statements) || has(self.match.caller)",
+            cel=f"{_is(RuleAction.MASK)} || has(self.match.statements) || has(self.match.caller) || has(self.match.budget)",
             holds=lambda self: (
-                self.action is RuleAction.MASK or self.match.statements is not None or self.match.caller is not None
+                self.action is RuleAction.MASK
+                or self.match.statements is not None
+                or self.match.caller is not None
+                or self.match.budget is not None
             ),
-            problem="a Deny or RequireApproval rule is about statements or callers",
-            way_forward="give match.statements, match.caller or both",
+            problem="a Deny or RequireApproval rule is about statements, callers or a budget",
+            way_forward="give match.statements, match.caller, match.budget or several of them",
+        ),
+        Constraint(
+            name="mask-takes-no-budget",
+            field="match.budget",
+            cel=f"!({_is(RuleAction.MASK)}) || !has(self.match.budget)",
+            holds=lambda self: self.action is not RuleAction.MASK or self.match.budget is None,
+            problem="a Mask rule masks always, whatever was used up",
+            way_forward="leave match.budget out, or write a Deny or RequireApproval rule with it",
+        ),
+        Constraint(
+            name="budget-without-rows-affected",
+            field="match.budget",
+            cel="!has(self.match.budget) || !has(self.match.statements) || !has(self.match.statements.rowsAffected)",
+            holds=lambda self: (
+                self.match.budget is None or self.match.statements is None or self.match.statements.rows_affected is None
+            ),
+            problem="rowsAffected counts rows that change and a budget rows that are returned: one rule can't mean both",
+            way_forward="write two rules",
         ),
         Constraint(
             name="statement-rule-takes-no-columns",

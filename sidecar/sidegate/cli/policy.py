@@ -146,6 +146,15 @@ _manifests_option = click.option(
 @click.option("--rows", type=click.IntRange(min=0), metavar="N", help="suppose that the statement changes so many rows")
 @click.option("--approved", is_flag=True, help="suppose that an approver has approved it, for --approved-rows if given")
 @click.option("--approved-rows", type=click.IntRange(min=0), metavar="N", help="how many rows were approved")
+@click.option(
+    "--spent-statements", type=click.IntRange(min=0), default=0, metavar="N", help="suppose that so many ran in the session"
+)
+@click.option(
+    "--spent-rows", type=click.IntRange(min=0), default=0, metavar="N", help="suppose that so many rows were returned in it"
+)
+@click.option(
+    "--spent-masked-values", type=click.IntRange(min=0), default=0, metavar="N", help="suppose that so many masked values were"
+)
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="form of the answer")
 @click.option(
     "--check", type=click.Path(path_type=Path, exists=True), metavar="DIR", help="ask the cases of these YAML files instead"
@@ -167,6 +176,9 @@ def explain(
     rows: int | None,
     approved: bool,
     approved_rows: int | None,
+    spent_statements: int,
+    spent_rows: int,
+    spent_masked_values: int,
     output: str,
     check: Path | None,
     sql: str | None,
@@ -179,7 +191,7 @@ def explain(
     from sidegate.policy.explain import Question, as_json, as_text
     from sidegate.policy.explain import explain as explain_question
     from sidegate.policy.principal import Principal
-    from sidegate.policy.statement import Impact
+    from sidegate.policy.statement import Impact, Spent
 
     config = _config_named(manifests, target)
     text = sys.stdin.read() if sql == "-" else sql
@@ -203,6 +215,7 @@ def explain(
         impact=Impact(rows) if rows is not None else None,
         approved_fingerprint="approved" if approved or approved_rows is not None else None,
         approved_rows=approved_rows,
+        spent=Spent(spent_statements, spent_rows, spent_masked_values),
     )
     explanation = explain_question(config, question)
     click.echo(json.dumps(as_json(explanation), indent=2) if output == "json" else as_text(explanation), nl=output == "json")

@@ -70,6 +70,7 @@ def _scan_text(cell: bytes, scanner: Scanner, tally: Tally) -> bytes | None:
     if not spans:
         return cell
     tally.add_all({span.source for span in spans})
+    tally.values += len(spans)
     if any(span.strategy is MaskStrategy.NULL for span in spans):
         return None
     return scanner.replace(cell, spans)
@@ -92,6 +93,7 @@ def _scan_bytea_text(cell: bytes, scanner: Scanner, tally: Tally) -> bytes | Non
 def _is_hit(text: bytes, scanner: Scanner, tally: Tally) -> bool:
     spans = scanner.find(text)
     tally.add_all({span.source for span in spans})
+    tally.values += len(spans)
     return bool(spans)
 
 

@@ -26,6 +26,7 @@ def mask_json(document: bytes, scanner: Scanner, tally: Tally) -> bytes | None:
     if not spans:
         return document
     tally.add_all({span.source for span in spans})
+    tally.values += len(spans)
     if any(span.strategy is MaskStrategy.NULL for span in spans):
         return None
     masked = _replaced(document, spans, scanner)

@@ -1,4 +1,6 @@
-"""How many values were masked, by the rule that asked for it: what an audit event about a result says."""
+"""How many cells were masked, by the rule that asked for it: what an audit event about a result says. And how many values in all: a
+cell may hold many, which is what budgets count.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from sidegate.policy.source import PolicyRule
 class Tally:
     """Counts until it is taken."""
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_counts", "values")
 
     def __init__(self) -> None:
         self._counts: dict[PolicyRule, int] = {}
+        self.values = 0
 
     def add(self, source: PolicyRule, count: int = 1) -> None:
         if count:
@@ -27,3 +30,8 @@ class Tally:
         """The counts since the last call."""
         counts, self._counts = self._counts, {}
         return counts
+
+    def take_values(self) -> int:
+        """The values since the last call, whichever rules they were masked by."""
+        values, self.values = self.values, 0
+        return values

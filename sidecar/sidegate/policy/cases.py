@@ -19,7 +19,7 @@ from sidegate.policy.compile import Placement, compile_target
 from sidegate.policy.config import GateConfig
 from sidegate.policy.explain import Explanation, Question, explain, summary
 from sidegate.policy.principal import Json, Principal
-from sidegate.policy.statement import Impact, SqlStatement, TableImpact
+from sidegate.policy.statement import NOTHING_SPENT, Impact, Spent, SqlStatement, TableImpact
 
 SECRETS_DIR: Final = "/run/sidegate/secrets"
 
@@ -94,6 +94,14 @@ class Expected(_Part, frozen=True):
     masks: dict[Literal["columns", "detectors"], list[str]] | msgspec.UnsetType = msgspec.UNSET
 
 
+class CaseSpent(_Part, frozen=True):
+    """What the session has used up of every budget."""
+
+    statements: int = 0
+    rows: int = 0
+    masked_values: int = 0
+
+
 class Asked(_Part, frozen=True):
     """One question; without `sql` it is whether the session may be opened. What isn't given comes from the file's defaults."""
 
@@ -112,6 +120,7 @@ class Case(Asked, frozen=True, kw_only=True):
     impact: CaseImpact | None = None
     approved: Approved | None = None
     rows_so_far: int = 0
+    spent: CaseSpent | None = None
 
 
 class CaseFile(_Part, frozen=True):
@@ -216,6 +225,9 @@ def _run(case: Case, defaults: Asked, configs: Mapping[str, GateConfig], classif
         approved_fingerprint="approved" if case.approved is not None else None,
         approved_rows=case.approved.rows if case.approved is not None else None,
         rows_so_far=case.rows_so_far,
+        spent=Spent(case.spent.statements, case.spent.rows, case.spent.masked_values)
+        if case.spent is not None
+        else NOTHING_SPENT,
     )
     explanation = explain(configs[target], question)
     return Outcome(case, tuple(_differences(case.expect, summary(explanation.answer))), explanation)

@@ -246,6 +246,9 @@ def _rule(rule: api.PolicyRule) -> wire.RuleConfig:
         use=ColumnUse(mask.use.value) if mask else ColumnUse.REFUSED,
         approval=_approval(rule.approval),
         message=str(rule.message or ""),
+        budget=wire.BudgetConfig(match.budget.statements, match.budget.rows, match.budget.masked_values)
+        if match.budget is not None
+        else None,
     )
 
 

@@ -217,6 +217,14 @@ class StatementMatch(_Part, frozen=True):
     rows_more_than: int | None = None
 
 
+class BudgetConfig(_Part, frozen=True):
+    """What one session may use up by the statements that the rule is about; None: not limited."""
+
+    statements: int | None = None
+    rows: int | None = None
+    masked_values: int | None = None
+
+
 class ColumnMatch(_Part, frozen=True):
     """`column`, `table.column` or `schema.table.column`, split into parts; None: any."""
 
@@ -233,7 +241,7 @@ class ApprovalConfig(_Part, frozen=True):
 
 
 class RuleConfig(_Part, frozen=True):
-    """`Deny` and `RequireApproval` rules have `statements` and/or `caller`; `Mask` rules have `columns` or `detectors`."""
+    """`Deny` and `RequireApproval` rules have `statements`, `caller` or `budget`; `Mask` rules have `columns` or `detectors`."""
 
     name: str
     action: RuleAction
@@ -245,6 +253,7 @@ class RuleConfig(_Part, frozen=True):
     use: ColumnUse = ColumnUse.REFUSED
     approval: ApprovalConfig | None = None
     message: str = ""  # the policy owner's own words for whoever is refused
+    budget: BudgetConfig | None = None
 
 
 class PolicyConfig(_Part, frozen=True):

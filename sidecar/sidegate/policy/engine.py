@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sidegate.policy.budgets import within_budgets
 from sidegate.policy.config import GateConfig
 from sidegate.policy.decision import Decision
 from sidegate.policy.facts import Facts, facts_for, gather
@@ -43,7 +44,7 @@ def decide(
 ) -> Decision:
     """What the policies say to this statement at `now` (seconds since the epoch, UTC)."""
     facts = _facts(config, principal, context, now, trace)
-    return walk(facts, statement, context, impact, trace=trace)
+    return within_budgets(facts, (statement,), context, walk(facts, statement, context, impact, trace=trace), trace)
 
 
 def decide_all(
@@ -58,7 +59,7 @@ def decide_all(
 ) -> Decision:
     """One answer for the statements of one simple-query string, which the target runs as a whole: the strictest of all."""
     facts = _facts(config, principal, context, now, trace)
-    return walk_all(facts, statements, context, impact, trace)
+    return within_budgets(facts, statements, context, walk_all(facts, statements, context, impact, trace), trace)
 
 
 def _facts(config: GateConfig, principal: Principal, context: StatementContext, now: float, trace: Trace | None) -> Facts:

@@ -15,8 +15,8 @@ from sidegate.policy.decision import Allow, Decision, Deny, Masks, Measure, Requ
 from sidegate.policy.engine import SessionGrant, decide_all, decide_session
 from sidegate.policy.principal import Json, Principal
 from sidegate.policy.reason import Reason
-from sidegate.policy.source import Builtin, Source
-from sidegate.policy.statement import Impact, SqlStatement, StatementContext
+from sidegate.policy.source import Builtin, PolicyRule, Source
+from sidegate.policy.statement import NOTHING_SPENT, Impact, Spent, SqlStatement, StatementContext
 from sidegate.policy.trace import Step, Trace
 
 UNPARSABLE: Final = Builtin("unparsable-statement")
@@ -36,6 +36,7 @@ class Question:
     approved_fingerprint: str | None = None
     approved_rows: int | None = None
     rows_so_far: int = 0
+    spent: Spent = NOTHING_SPENT  # of every budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,21 @@ def explain(config: GateConfig, question: Question) -> Explanation:
         approved_fingerprint=question.approved_fingerprint,
         approved_rows=question.approved_rows,
         rows_so_far=question.rows_so_far,
+        spent=spent_of_all(config, question.spent),
+        renews_budgets=question.approved_fingerprint is not None,
     )
     answer = decide_all(config, question.principal, question.statements, context, question.now, question.impact, trace=trace)
     return Explanation(question, config, role, tuple(trace.steps), answer)
+
+
+def spent_of_all(config: GateConfig, spent: Spent) -> dict[PolicyRule, Spent]:
+    """As if the session had used up as much of every budget."""
+    return {
+        PolicyRule(policy.namespace, policy.name, rule.name): spent
+        for policy in config.policies
+        for rule in policy.rules
+        if rule.budget is not None
+    }
 
 
 def _described(statement: SqlStatement) -> str:

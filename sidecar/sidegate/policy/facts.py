@@ -39,12 +39,13 @@ class Applicable:
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """The rules that count, in the order in which they're asked: whole denials, row limits, approvals; and the masks."""
+    """The rules that count, in the order in which they're asked: whole denials, row limits, approvals; and the masks and budgets."""
 
     deny: tuple[Rule, ...]
     approve: tuple[Rule, ...]
     limit_rows: tuple[Rule, ...]
     guarded_columns: tuple[ColumnMask, ...]
+    budgets: tuple[Rule, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Facts:
     enforced: RuleSet
     observed: RuleSet | None  # with the rules of observing policies as if they were enforced; None: the same
     masks: Masks
+    budgets: tuple[Rule, ...]  # those of observing policies too
     permits: dict[PolicyGrant, Permit]
     since: float
     until: float
@@ -195,6 +197,7 @@ def gather(
         enforced=_rule_set(enforced),
         observed=_rule_set(every) if len(every) > len(enforced) else None,
         masks=masks,
+        budgets=tuple(rule for rule in every if rule.action is not RuleAction.MASK and rule.budget is not None),
         permits={
             grant.source: Permit(ENGINE_SEAL, f"statements as {role} on {database}", grant.source, revision) for grant in grants
         },
@@ -211,9 +214,11 @@ def _rule_counts(rule: Rule, principal: Principal, database: str) -> bool:
 
 def _rule_set(rules: Iterable[Rule]) -> RuleSet:
     ordered = list(rules)
+    whole = [rule for rule in ordered if rule.rows_more_than is None and rule.budget is None]
     return RuleSet(
-        deny=tuple(rule for rule in ordered if rule.action is RuleAction.DENY and rule.rows_more_than is None),
-        approve=tuple(rule for rule in ordered if rule.action is RuleAction.REQUIRE_APPROVAL and rule.rows_more_than is None),
+        deny=tuple(rule for rule in whole if rule.action is RuleAction.DENY),
+        approve=tuple(rule for rule in whole if rule.action is RuleAction.REQUIRE_APPROVAL),
         limit_rows=tuple(rule for rule in ordered if rule.action is not RuleAction.MASK and rule.rows_more_than is not None),
         guarded_columns=tuple(mask for rule in ordered for mask in rule.column_masks),
+        budgets=tuple(rule for rule in ordered if rule.action is not RuleAction.MASK and rule.budget is not None),
     )

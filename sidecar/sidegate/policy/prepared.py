@@ -12,6 +12,7 @@ from typing import Final
 
 from sidegate.policy.config import (
     ApprovalConfig,
+    BudgetConfig,
     CallerMatch,
     GateConfig,
     GrantConfig,
@@ -66,6 +67,7 @@ class Rule:
     tables: tuple[QualifiedPattern, ...]
     functions: tuple[QualifiedPattern, ...]
     rows_more_than: int | None
+    budget: BudgetConfig | None
     caller: CallerMatch | None
     terms: ApprovalTerms
     column_masks: tuple[ColumnMask, ...]
@@ -152,6 +154,7 @@ def _prepare_rule(policy: PolicyConfig, rule: RuleConfig, is_observed: bool) -> 
         tables=tuple(QualifiedPattern.of(table, ignores_case=True) for table in match.tables) if match else (),
         functions=tuple(QualifiedPattern.of(function, ignores_case=True) for function in match.functions) if match else (),
         rows_more_than=match.rows_more_than if match else None,
+        budget=rule.budget,
         caller=rule.caller,
         terms=_terms(rule.approval),
         column_masks=_column_masks(rule, source),

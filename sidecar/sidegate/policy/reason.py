@@ -22,6 +22,7 @@ class Reason(enum.StrEnum):
     TOO_MANY_APPROVALS = "TooManyApprovals"
     IMPACT_EXCEEDS_APPROVAL = "ImpactExceedsApproval"
     IMPACT_NOT_MEASURABLE = "ImpactNotMeasurable"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
     STATEMENT_UNPARSABLE = "StatementUnparsable"
     STATEMENT_UNKNOWN = "StatementUnknown"
     STATEMENT_TOO_LARGE = "StatementTooLarge"
@@ -96,6 +97,10 @@ MEANINGS: dict[Reason, tuple[str, str]] = {
     Reason.IMPACT_NOT_MEASURABLE: (
         "a limit on rows applies and the statement's effect can't be measured",
         "send the statement alone, outside of multi-statement strings and pipelines",
+    ),
+    Reason.BUDGET_EXHAUSTED: (
+        "the session has used up a budget",
+        "go on with what was returned so far, ask for less, or ask the policy's owner for a larger budget",
     ),
     Reason.STATEMENT_UNPARSABLE: (
         "PostgreSQL's grammar doesn't accept the statement",

@@ -338,6 +338,21 @@ def _mask_conflicts(target: ProtectedTarget, policies: Sequence[AccessPolicy]) -
             )
 
 
+def _budgets_without_masks(target: ProtectedTarget, policies: Sequence[AccessPolicy]) -> Iterator[Finding]:
+    """Masked values are counted where something is masked."""
+    rules = [rule for _, _, rule in _rules(policies)]
+    if any(rule.action is RuleAction.MASK for rule in rules):
+        return
+    for policy, index, rule in _rules(policies):
+        if rule.match.budget is not None and rule.match.budget.masked_values is not None:
+            yield warning(
+                name_of(policy),
+                f"spec.rules[{index}].match.budget.maskedValues",
+                f"nothing is masked on target `{target.metadata.name}`, so no masked value is ever counted",
+                "add a Mask rule, with detectors for values that may be anywhere, or leave maskedValues out",
+            )
+
+
 def _rules(policies: Sequence[AccessPolicy]) -> Iterator[tuple[AccessPolicy, int, PolicyRule]]:
     for policy in policies:
         for index, rule in enumerate(policy.spec.rules):
@@ -352,4 +367,5 @@ _BOUND_CHECKS: Final[tuple[BoundCheck, ...]] = (
     _callers,
     _agents,
     _mask_conflicts,
+    _budgets_without_masks,
 )

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sidegate.api.rule import CallerMatch, PolicyRule, RowsAffected, RuleAction, StatementMatch
+from sidegate.api.rule import Budget, CallerMatch, PolicyRule, RowsAffected, RuleAction, StatementMatch
 
 
 def shadows(broad: PolicyRule, narrow: PolicyRule) -> bool:
     """True when whatever `narrow` matches is matched by `broad` too. Masks aren't compared: they add up."""
     if RuleAction.MASK in (broad.action, narrow.action):
         return False
+    if not _budgets_include(broad.match.budget, narrow.match.budget):
+        return False
     return _callers_include(broad.match.caller, narrow.match.caller) and _statements_include(
         broad.match.statements, narrow.match.statements
     )
+
+
+def _budgets_include(broad: Budget | None, narrow: Budget | None) -> bool:
+    """Whoever has used up the narrow one has used up the broad one, which more statements count for."""
+    if broad is None:
+        return True
+    if narrow is None:
+        return False
+    pairs = ((broad.statements, narrow.statements), (broad.rows, narrow.rows), (broad.masked_values, narrow.masked_values))
+    return all(small is None or (large is not None and large <= small) for large, small in pairs)
 
 
 def _callers_include(broad: CallerMatch | None, narrow: CallerMatch | None) -> bool:

@@ -7,8 +7,11 @@ schema it could be in, or None for "any": a rule that takes away matches when an
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+from sidegate.policy.source import PolicyRule
 
 
 class StatementKind(enum.StrEnum):
@@ -140,6 +143,17 @@ class Impact:
         return self.rows < UNCOUNTED_ROWS
 
 
+class Spent(NamedTuple):
+    """What a session has used up of one budget."""
+
+    statements: int = 0
+    rows: int = 0
+    masked_values: int = 0
+
+
+NOTHING_SPENT: Final = Spent()
+
+
 @dataclass(frozen=True, slots=True)
 class StatementContext:
     """Where a statement is asked: facts of the session that rules may match."""
@@ -150,3 +164,5 @@ class StatementContext:
     approved_fingerprint: str | None = None
     approved_rows: int | None = None
     rows_so_far: int = field(default=0)  # affected by earlier statements of this session that the same rules limit
+    spent: Mapping[PolicyRule, Spent] = field(default_factory=dict)  # by the rules with budgets; one that isn't there: nothing
+    renews_budgets: bool = False  # an approver was told which budgets are used up, and gives them anew

@@ -1,7 +1,8 @@
 """The engine's answers, remembered. INVARIANT: `PrincipalView.decide` answers what `engine.decide` would; a test holds it to that.
 
 Rules it keeps:
-- Only answers that depend on nothing but the view and the statement are remembered: none with an impact or an approval.
+- Only answers that depend on nothing but the view and the statement are remembered: none with an impact or an approval, and all of
+  them before budgets.
 - They are forgotten when the time leaves the span for which the facts stand, in either direction.
 - Memory is bounded in entries and, because a remembered statement keeps its text alive, in the length of that text.
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
+from sidegate.policy.budgets import Metered, metered, within_budgets
 from sidegate.policy.config import GateConfig
 from sidegate.policy.decision import Decision
 from sidegate.policy.facts import Facts, gather
@@ -115,10 +117,15 @@ class PrincipalView:
             # INVARIANT: an entry keeps its statement alive, so an id in use never names another statement.
             remembered = self._by_identity.get(id(statement))
             if remembered is not None and remembered[0] is statement:
-                return remembered[1]
-            return self._decide_and_remember(statement, context, now)
+                decision = remembered[1]
+            else:
+                decision = self._decide_and_remember(statement, context, now)
+            facts = self._facts
+            if facts is None or not facts.budgets:
+                return decision
+            return within_budgets(facts, (statement,), context, decision)
         facts = self._facts_for(context, now)
-        return walk(facts, statement, context, impact)
+        return within_budgets(facts, (statement,), context, walk(facts, statement, context, impact))
 
     def decide_all(
         self, statements: Sequence[SqlStatement], context: StatementContext, now: float, impact: Impact | None = None
@@ -126,7 +133,13 @@ class PrincipalView:
         """As `engine.decide_all`; a string of one statement is remembered as that statement."""
         if len(statements) == 1:
             return self.decide(statements[0], context, now, impact)
-        return walk_all(self._facts_for(context, now), statements, context, impact)
+        facts = self._facts_for(context, now)
+        return within_budgets(facts, statements, context, walk_all(facts, statements, context, impact))
+
+    def metered(self, statements: Sequence[SqlStatement], context: StatementContext, now: float) -> tuple[Metered, ...]:
+        """Whose budgets these statements use up."""
+        facts = self._facts_for(context, now)
+        return metered(facts, statements) if facts.budgets else ()
 
     def _decide_and_remember(self, statement: SqlStatement, context: StatementContext, now: float) -> Decision:
         key = static_key(statement)

@@ -51,7 +51,9 @@ class CatalogChanged:
 
 @dataclass(frozen=True, slots=True)
 class CancelTarget:
-    """Send a CancelRequest with the target's own key."""
+    """Send a CancelRequest with the target's own key. `is_told`: answer with `Session.target_cancelled` once the target has taken it."""
+
+    is_told: bool = False
 
 
 @dataclass(frozen=True, slots=True)

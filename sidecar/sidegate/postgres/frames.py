@@ -43,3 +43,12 @@ def count_run(buffer: bytes, start: int, end: int) -> int:
         at += 1 + length
         frames += 1
     return frames
+
+
+def skip_frames(buffer: bytes, start: int, end: int, count: int) -> int:
+    """Where the first `count` of the whole frames between `start` and `end` stop."""
+    at = start
+    while count > 0 and at + 5 <= end:
+        at += 1 + ((buffer[at + 1] << 24) | (buffer[at + 2] << 16) | (buffer[at + 3] << 8) | buffer[at + 4])
+        count -= 1
+    return at

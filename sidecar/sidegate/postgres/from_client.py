@@ -25,11 +25,13 @@ from sidegate.postgres.messages import (
     decode_named,
     decode_parse,
     decode_query,
+    encode_bind,
     encode_describe,
 )
 from sidegate.postgres.pipeline import Answer, Expected, Kind
 from sidegate.postgres.refusal import refusal_message, unknown_name_message
 from sidegate.postgres.runners import ExecuteRunner, QueryRunner, poison_bind, poison_parse
+from sidegate.postgres.spending import HELD_NEXT_TIME
 from sidegate.postgres.startup import NAME_BYTES
 from sidegate.postgres.statements import MAX_NAMES, Portal, Prepared, Work
 from sidegate.postgres.stories import Ask, Step, deny_builtin
@@ -316,6 +318,10 @@ class ClientSide:
         session = self._session
         session.fence_names()
         session.is_skipping = False
+        if session.poisons_sync:
+            session.poisons_sync = False
+            frame = encode_bind("", f"{session.gate_name}:none")
+            session.send(session.grant.permit, frame, Expected(Kind.BIND, is_visible=False, is_cut=True))
         session.send(session.grant.permit, SYNC, Expected(Kind.SYNC))
 
     def _on_extended(self, code: int, frame: bytes) -> None:
@@ -485,13 +491,16 @@ class ClientSide:
         runner = ExecuteRunner(session, self, work, frame)
         portal = work.portal
         if unresolved is None and portal is not None and portal.is_suspended:
-            decision = session.decide(work)
-            if not isinstance(decision, Deny):  # the rest of rows that were already decided on
-                work.decision = decision
-                work.masks = decision.masks
-                session.journal.decided(work, decision)
-                runner.send(decision.permit)
+            decision = _of_rest(session.decide(work))
+            if isinstance(decision, Deny):
+                session.refuse(runner, decision)
                 return
+            work.decision = decision  # the rest of rows that were already decided on
+            work.masks = decision.masks
+            session.judge.meter(work, session.now, is_rest=True)
+            session.journal.decided(work, decision)
+            runner.send(decision.permit)
+            return
         self.judge_and_run(runner, work, unresolved)
 
     def settle_portal(self, work: Work, name: str) -> Deny | None:
@@ -536,6 +545,13 @@ def _check(code: int, length: int) -> None:
         raise ClientProtocolError(f"invalid frontend message type {code}")
     if not HEADER_BYTES <= length <= MAX_FRAME_BYTES:
         raise ClientProtocolError("invalid message length")
+
+
+def _of_rest(decision: Decision) -> Decision:
+    """The rest of a result isn't held: its portal would keep the transaction open while people think."""
+    if isinstance(decision, RequireApproval) and decision.reason is Reason.BUDGET_EXHAUSTED:
+        return Deny(decision.reason, decision.source, decision.revision, decision.detail, HELD_NEXT_TIME)
+    return decision
 
 
 def _alone(work: Work) -> Deny:

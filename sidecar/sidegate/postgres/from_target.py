@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidegate.policy.decision import Deny
 from sidegate.policy.statement import StatementKind
-from sidegate.postgres.frames import HEADER_BYTES, frame_length, skip_run
+from sidegate.postgres.frames import HEADER_BYTES, frame_length, skip_frames, skip_run
 from sidegate.postgres.masker import count_masked
 from sidegate.postgres.messages import (
     TARGET_MESSAGES,
@@ -56,7 +56,9 @@ CHANGES_DEFINITIONS: Final = frozenset({
 
 
 class TargetSide:
-    __slots__ = ("_buffer", "_copy_work", "_is_fresh", "_needed", "_parts", "_parts_bytes", "_session", "_stream", "_stream_work")
+    __slots__ = (
+        "_buffer", "_copy_work", "_dropped", "_is_fresh", "_needed", "_parts", "_parts_bytes", "_session", "_stream", "_stream_work",
+    )  # fmt: skip
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -66,6 +68,7 @@ class TargetSide:
         self._needed = 0
         self._stream = 0  # bytes of a cut row still to pass on
         self._stream_work: Work | None = None
+        self._dropped = 0  # bytes still to drop of a row that the client doesn't get
         self._copy_work: Work | None = None
         self._is_fresh = False  # the catalog was just read again for the message at hand
 
@@ -91,6 +94,11 @@ class TargetSide:
         at = 0
         end = len(data)
         while at < end and not session.waits_for_catalog and not session.is_closed:
+            if self._dropped:
+                passed = min(self._dropped, end - at)
+                self._dropped -= passed
+                at += passed
+                continue
             if self._stream:
                 passed = min(self._stream, end - at)
                 self._stream -= passed
@@ -144,6 +152,8 @@ class TargetSide:
             raise TargetProtocolError("rows that answer nothing")
         if entry.answer is not None:
             return self._gather(entry, data, at, end)
+        if entry.is_cut:
+            return self._drop_rows(data, at, end, code)
         work = entry.work
         if work is None or (code == COPY_DATA and self._copy_work is not work):
             raise TargetProtocolError("rows that belong to no statement")
@@ -151,8 +161,16 @@ class TargetSide:
         is_plain = not work.masks or (work.plan is not None and work.plan.is_passthrough)
         if code == COPY_DATA and work.masks and work.copy_rewriter is not None:
             is_plain = False
+        if work.meter is not None and entry.capture is None:
+            return self._on_metered_rows(data, at, stop, end, code, entry, work, is_plain=is_plain)
         if stop == at:
             return self._on_cut_row(data, at, end, code, entry, is_plain=is_plain)
+        return self._pass_rows(data, at, stop, end, code, entry, work, is_plain=is_plain)
+
+    def _pass_rows(
+        self, data: bytes, at: int, stop: int, end: int, code: int, entry: Expected, work: Work, *, is_plain: bool
+    ) -> int:
+        session = self._session
         if is_plain:
             self._deliver_rows(data if at == 0 and stop == end else data[at:stop], work, entry)
             return stop
@@ -167,6 +185,95 @@ class TargetSide:
             count_masked(work)
         self._deliver_rows(rows, work, entry)
         return stop
+
+    def _on_metered_rows(
+        self, data: bytes, at: int, stop: int, end: int, code: int, entry: Expected, work: Work, *, is_plain: bool
+    ) -> int:
+        """As far as the budgets go; the row that would go over any of them is where the result is cut."""
+        meter = work.meter
+        assert meter is not None
+        left = meter.rows_left()
+        if stop == at:
+            if left < 1:
+                return self._cut(data, at, entry, work, rows=1)
+            after = self._on_cut_row(data, at, end, code, entry, is_plain=is_plain)
+            if after != at:
+                meter.take(1, 0)  # it streams
+            return after
+        is_copy = code == COPY_DATA
+        rows = meter.rows_in(data, at, stop, is_copy=is_copy)
+        has_more = rows > left
+        if has_more:
+            stop = skip_frames(data, at, stop, left + (is_copy and meter.has_copy_header))
+            rows = left
+        if stop > at:
+            if meter.limits_values and not is_plain:
+                return self._on_valued_rows(data, at, stop, code, entry, work, has_more=has_more)
+            before = work.masked_values
+            if self._pass_rows(data, at, stop, end, code, entry, work, is_plain=is_plain) == at:
+                return at
+            meter.take(rows, work.masked_values - before)
+            meter.has_copy_header = meter.has_copy_header and not is_copy
+        return self._cut(data, stop, entry, work, rows=1) if has_more else stop
+
+    def _on_valued_rows(self, data: bytes, at: int, stop: int, code: int, entry: Expected, work: Work, *, has_more: bool) -> int:
+        """Masked values are counted as they are masked: in one go, and when that goes over, row by row up to the one that does."""
+        meter = work.meter
+        assert meter is not None
+        if code == DATA_ROW and work.plan is None and not self._plan_execute(work):
+            return at
+        is_copy = code == COPY_DATA
+        left = meter.values_left()
+        counts = work.masked_values, dict(work.masked_cells)
+        if not is_copy:
+            rows = self._rewritten(data, at, stop, work)
+            if work.masked_values - counts[0] <= left:
+                meter.take(meter.rows_in(data, at, stop, is_copy=False), work.masked_values - counts[0])
+                self._deliver_rows(rows, work, entry)
+                return self._cut(data, stop, entry, work, rows=1) if has_more else stop
+            work.masked_values, work.masked_cells = counts
+        while at < stop:
+            counts = work.masked_values, dict(work.masked_cells)
+            after = at + frame_length(data, at)
+            # COPY keeps what it has of a row, and is read once
+            row = self._session.masker.rewrite_copy(work, data, at, after) if is_copy else self._rewritten(data, at, after, work)
+            values = work.masked_values - counts[0]
+            if values > meter.values_left():
+                work.masked_values, work.masked_cells = counts
+                return self._cut(data, at, entry, work, values=values)
+            meter.take(meter.rows_in(data, at, after, is_copy=is_copy), values)
+            meter.has_copy_header = meter.has_copy_header and not is_copy
+            self._deliver_rows(row, work, entry)
+            at = after
+        return self._cut(data, stop, entry, work, rows=1) if has_more else stop
+
+    def _rewritten(self, data: bytes, at: int, stop: int, work: Work) -> bytes:
+        assert work.plan is not None
+        if work.plan.is_passthrough:
+            return data[at:stop]
+        rows = rewrite_rows(data, at, stop, work.plan)
+        count_masked(work)
+        return rows
+
+    def _cut(self, data: bytes, at: int, entry: Expected, work: Work, *, rows: int = 0, values: int = 0) -> int:
+        """The rows from `at` on are dropped as they come: the next turn begins there."""
+        session = self._session
+        assert work.meter is not None
+        deny = work.meter.refusal(session.config.revision, rows, values)
+        assert deny is not None
+        work.copy_rewriter = None
+        session.cut(entry, work, deny)
+        return self._drop_rows(data, at, len(data), data[at]) if at < len(data) else at
+
+    def _drop_rows(self, data: bytes, at: int, end: int, code: int) -> int:
+        stop = skip_run(data, at, end, code)
+        if stop > at or at + HEADER_BYTES > end:
+            return stop
+        length = frame_length(data, at)
+        if length < HEADER_BYTES:
+            raise TargetProtocolError("invalid message length")
+        self._dropped = length - (end - at)
+        return end
 
     def _on_cut_row(self, data: bytes, at: int, end: int, code: int, entry: Expected, *, is_plain: bool) -> int:
         length = frame_length(data, at)
@@ -253,6 +360,9 @@ class TargetSide:
 
     def _on_answer(self, entry: Expected, code: int, frame: bytes) -> bool:
         session = self._session
+        if entry.is_cut:
+            self._on_cut_answer(entry, code)
+            return True
         work = entry.work
         if code in (ROW_DESCRIPTION, NO_DATA, PARAMETER_DESCRIPTION):
             if entry.kind not in (Kind.DESCRIBE, Kind.QUERY):
@@ -277,6 +387,23 @@ class TargetSide:
             if work is not None and entry.capture is None and code not in (COPY_IN, COPY_OUT, COPY_DONE):
                 session.journal.result(work, frame)
         return True
+
+    def _on_cut_answer(self, entry: Expected, code: int) -> None:
+        """Nothing of it goes out; what the target waits for is refused to it."""
+        session, work = self._session, entry.work
+        self._copy_work = None
+        if code == COPY_IN:  # of a string whose result was cut: the client has its error, and sends no data any more
+            session.copy_refused()
+        elif entry.kind is Kind.DESCRIBE:
+            if code != PARAMETER_DESCRIPTION:
+                session.expected.pop()
+        elif entry.kind is Kind.EXECUTE and code in (COMMAND_COMPLETE, EMPTY_QUERY, SUSPENDED):
+            session.expected.pop()
+            session.copy_ended(work)
+            if entry.binding is not None:
+                entry.binding.confirm()
+            if work is not None:
+                self._finish(work)
 
     def _on_description(self, entry: Expected, body: bytes) -> bool:
         work = entry.work
@@ -340,6 +467,10 @@ class TargetSide:
             entry.answer.error = fields
             if session.target_has_ended:
                 session.deliver(session.masker.error(fields))
+        elif entry.is_cut:
+            session.poisons_sync = False  # the target skips to the Sync by itself
+            if session.target_has_ended:
+                session.deliver(session.masker.error(fields))
         elif entry.refusal is not None:
             session.deliver(entry.refusal)
             if work is not None:
@@ -349,6 +480,8 @@ class TargetSide:
             if work is not None and entry.kind is Kind.PARSE:
                 session.journal.asked(work, session.judge.search_path)  # others are recorded when they run; this one never will
             masked = session.masker.error(fields, frame)
+            if work is not None and work.meter is not None and entry.capture is None:
+                work.meter.take(0, session.masker.values_in(fields))
             session.deliver(masked, entry)
             if work is not None and entry.capture is None:
                 session.journal.result(work, masked)
@@ -399,7 +532,10 @@ class TargetSide:
             return
         if work is not None and entry.kind is Kind.QUERY:
             self._finish(work)
-        if entry.is_visible:
+        if entry.is_cut and status == "T" and not len(session.expected):
+            session.fail_transaction()
+            return
+        if entry.is_visible or entry.is_cut:
             session.deliver(frame)
         session.ready()
 
@@ -421,7 +557,14 @@ class TargetSide:
         if code == NOTIFICATION:
             session.deliver(session.masker.notification(frame))
             return
-        if entry is not None and entry.answer is not None:
-            return  # a notice to a statement of the gate's own
-        masked = session.masker.notice(decode_fields(frame[HEADER_BYTES:]), frame)
+        if entry is not None and (entry.answer is not None or entry.is_cut):
+            return  # a notice to a statement of the gate's own, or of one that the client has an error for
+        fields = decode_fields(frame[HEADER_BYTES:])
+        masked = session.masker.notice(fields, frame)
+        meter = entry.work.meter if entry is not None and entry.work is not None else None
+        if meter is not None and masked is not frame:
+            values = session.masker.values_in(fields)
+            if meter.refusal(session.config.revision, 0, values) is not None:
+                return
+            meter.take(0, values)
         session.deliver(masked, entry)

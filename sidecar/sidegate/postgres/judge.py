@@ -19,8 +19,9 @@ from sidegate.policy.statement import Impact, SqlStatement, StatementContext, St
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
+from sidegate.postgres.spending import Meter, Spending
 from sidegate.postgres.statements import Binding, BoundText, Cursor, Names, Portal, Prepared, Shared, Work
-from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical_tokens, fingerprint
+from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical_tokens, copy_out_options, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
 
@@ -50,7 +51,8 @@ class Judge:
         self._role = role
         self._cache = cache
         self._view: PrincipalView = engine.for_principal(principal, database, role)
-        self._context = StatementContext(database, role)
+        self.spending = Spending()
+        self._context = StatementContext(database, role, spent=self.spending.spent)
         self.revision = engine.config.revision
         self.search_path: tuple[str, ...] | None = None
         self.current_role: str | None = None  # None: not known
@@ -178,13 +180,28 @@ class Judge:
             return decision
         return self._steering_problem(work, decision) or decision
 
+    def meter(self, work: Work, now: float, *, is_rest: bool = False) -> None:
+        """It is sent now. `is_rest`: of rows that it returned a part of, so no statement more."""
+        found = self._view.metered(work.statements, self._context, now)
+        if not found or self.only_prepares(work):
+            return
+        if work.renews_budgets:
+            self.spending.renew(found)
+        if not is_rest:
+            self.spending.ran(found)
+        options = copy_out_options(work.text) if self.copies_out(work) and len(work.own) == 1 else None
+        if not any(rule.budget is not None and (rule.budget.rows or rule.budget.masked_values) for rule, _ in found):
+            return
+        work.meter = Meter(self.spending, found, has_copy_header=options is not None and bool(options.header))
+
     def _with_consequences(self, work: Work, now: float) -> tuple[SqlStatement, ...]:
         """The statements, those as `Delete` too that may delete by triggers, rules or moved rows where a limit on deleted rows holds. They
         are measured like any, and of their impact the deleted rows count. A change that is limited itself is left as it is.
         """
         if self.catalog is None or not any(statement.writes for statement in work.statements):
             return work.statements
-        context = self._context_of(work, approved=False)
+        # Whatever was used up: a budget that an approver gave anew must not hide what is limited
+        context = StatementContext(self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far)
         found: list[SqlStatement] = []
         for statement in work.statements:
             if StatementKind.DELETE not in statement.kinds and self.catalog.may_delete(statement):
@@ -199,13 +216,14 @@ class Judge:
         context = self._context
         if context.search_path != self.search_path or context.rows_so_far != self.rows_so_far:
             context = self._context = StatementContext(
-                self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far
+                self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far, spent=self.spending.spent
             )
         if not approved:
             return context
         return StatementContext(
             self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far,
             approved_fingerprint=work.fingerprint, approved_rows=work.approved_rows,
+            spent=self.spending.spent, renews_budgets=work.renews_budgets,
         )  # fmt: skip
 
     def _steering_problem(self, work: Work, decision: Allow | RequireApproval | Measure) -> Deny | None:

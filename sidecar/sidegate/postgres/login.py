@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import secrets
 import ssl
 from collections.abc import Mapping
@@ -237,12 +238,18 @@ class _Dialogue:
 
 
 async def cancel_at_target(target: TargetAddress, process_id: int, key: bytes) -> None:
-    """A CancelRequest with the target's own key; no answer is due. A failure changes nothing: the statement goes on."""
+    """A CancelRequest with the target's own key; no answer is due. A failure changes nothing: the statement goes on.
+
+    It returns once the target has closed the connection, which is after it signalled: a cancel doesn't hit a later statement.
+    """
     try:
         side = await connect(target)
     except TargetLoginError:
         return
     side.write(encode_cancel_request(process_id, key))
+    with contextlib.suppress(ConnectionLostError, TimeoutError):
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await side.read(1)
     side.close()
 
 

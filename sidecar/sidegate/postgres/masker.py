@@ -75,6 +75,16 @@ class Masker:
             return original
         return encode_fields(code, masked)
 
+    def values_in(self, fields: Mapping[str, str]) -> int:
+        """How many masked values an error or a notice has, at least: one field may hold many."""
+        if not self._masks:
+            return 0
+        masked = mask_fields(fields, self._masks, self._hash_key)
+        changed = [value for name, value in fields.items() if masked.get(name) != value]
+        if self._scanner is None:
+            return len(changed)
+        return sum(max(1, len(self._scanner.find(value.encode("utf-8", "surrogateescape")))) for value in changed)
+
     def notification(self, message: bytes) -> bytes:
         """NotificationResponse: process id, channel, payload."""
         if not self._masks:
@@ -213,6 +223,7 @@ def count_masked(work: Work) -> None:
     """Move the plan's counts to the statement."""
     if work.plan is None:
         return
+    work.masked_values += work.plan.tally.take_values()
     for source, count in work.plan.tally.take().items():
         name = str(source)
         work.masked_cells[name] = work.masked_cells.get(name, 0) + count

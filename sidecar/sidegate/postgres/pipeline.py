@@ -28,10 +28,11 @@ class Expected:
     """`is_visible`: the client sees the answer. `refusal`: an ErrorResponse that stands in for the one the target was made to send.
 
     `capture`: answers are kept here instead of going to the client. `binding` is a name that this message sets and that is confirmed or
-    taken back with its answer. `answer` gathers what a statement of the gate's own brought.
+    taken back with its answer. `answer` gathers what a statement of the gate's own brought. `is_cut`: the client has had an error in
+    place of the rest, which is dropped as it comes.
     """
 
-    __slots__ = ("answer", "binding", "capture", "is_visible", "kind", "refusal", "work")
+    __slots__ = ("answer", "binding", "capture", "is_cut", "is_visible", "kind", "refusal", "work")
 
     def __init__(
         self,
@@ -43,7 +44,9 @@ class Expected:
         binding: Binding | None = None,
         capture: list[bytes] | None = None,
         answer: Answer | None = None,
+        is_cut: bool = False,
     ) -> None:
+        self.is_cut = is_cut
         self.kind = kind
         self.work = work
         self.is_visible = is_visible
@@ -74,10 +77,12 @@ class Answer:
 
 
 class Expectations:
-    __slots__ = ("_queue", "has_transaction_control", "has_unsynced")
+    __slots__ = ("_queue", "awaited", "has_transaction_control", "has_unsynced")
 
     def __init__(self) -> None:
         self._queue: deque[Expected] = deque()
+        # The client's further messages wait for the end of this answer: what it returns uses up a budget.
+        self.awaited: Expected | None = None
         # Messages went out since the last Sync or Query, answered or not: what they did isn't committed yet.
         self.has_unsynced = False
         # One of them begins or ends a transaction: the status known is not the one at this point.
@@ -105,13 +110,26 @@ class Expectations:
             self.has_transaction_control = any(statement.controls_transaction for statement in entry.work.statements)
 
     def pop(self) -> Expected:
-        return self._queue.popleft()
+        entry = self._queue.popleft()
+        if entry is self.awaited:
+            self.awaited = None
+        return entry
+
+    def cut(self) -> bool:
+        """The head and what comes behind it up to the next Sync are dropped as they come. Whether that Sync went out already."""
+        for entry in self._queue:
+            if entry.kind is Kind.SYNC:
+                return True
+            entry.is_cut, entry.is_visible = True, False
+            if entry.kind is Kind.QUERY:
+                return True
+        return False
 
     def skip_to_sync(self) -> list[Expected]:
         """Drop and return the entries that the target skips after an error; the Sync stays as head."""
         skipped: list[Expected] = []
         while self._queue and self._queue[0].kind is not Kind.SYNC:
-            skipped.append(self._queue.popleft())
+            skipped.append(self.pop())
         return skipped
 
     def drop_syncs(self) -> None:

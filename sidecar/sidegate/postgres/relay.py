@@ -224,6 +224,8 @@ class Relay:
                 self._spawn(self._refresh_catalog(is_forced))
             case CatalogChanged():
                 self._services.forget_catalog()
+            case CancelTarget(is_told=True):
+                self._spawn(self._cancel_and_tell())
             case CancelTarget():
                 self._keep(self._services.cancel_target())
             case CloseSession(why=why):
@@ -245,6 +247,11 @@ class Relay:
             await call
         except ApprovalUnavailable as error:
             log.warning("approval back end: %s", error)
+
+    async def _cancel_and_tell(self) -> None:
+        await self._services.cancel_target()
+        if not self._is_over:
+            self.run(self.session.target_cancelled(self._services.now()))
 
     async def _refresh_catalog(self, is_forced: bool) -> None:
         catalog = await self._services.read_catalog(is_forced)

@@ -160,6 +160,7 @@ class ResultPlan:
         return scan_cell(self.kinds[column], cell, self.scanner, self.tally)
 
     def count_masked(self, column: int, cells: int) -> None:
+        self.tally.values += cells
         for source in self._columns[column].sources:
             self.tally.add(source, cells)
 

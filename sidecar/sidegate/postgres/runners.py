@@ -46,6 +46,14 @@ def poison_bind(session: Session, work: Work, refusal: bytes) -> None:
     session.send(session.grant.permit, frame, Expected(Kind.BIND, work, refusal=refusal))
 
 
+def _await(session: Session, work: Work, entry: Expected) -> bool:
+    """What it returns may have to be cut: what comes behind is decided and sent once that is known. COPY data is part of it, though."""
+    if work.meter is None or not work.meter.limits or copies_in(work):
+        return False
+    session.expected.awaited = entry
+    return True
+
+
 def copies_in(work: Work) -> int:
     return sum(StatementKind.COPY_IN in statement.kinds for statement in work.statements)
 
@@ -102,7 +110,9 @@ class QueryRunner:
     def send(self, permit: Permit) -> None:
         self._client.copies_to_come, self._client.copy_work = copies_in(self.work), self.work
         bindings = self._session.judge.bindings(self.work, self._session.prepared, self._session.cursors)
-        self._session.send(permit, self._frame, Expected(Kind.QUERY, self.work, binding=bindings))
+        entry = Expected(Kind.QUERY, self.work, binding=bindings)
+        self._session.send(permit, self._frame, entry)
+        _await(self._session, self.work, entry)
         self._session.fence_names()  # should it fail, what comes behind it runs all the same
 
     def run(self, permit: Permit, frames: list[bytes]) -> None:
@@ -164,7 +174,10 @@ class ExecuteRunner:
         self._send_portal(permit)
         self._client.copies_to_come, self._client.copy_work = min(1, copies_in(self.work)), self.work
         bindings = self._session.judge.bindings(self.work, self._session.prepared, self._session.cursors)
-        self._session.send(permit, self._frame, Expected(Kind.EXECUTE, self.work, binding=bindings))
+        entry = Expected(Kind.EXECUTE, self.work, binding=bindings)
+        self._session.send(permit, self._frame, entry)
+        if _await(self._session, self.work, entry):
+            self._session.send(permit, FLUSH)
         if (
             0 < copies_in(self.work) < len(self.work.statements)
         ):  # should it be no COPY, its end must be told before the next Sync

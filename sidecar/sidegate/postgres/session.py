@@ -31,6 +31,7 @@ from sidegate.postgres.effects import (
     ReportExecuted,
     WithdrawHold,
 )
+from sidegate.postgres.frames import count_run
 from sidegate.postgres.from_client import ClientSide
 from sidegate.postgres.from_target import TargetSide
 from sidegate.postgres.holds import hold_notice
@@ -46,9 +47,12 @@ from sidegate.postgres.messages import (
     encode_describe,
     encode_execute,
     encode_parse,
+    encode_query,
+    frame,
 )
 from sidegate.postgres.pipeline import Answer, Expectations, Expected, Kind
-from sidegate.postgres.refusal import refusal_message
+from sidegate.postgres.refusal import refusal_message, sqlstate_of
+from sidegate.postgres.runners import POISON
 from sidegate.postgres.statements import Cursor, Names, Portal, Prepared, Room, Work
 from sidegate.postgres.stories import (
     Ask,
@@ -63,6 +67,9 @@ from sidegate.postgres.stories import (
     deny_builtin,
     tell,
 )
+
+_ROWS: Final = (b"D", b"d")
+COPY_FAIL: Final = frame(b"f", b"refused by sidegate\0")
 
 # Reported by the target whenever they change; with any other value gate and target would read a statement differently.
 READING_SETTINGS: Final = {"client_encoding": "utf8", "standard_conforming_strings": "on"}
@@ -120,6 +127,10 @@ class Session:
         self.is_closed = False
         self.target_has_ended = False  # it said so itself, and the client was told
         self.waits_for_catalog = False
+        self.poisons_sync = (
+            False  # a result was cut: whatever came of it at the target, its transaction must fail as the client's did
+        )
+        self._cancels = 0  # that the target has yet to take: what is sent before that they could hit
         self._story: Story | None = None
         self._step: Step | None = None
         self._runner: Runner | None = None
@@ -236,6 +247,11 @@ class Session:
         self._guard(lambda: self._withdraw_hold("the client cancelled the statement"))
         return self._flush()
 
+    def target_cancelled(self, now: float) -> Effects:
+        """The target has taken the cancel of a result that was cut."""
+        self._cancels -= 1
+        return self.from_target(b"", now)
+
     def config_changed(self, config: GateConfig, engine: Engine, grant: SessionGrant | Deny, now: float) -> Effects:
         """A new revision is in force: a lost grant ends the session, a hold whose rule vanished is decided again."""
         self.now = self.journal.now = now
@@ -302,7 +318,8 @@ class Session:
     @property
     def is_blocked(self) -> bool:
         """The client's further messages wait."""
-        return self._story is not None or self.waits_for_catalog or self.is_closed
+        waits = self._story is not None or self.waits_for_catalog or self.is_closed
+        return waits or self.expected.awaited is not None or self._cancels > 0
 
     @property
     def is_holding(self) -> bool:
@@ -335,9 +352,14 @@ class Session:
 
     def deliver_kept(self, work: Work, frames: list[bytes]) -> None:
         """The answer of a measured statement goes out: only now it is what the client saw."""
-        for frame in frames:
-            self.journal.result(work, frame)
-            self.deliver(frame)
+        if work.meter is not None:
+            rows = _rows_of(frames)
+            if work.meter.refusal(self.config.revision, rows, work.masked_values) is not None:
+                rows, frames = 0, [kept for kept in frames if kept[:1] not in _ROWS]  # it failed after them: its error follows
+            work.meter.take(rows, work.masked_values)
+        for kept in frames:
+            self.journal.result(work, kept)
+            self.deliver(kept)
         self.journal.outcome(work)
         self.statement_ended(work, changes_definitions=False)
 
@@ -356,6 +378,7 @@ class Session:
     def allow(self, runner: Runner, decision: Allow | Measure) -> None:
         runner.work.masks = decision.masks
         self.judge.statement_sent(runner.work)
+        self.judge.meter(runner.work, self.now)
         if self.owns_transaction and any(statement.controls_transaction for statement in runner.work.own):
             self.owns_transaction = False  # the client ends it, or goes on with it as its own
         self.journal.decided(runner.work, decision)
@@ -387,6 +410,30 @@ class Session:
         if isinstance(self._step, WaitForReady) and not self.expected.awaits_ready:
             self._resume(None)
 
+    def over_budget(self, work: Work, frames: list[bytes]) -> Deny | None:
+        """Of a measured statement that may still be taken back: why what it returned may not go out."""
+        if work.meter is None:
+            return None
+        return work.meter.refusal(self.config.revision, _rows_of(frames), work.masked_values)
+
+    def cut(self, entry: Expected, work: Work, deny: Deny) -> None:
+        """The client gets `deny` in place of the rest of a result. INVARIANT: in the extended protocol the target's transaction fails as
+        the client's did: by the cancel, or where that comes too late by what is sent before the Sync.
+        """
+        work.decision, work.sqlstate, work.was_cut = deny, sqlstate_of(deny.reason), True
+        work.rows = work.meter.rows if work.meter is not None else 0
+        refusal = refusal_message(deny, request=work.approval)
+        self.journal.decided(work, deny)
+        self.journal.result(work, refusal)
+        self.deliver(refusal)
+        self._cancels += 1
+        self._actions.append(CancelTarget(is_told=True))
+        if not self.expected.cut():
+            self.skip_to_sync()
+            self.poisons_sync = True
+        if self._client.copy_work is work:
+            self._client.copies_to_come = 0
+
     def resume_run(self, status: str, *, has_failed: bool) -> None:
         """The target is ready again after a `Run`."""
         captured = self._captured
@@ -415,6 +462,15 @@ class Session:
         self._client.is_copying = True
         self.expected.drop_syncs()
 
+    def copy_refused(self) -> None:
+        self.send(self.grant.permit, COPY_FAIL)
+
+    def fail_transaction(self) -> None:
+        """A result of a Query was cut too late for the cancel: what the client takes for failed must not go on."""
+        entry = Expected(Kind.QUERY, is_cut=True)
+        self.send(self.grant.permit, encode_query(POISON), entry)
+        self.expected.awaited = entry
+
     def copy_ended(self, work: Work | None) -> None:
         """`work` has its answer. Other statements' answers, before it, say nothing of the COPY that was sent behind them."""
         if work is None or work is not self._client.copy_work:
@@ -434,7 +490,7 @@ class Session:
     def statement_ended(self, work: Work, *, changes_definitions: bool) -> None:
         if work.approval:
             self._actions.append(ReportExecuted(work.approval, work.sqlstate or work.tag))
-        if changes_definitions and not work.sqlstate:
+        if changes_definitions and (not work.sqlstate or work.was_cut):
             self.judge.catalog_is_stale = True
             self._actions.append(CatalogChanged())
 
@@ -563,6 +619,10 @@ class Session:
         effects = Effects(records, audits, decided, self._to_target, self._to_client, self._actions)
         self._to_target, self._to_client, self._actions = [], [], []
         return effects
+
+
+def _rows_of(frames: list[bytes]) -> int:
+    return sum(count_run(kept, 0, len(kept)) for kept in frames if kept[:1] in _ROWS)
 
 
 def _terms(decision: Decision | None) -> object:

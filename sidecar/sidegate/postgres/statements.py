@@ -22,6 +22,7 @@ from sidegate.policy.statement import Impact, SqlStatement, StatementKind
 from sidegate.postgres.copy_out import CopyOutRewriter
 from sidegate.postgres.messages import Bind, ClientProtocolError
 from sidegate.postgres.results import ResultPlan
+from sidegate.postgres.spending import Meter
 
 MAX_NAMES: Final = 10_000  # statements, portals and cursors of one session
 # What things weigh in memory, measured with tracemalloc: a name with all that belongs to it, an analysis without its texts, and each
@@ -53,13 +54,14 @@ class Work:
     own values. `alternatives` are the older candidates of its name, while it isn't settled which is in place. `cursor` is the one
     whose rows an Execute asks for, when its name is a cursor's.
     `approved_rows` is what an approver saw; `copy_rewriter` masks the rows of a COPY OUT; `masked_cells` counts by the
-    source of the mask.
+    source of the mask. `meter` is there when what it returns uses up a budget; `renews_budgets`: an approver gave those anew.
+    `was_cut`: the client got an error in place of the rest of its result; what it did at the target isn't known.
     """
 
     __slots__ = (
-        "alternatives", "approval", "approved_rows", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact", "is_simple",
-        "masked_cells", "masks", "own", "own_error", "parameters", "plan", "portal", "position", "referred", "row_description",
-        "rows", "sqlstate", "statements", "tag", "text",
+        "alternatives", "approval", "approved_rows", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact",
+        "is_simple", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan", "portal",
+        "position", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text", "was_cut",
     )  # fmt: skip
 
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
@@ -88,6 +90,10 @@ class Work:
         self.tag = ""
         self.sqlstate = ""
         self.masked_cells: dict[str, int] = {}
+        self.masked_values = 0
+        self.meter: Meter | None = None
+        self.renews_budgets = False
+        self.was_cut = False
 
     def was_rolled_back(self) -> None:
         """It ran and was taken back: what the target said of it is void."""

@@ -127,6 +127,7 @@ def tell(session: Session, runner: Runner, decision: Decision) -> Story:
                 return
             work.approval, work.approved_rows = verdict.name, verdict.approved_rows
             work.impact = None  # measured again: what was approved may no longer be what it would do
+            work.renews_budgets = decision.reason is Reason.BUDGET_EXHAUSTED
             decision = session.decide(work, approved=True)
             if isinstance(
                 decision, RequireApproval
@@ -197,6 +198,8 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
             return _uncounted(session, work)
     before: Answer = yield Ask(COUNTERS, permit)
     session.journal.decided(work, measure)
+    work.masked_values = 0
+    session.judge.meter(work, session.now)
     captured: Captured = yield Run(permit)
     if captured.has_failed:
         if owns:
@@ -213,7 +216,7 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         decision = _uncounted(session, work)
     else:
         work.impact = impact_between(before, after, work.rows, counted.tables if counted is not None else ())
-        decision = session.decide(work, approved=work.approval is not None)
+        decision = session.over_budget(work, captured.frames) or session.decide(work, approved=work.approval is not None)
     if isinstance(decision, Allow):
         work.decision = decision
         session.journal.decided(work, decision)

@@ -213,3 +213,24 @@ def test_findings_come_worst_first_whatever_the_order_of_policies() -> None:
     other = policy("b", mode="Observe")
     assert findings(broken, other) == findings(other, broken)
     assert [each.severity.value for each in findings(broken, other)] == ["Error", "Warning", "Warning"]
+
+
+def budget(name: str, **of: int) -> dict[str, Any]:
+    return {"name": name, "action": "Deny", "match": {"budget": of}}
+
+
+def test_a_budget_that_is_always_used_up_sooner_shadows_a_larger_one_and_no_other() -> None:
+    rules = [
+        budget("ten", rows=10),
+        budget("hundred", rows=100),
+        budget("statements", statements=5),
+        hold("reads", statements={"kinds": ["Read"]}),
+    ]
+    assert [each.field_path for each in findings(policy(rules=rules))] == ["spec.rules[1]"]
+
+
+def test_a_budget_of_masked_values_where_nothing_is_masked_is_warned_about() -> None:
+    rules = [budget("few", maskedValues=10)]
+    assert [each.field_path for each in findings(policy(rules=rules))] == ["spec.rules[0].match.budget.maskedValues"]
+    mask = {"name": "cards", "action": "Mask", "match": {"values": {"detectors": ["payment-card"]}}}
+    assert findings(policy(rules=[*rules, mask])) == ()
