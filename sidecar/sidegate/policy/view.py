@@ -65,6 +65,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.outlives_transaction,
         statement.stores_code,
         statement.columns_changed,
+        statement.drops_tables,
         statement.changes_schemas,
     )
 

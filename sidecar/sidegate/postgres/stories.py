@@ -18,7 +18,7 @@ from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, Req
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, StatementKind, TableImpact
-from sidegate.postgres import truncation
+from sidegate.postgres import drops, truncation
 from sidegate.postgres.holds import hold_request
 from sidegate.postgres.pipeline import Answer
 
@@ -181,7 +181,10 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         return Deny(
             Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "a transaction begins or ends in the same pipeline"
         )
-    if len(work.own) != 1 or any(statement.controls_transaction for statement in work.statements):
+    dropping = drops.is_drop(work.statements)
+    if dropping and not (drops.may_be_counted(work.statements) and (work.approval is None or work.approved_rows is None)):
+        return _uncounted(session, work)
+    if (len(work.own) != 1 and not dropping) or any(statement.controls_transaction for statement in work.statements):
         return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, "more than one statement in one string")
 
     owns = session.status == "I"
@@ -201,8 +204,16 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
             yield from _take_back(session, permit, has_savepoint=has_savepoint, owns=owns)
             return _uncounted(session, work)
         truncated = counted
+    going: drops.Going | None = None
+    if dropping:
+        going = yield from drops.count_rows(work.statements, measure.more_than, permit)
+        if going is None:
+            yield from _take_back(session, permit, has_savepoint=has_savepoint, owns=owns)
+            return _uncounted(session, work)
+        truncated = going.counted
     before: Answer = yield Ask(COUNTERS, permit)
     session.journal.decided(work, measure)
+    session.judge.statement_sent(work)
     captured: Captured = yield Run(permit)
     if captured.has_failed:
         if owns:
@@ -210,8 +221,12 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         runner.fail(captured)
         return None
     after: Answer = yield Ask(COUNTERS, permit)
+    gone_beside = going is not None and (yield from drops.took_others(going, permit))
     decision: Decision
-    if before.error is not None or after.error is not None or captured.is_over_limit:
+    if gone_beside:
+        work.impact = Impact(UNCOUNTED_ROWS, is_truncation=True)
+        decision = session.decide(work, approved=work.approval is not None)
+    elif before.error is not None or after.error is not None or captured.is_over_limit:
         why = "its answer is larger than the gate keeps back" if captured.is_over_limit else "the target's counters can't be read"
         decision = Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, why)
     else:

@@ -37,11 +37,11 @@ def count_rows(statement: SqlStatement, limit: int, permit: Permit) -> Generator
     """Lock, look what the tables are, count. None: not to be told, or more than `limit`; locks may have been taken."""
     from sidegate.postgres.stories import Ask
 
-    names = sorted(_name(relation) for relation in statement.writes)
+    names = sorted(name_of(relation) for relation in statement.writes)
     locked: Answer = yield Ask(f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE", permit)
     if locked.error is not None or locked.was_skipped:
         return None
-    looked: Answer = yield Ask(_LOOK.format(", ".join(f"{_literal(name)}::pg_catalog.regclass" for name in names)), permit)
+    looked: Answer = yield Ask(_LOOK.format(", ".join(f"{literal(name)}::pg_catalog.regclass" for name in names)), permit)
     if looked.error is not None or len(looked.rows) != len(names):
         return None
     if any(kind not in _ORDINARY or has_row_security != b"f" for kind, has_row_security in looked.rows):
@@ -62,7 +62,7 @@ _LOOK: Final = (
 )
 
 
-def _name(relation: RelationRef) -> str:
+def name_of(relation: RelationRef) -> str:
     """As the target resolves the client's own: a name that could be in several schemas was written without one."""
     if relation.schemas is not None and len(relation.schemas) == 1:
         (schema,) = relation.schemas
@@ -70,6 +70,6 @@ def _name(relation: RelationRef) -> str:
     return quote(relation.name)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     quoted = text.replace("'", "''")
     return f"'{quoted}'"

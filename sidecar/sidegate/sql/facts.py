@@ -41,6 +41,7 @@ class Facts:
     outlives_transaction: bool = False
     stores_code: str | None = None
     changed: set[ColumnRef] = field(default_factory=set)
+    drops: set[RelationRef] | None = None
     changes_schemas: bool = False
 
     def touch_schemas(self, schemas: frozenset[str] | None) -> None:
@@ -71,6 +72,9 @@ class Facts:
         # Extensions' relations may be in any schema; the catalogs' own names elsewhere are somebody's tables.
         if relation.schemas is None or relation.schemas & _CATALOGS or relation.name not in CATALOG_RELATIONS:
             self.danger(StatementKind.SERVER, f"`{relation.name}` ({why})")
+
+    def drop(self, relations: Iterable[RelationRef] = ()) -> None:
+        self.drops = (self.drops or set()) | set(relations)
 
     def danger(self, kind: StatementKind, why: str) -> None:
         self.kinds.add(kind)
@@ -122,5 +126,6 @@ class Facts:
             outlives_transaction=self.outlives_transaction,
             stores_code=self.stores_code,
             columns_changed=frozenset(self.changed),
+            drops_tables=frozenset(self.drops) if self.drops is not None else None,
             changes_schemas=self.changes_schemas,
         )
