@@ -66,6 +66,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.stores_code,
         statement.columns_changed,
         statement.drops_tables,
+        statement.fields_output,
         statement.changes_schemas,
     )
 

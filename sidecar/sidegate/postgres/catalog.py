@@ -257,6 +257,15 @@ class MaskedView:
                 return True
         return False
 
+    def masked_names(self, column: ColumnRef) -> frozenset[str] | None:
+        """Names that masked columns of a relation go by in its row type, in lower case. None: the relation isn't known."""
+        relations = self._catalog.named(column.relation) if column.relation is not None else []
+        if not relations:
+            return None
+        return frozenset(
+            name.lower() for relation in relations for name in relation.columns.values() if self._holds(relation, name)
+        )
+
     def is_no_column(self, column: ColumnRef) -> bool:
         """A plain name that no relation here has as a column: `u.f` may be a call of function `f` on the whole row of `u`."""
         if column.name == "*" or column.name in SYSTEM_COLUMNS:

@@ -197,12 +197,14 @@ def plan_result(
     hash_key: bytes | None = None,
     masks_unknown: bool = False,
     is_disguised: bool = False,
+    masked_fields: frozenset[str] = frozenset(),
 ) -> ResultPlan | PlanProblem:
     """The plan for one result.
 
     `formats` are those of Bind (none, one for all, or one a column); None: as in `fields`. `masks_unknown`: a column whose
     table isn't in the catalog is masked instead of answered with NEED_ORIGINS. `is_disguised`: expressions may hold values in a form
-    that no detector knows, so they are masked as if each had been found.
+    that no detector knows, so they are masked as if each had been found. `masked_fields`: names (lower case) of expressions that are masked
+    fields of rows, or rows with one.
     """
     codes = _formats(fields, formats)
     if codes is None:
@@ -210,7 +212,10 @@ def plan_result(
     scanner = Scanner.of(masks.values, hash_key)
     columns: list[_Column] = []
     for field, code in zip(fields, codes, strict=True):
-        matching = _matching(field, masks.columns, origins, is_expression_clean) if masks.columns else ()
+        matching: tuple[ColumnMask, ...] | None = ()
+        if masks.columns:
+            is_clean = is_expression_clean and field.name.lower() not in masked_fields
+            matching = _matching(field, masks.columns, origins, is_clean)
         if matching is None:
             if not masks_unknown:
                 return PlanProblem.NEED_ORIGINS

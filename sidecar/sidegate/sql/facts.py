@@ -23,6 +23,7 @@ class Facts:
     schemas: set[str] = field(default_factory=set)
     could_be_any_schema: bool = False
     output: set[ColumnRef] = field(default_factory=set)
+    fields: set[tuple[str | None, ColumnRef]] = field(default_factory=set)
     steering: set[ColumnRef] = field(default_factory=set)
     written: set[ColumnRef] = field(default_factory=set)
     functions: set[FunctionRef] = field(default_factory=set)
@@ -108,6 +109,7 @@ class Facts:
             creates=frozenset(self.creates),
             schemas=None if self.could_be_any_schema else frozenset(self.schemas),
             columns_output=frozenset(self.output),
+            fields_output=frozenset(self.fields),
             columns_steering=frozenset(self.steering),
             columns_written=frozenset(self.written),
             functions=frozenset(self.functions),

@@ -17,6 +17,9 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         "creates": relations(statement.creates),
         "schemas": sorted(statement.schemas) if statement.schemas is not None else "any",
         "output": columns(statement.columns_output),
+        "fields": sorted(
+            (f"{name}: " if name is not None else "") + columns([column])[0] for name, column in statement.fields_output
+        ),
         "steering": columns(statement.columns_steering),
         "written": columns(statement.columns_written),
         "changed": columns(statement.columns_changed),
