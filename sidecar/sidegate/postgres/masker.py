@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from sidegate.mask.compounds import RowFields
 from sidegate.mask.scanner import Scanner
 from sidegate.mask.text import mask_channel, mask_fields, mask_parameter, mask_payload
 from sidegate.policy.decision import Masks
@@ -33,6 +34,9 @@ class _NoCatalog:
 
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         return True
+
+    def row_fields(self, table_oid: int, attnum: int) -> RowFields | None:
+        return None
 
 
 class Masker:
