@@ -6,13 +6,15 @@ output's bytes; everything else gets NULL. Scanning never changes a cell in whic
 
 from __future__ import annotations
 
+from sidegate.mask.compounds import DEEPEST, FieldMask, RowFields, mask_rows, rewrite_compound
 from sidegate.mask.json import mask_json
-from sidegate.mask.kinds import BINARY, BYTEA_OID, JSON_OID, JSONB_OID, TEXT_OIDS, CellKind
+from sidegate.mask.kinds import BINARY, BYTEA_OID, JSON_OID, JSONB_OID, TEXT_OIDS, CellKind, kind_of
 from sidegate.mask.numbers import compound_texts, integral_texts, number_texts
 from sidegate.mask.scanner import Scanner
 from sidegate.mask.strategies import is_constant, masked_value
 from sidegate.mask.tally import Tally
 from sidegate.policy.decision import MaskStrategy
+from sidegate.policy.source import PolicyRule
 
 
 def column_replacement(type_oid: int, format_code: int, strategy: MaskStrategy, key: bytes | None) -> tuple[bool, bytes | None]:
@@ -41,7 +43,17 @@ def masked_cell(cell: bytes, type_oid: int, format_code: int, strategy: MaskStra
     return None
 
 
-def scan_cell(kind: CellKind, cell: bytes, scanner: Scanner, tally: Tally) -> bytes | None:
+def masked_row(cell: bytes, row: RowFields, key: bytes | None, tally: Tally) -> bytes | None:
+    """A binary row, or an array of rows, with its masked fields replaced; None (NULL) where it isn't what `row` says."""
+
+    def mask(field: FieldMask, type_oid: int, value: bytes) -> bytes | None:
+        tally.add_all(field.sources)
+        return masked_cell(value, type_oid, BINARY, field.strategy or MaskStrategy.NULL, key)
+
+    return mask_rows(cell, row, mask)
+
+
+def scan_cell(kind: CellKind, cell: bytes, scanner: Scanner, tally: Tally, depth: int = 0) -> bytes | None:
     """`cell` itself when nothing in it is to be masked; else what stands instead (None is NULL). Masked cells are counted in `tally`."""
     if kind is CellKind.TEXT_VALUE:
         return _scan_text(cell, scanner, tally)
@@ -59,10 +71,36 @@ def scan_cell(kind: CellKind, cell: bytes, scanner: Scanner, tally: Tally) -> by
         return _scan_bytea_text(cell, scanner, tally)
     if kind is CellKind.BYTEA_BINARY:
         return _scan_text(cell, scanner, tally)
+    if kind is CellKind.COMPOUND_BINARY:
+        return _scan_compound(cell, scanner, tally, depth)
     for text in _decimal_texts(kind, cell):
         if _is_hit(text, scanner, tally):
             return None
     return cell
+
+
+def _scan_compound(cell: bytes, scanner: Scanner, tally: Tally, depth: int) -> bytes | None:
+    """INVARIANT: what comes out is looked at as a whole as what went in was: finds across fields, or where no field is, make it NULL."""
+    found = _finds(cell, scanner)
+    if not found:
+        return cell
+    rewritten = None
+    if depth < DEEPEST:
+        rewritten = rewrite_compound(
+            cell, lambda _, type_oid, value: scan_cell(kind_of(type_oid, BINARY), value, scanner, tally, depth + 1)
+        )
+    if rewritten is None or rewritten == cell or _finds(rewritten, scanner):
+        tally.add_all(found)
+        return None
+    return rewritten
+
+
+def _finds(cell: bytes, scanner: Scanner) -> set[PolicyRule]:
+    for text in compound_texts(cell, 0):
+        spans = scanner.find(text)
+        if spans:
+            return {span.source for span in spans}
+    return set()
 
 
 def _scan_text(cell: bytes, scanner: Scanner, tally: Tally) -> bytes | None:
@@ -107,6 +145,4 @@ def _decimal_texts(kind: CellKind, cell: bytes) -> list[bytes]:
         # Locales group and mark fractions as they like: all digits, and all but two and three fraction digits.
         digits = bytes(byte for byte in cell if 48 <= byte <= 57)
         return [cell, digits, digits[:-2], digits[:-3]]
-    if kind is CellKind.COMPOUND_BINARY:
-        return compound_texts(cell, 0)
     return [cell, *number_texts(kind, cell)]

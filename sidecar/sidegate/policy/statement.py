@@ -79,6 +79,10 @@ class SqlStatement:
     `prepares`, `executes`, `deallocates`, `declares`, `fetches`, `closes`: names of SQL-level prepared statements and cursors.
     `outlives_transaction`: the cursor that it declares does (WITH HOLD).
     `stores_code`: code that it stores to run later, for a message (`a function`, `a trigger`, `a rule`).
+    `fields_output`: whole rows and fields taken out of them in the top-level output, by the output's name (None: `(row).*`, whose columns
+    go by their own names); they are among `columns_output`, and the target may tell no origin for them.
+    `drops_tables`: tables whose rows go with what it drops (name "*": every table of the schemas; others may go too, by CASCADE): a
+    deletion to row limits, and to nothing else. None: it drops none.
     `columns_changed`: columns that it renames, retypes or moves to another name ("*" for a whole table that is renamed or moved), so
     that a mask by name would no longer find them.
     """
@@ -108,6 +112,8 @@ class SqlStatement:
     outlives_transaction: bool = False
     stores_code: str | None = None
     columns_changed: frozenset[ColumnRef] = frozenset()
+    drops_tables: frozenset[RelationRef] | None = None
+    fields_output: frozenset[tuple[str | None, ColumnRef]] = frozenset()
     changes_schemas: bool = (
         False  # it makes, drops or renames a schema, or an extension that may have its own: the search path may change
     )

@@ -67,6 +67,8 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.outlives_transaction,
         statement.stores_code,
         statement.columns_changed,
+        statement.drops_tables,
+        statement.fields_output,
         statement.changes_schemas,
     )
 

@@ -3,6 +3,7 @@
 Rules it keeps:
 - The answer is the strictest that any part gives: Deny over RequireApproval over Measure over Allow. Masks add up.
 - What a rule can't see into, it holds for: an anonymous block or an unnamed function may do whatever the rule is about.
+- What drops tables is a deletion to row limits, whether `Delete` is granted or not; to grants and other rules it is what it is.
 - With a trace every step is written down; the answer is the same without.
 
 Order matters for the message alone: a denial is a denial wherever it comes from, and the first is the one that is told.
@@ -75,7 +76,8 @@ def walk(
             grant,
         )
     permit = facts.permits[grant]
-    can_measure = is_measurable and statement.affects_rows and not statement.controls_transaction
+    changes_rows = statement.affects_rows or statement.drops_tables is not None
+    can_measure = is_measurable and changes_rows and not statement.controls_transaction
     asked = Asked(statement, context, impact, can_measure, opaque_part(facts, statement))
     answer = _restrict(facts, facts.enforced, permit, asked, trace)
     if answer is not None:
@@ -149,12 +151,14 @@ def _restrict(
             return _told(over, trace)
         if impact is None:
             lowest = context.approved_rows
+    deletion = replace(statement, kinds=frozenset({StatementKind.DELETE})) if statement.drops_tables is not None else None
     for rule in rules.limit_rows:
-        if not rule_matches(rule, statement, opaque):
+        is_matched = rule_matches(rule, statement, opaque)
+        if not is_matched and (deletion is None or not rule_matches(rule, deletion, opaque)):
             continue
         limit = rule.rows_more_than
         assert limit is not None
-        if not can_measure:
+        if not can_measure or (is_matched and not statement.affects_rows):
             detail = f"the limit of {limit} rows applies, and what {opaque or 'the statement'} changes can't be measured here"
             if rule.action is RuleAction.DENY:
                 return _told(_denied(facts, rule, Reason.IMPACT_NOT_MEASURABLE, detail), trace)

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from sidegate.mask.compounds import DEEPEST, FieldMask, RowFields
+from sidegate.mask.strategies import STRICTNESS
 from sidegate.policy.decision import ColumnMask, Masks
 from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind
 from sidegate.postgres.results import ColumnOrigin
@@ -238,6 +240,35 @@ class MaskedView:
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         return table_oid in self._tainted_relations or (table_oid, attnum) in self._tainted_columns
 
+    def row_fields(self, table_oid: int, attnum: int) -> RowFields | None:
+        relation = self._catalog.find(table_oid)
+        if relation is None or table_oid in self._tainted_relations:
+            return None
+        if attnum == 0:
+            return self._fields_of(relation, 0)
+        field = self._field(relation, attnum, 0) if attnum in relation.columns else None
+        return field.inner if field is not None else None
+
+    def _fields_of(self, relation: Relation, depth: int) -> RowFields | None:
+        if depth > DEEPEST or relation.oid in self._tainted_relations:
+            return None
+        return RowFields(tuple(self._field(relation, number, depth) for number in sorted(relation.columns)))
+
+    def _field(self, relation: Relation, number: int, depth: int) -> FieldMask:
+        """A column that is a row, and masked for its fields alone, has `inner`. Views' columns aren't told apart: they are masked whole."""
+        masks = tuple(mask for mask in self._masks if _applies(mask, relation, relation.columns[number]))
+        if not masks and (relation.oid, number) in self._tainted_columns:
+            kind = self._catalog.find(relation.composites.get(number, 0))
+            if kind is not None and relation.definition is None and number not in relation.generated:
+                inner = self._fields_of(kind, depth + 1)
+                if inner is not None:
+                    return FieldMask(inner=inner)
+            masks = self._masks
+        if not masks:
+            return FieldMask()
+        strategy = max((mask.strategy for mask in masks), key=STRICTNESS.__getitem__)
+        return FieldMask(strategy, tuple(dict.fromkeys(mask.source for mask in masks)))
+
     def may_be_masked(self, column: ColumnRef) -> bool:
         """A name in a statement could be a masked column, or one that derives from it. In doubt: yes."""
         if column.relation is None:
@@ -256,6 +287,15 @@ class MaskedView:
             ):
                 return True
         return False
+
+    def masked_names(self, column: ColumnRef) -> frozenset[str] | None:
+        """Names that masked columns of a relation go by in its row type, in lower case. None: the relation isn't known."""
+        relations = self._catalog.named(column.relation) if column.relation is not None else []
+        if not relations:
+            return None
+        return frozenset(
+            name.lower() for relation in relations for name in relation.columns.values() if self._holds(relation, name)
+        )
 
     def is_no_column(self, column: ColumnRef) -> bool:
         """A plain name that no relation here has as a column: `u.f` may be a call of function `f` on the whole row of `u`."""

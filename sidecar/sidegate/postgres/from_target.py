@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidegate.policy.decision import Deny
-from sidegate.policy.statement import StatementKind
 from sidegate.postgres.frames import HEADER_BYTES, frame_length, skip_frames, skip_run
 from sidegate.postgres.masker import count_masked
 from sidegate.postgres.messages import (
@@ -48,11 +47,6 @@ NO_DATA: Final = ord("n")
 PARAMETER_DESCRIPTION: Final = ord("t")
 
 COMPLETES: Final = {ord("1"): Kind.PARSE, ord("2"): Kind.BIND, ord("3"): Kind.CLOSE}
-
-# Kinds after which the target's definitions may be others.
-CHANGES_DEFINITIONS: Final = frozenset({
-    StatementKind.DDL, StatementKind.CALL, StatementKind.DO, StatementKind.ROLES, StatementKind.SERVER,
-})  # fmt: skip
 
 
 class TargetSide:
@@ -542,9 +536,7 @@ class TargetSide:
     def _finish(self, work: Work) -> None:
         session = self._session
         session.journal.outcome(work)
-        session.statement_ended(
-            work, changes_definitions=any(statement.kinds & CHANGES_DEFINITIONS for statement in work.statements)
-        )
+        session.statement_ended(work)
 
     def _on_asynchronous(self, code: int, frame: bytes) -> None:
         session = self._session

@@ -34,6 +34,11 @@ PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authori
 # Statements after which the search_path may be another than the gate knows.
 MAY_CHANGE_SEARCH_PATH: Final = frozenset({StatementKind.CALL, StatementKind.DO, StatementKind.SETTINGS, StatementKind.ROLES})
 
+# Kinds after which the target's definitions may be others.
+CHANGES_DEFINITIONS: Final = frozenset({
+    StatementKind.DDL, StatementKind.CALL, StatementKind.DO, StatementKind.ROLES, StatementKind.SERVER,
+})  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from sidegate.mask.compounds import RowFields
 from sidegate.mask.scanner import Scanner
 from sidegate.mask.text import mask_channel, mask_fields, mask_parameter, mask_payload
 from sidegate.policy.decision import Masks
@@ -33,6 +34,9 @@ class _NoCatalog:
 
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         return True
+
+    def row_fields(self, table_oid: int, attnum: int) -> RowFields | None:
+        return None
 
 
 class Masker:
@@ -123,15 +127,33 @@ class Masker:
             for statement in statements
         )
 
+    def masked_fields(self, statements: tuple[SqlStatement, ...], masks: Masks) -> frozenset[str] | None:
+        """Names of the output's columns that are masked fields of rows, or rows with such a field. None: they can't be told."""
+        found: set[str] = set()
+        view = self._view(masks)
+        for statement in statements:
+            for name, column in statement.fields_output:
+                if isinstance(view, _NoCatalog):
+                    return None
+                if name is None:
+                    names = view.masked_names(column)
+                    if names is None:
+                        return None
+                    found |= names
+                elif view.may_be_masked(column):
+                    found.add(name.lower())
+        return frozenset(found)
+
     def plan(self, work: Work, description: bytes, *, is_fresh: bool) -> ResultPlan | None:
         """The plan for a result that `description` (a RowDescription's body) describes. None: the catalog has to be
         read again first.
         """
         masks = work.masks
-        is_clean = self.is_clean(work.statements, masks)
+        masked_fields = self.masked_fields(work.statements, masks) if masks.columns else frozenset()
+        is_clean = masked_fields is not None and self.is_clean(work.statements, masks)
         catalog = self._judge.catalog
         is_disguised = bool(masks.values) and any(may_disguise(statement) for statement in work.statements)
-        key = (description, masks, is_clean, is_disguised, catalog.version if catalog is not None else 0)
+        key = (description, masks, is_clean, masked_fields, is_disguised, catalog.version if catalog is not None else 0)
         cached = self._plans.get(key)
         if cached is not None:
             return cached
@@ -139,6 +161,7 @@ class Masker:
         plan = plan_result(
             fields, None, masks, self._view(masks), is_clean,
             hash_key=self._hash_key, masks_unknown=is_fresh, is_disguised=is_disguised,
+            masked_fields=masked_fields or frozenset(),
         )  # fmt: skip
         if plan is PlanProblem.NEED_ORIGINS:
             return None

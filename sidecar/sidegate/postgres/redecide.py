@@ -31,7 +31,7 @@ from sidegate.policy.expression import Outcome, evaluate
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, SqlStatement, StatementKind, TableImpact
-from sidegate.postgres import truncation
+from sidegate.postgres import drops, truncation
 from sidegate.postgres.judge import DERIVES, WOULD_TELL, Judge, executed
 from sidegate.postgres.statements import NO_MASKS, Work
 from sidegate.postgres.stories import not_measurable
@@ -255,7 +255,8 @@ class _Reading:
         """The answer behind the measurement, with the rows that are recorded."""
         judge = self._judge
         impact, is_exact = _impact_of(asked), True
-        if any(map(truncation.is_truncation, work.statements)) and (impact is None or impact.is_truncation):
+        empties = any(map(truncation.is_truncation, work.statements)) or drops.is_drop(work.statements)
+        if empties and (impact is None or impact.is_truncation):
             return self._truncated(work, asked, was, measure, was_never_counted=impact is None)
         if (refused := not_measurable(work, measure)) is not None:
             return _answer(refused)
@@ -290,13 +291,16 @@ class _Reading:
     def _truncated(
         self, work: Work, asked: AskedStatement, was: Answer, measure: Measure, *, was_never_counted: bool
     ) -> Answer | Untold:
-        """Rows are counted before they are truncated, up to the limit and no further. What can't be counted is over every limit.
+        """Rows are counted before they are truncated or dropped, up to the limit and no further. What can't be counted is over every limit.
         Unless it `was_never_counted`, they were over the limit of then, and by how much isn't known.
         """
         is_alone = len(work.own) == 1 and len(work.statements) == 1
+        may_be_counted = (is_alone and truncation.may_be_counted(work.statements[0])) or (
+            drops.is_drop(work.statements) and drops.may_be_counted(work.statements)
+        )
         work.impact = Impact(UNCOUNTED_ROWS, is_truncation=True)
         answer = _answer(self._judge.decide(work, asked.time))
-        if not (is_alone and truncation.may_be_counted(work.statements[0])):
+        if not may_be_counted:
             return answer
         if was_never_counted:
             if was.fate in (Fate.DENY, Fate.HOLD):

@@ -14,8 +14,9 @@ import enum
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from sidegate.mask.cells import column_replacement, masked_cell, scan_cell
-from sidegate.mask.kinds import OPAQUE_KINDS, CellKind, kind_of
+from sidegate.mask.cells import column_replacement, masked_cell, masked_row, scan_cell
+from sidegate.mask.compounds import RowFields
+from sidegate.mask.kinds import BINARY, OPAQUE_KINDS, CellKind, kind_of
 from sidegate.mask.scanner import Scanner
 from sidegate.mask.strategies import STRICTNESS
 from sidegate.mask.tally import Tally
@@ -78,6 +79,10 @@ class OriginLookup(Protocol):
 
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         """The column may carry values of masked columns under other names: of a view, a composite type, a generated column."""
+        ...
+
+    def row_fields(self, table_oid: int, attnum: int) -> RowFields | None:
+        """How the fields of the column's rows are masked, where it is masked for nothing but them. `attnum` 0: the table's whole row."""
         ...
 
 
@@ -147,12 +152,22 @@ class ResultPlan:
 
     def in_format(self, format_code: int) -> ResultPlan:
         """The same plan for cells that all come in one format (COPY). It counts in this plan's tally."""
-        columns = [column._replace(format=format_code, kind=kind_of(column.type_oid, format_code)) for column in self._columns]
+        columns = [
+            column._replace(
+                format=format_code,
+                kind=kind_of(column.type_oid, format_code),
+                row=column.row if format_code == column.format else None,
+            )
+            for column in self._columns
+        ]
         return ResultPlan(columns, self.scanner, self._hash_key, self.tally)
 
     def mask(self, column: int, cell: bytes) -> bytes | None:
         """What stands instead of a cell of a MASK column that isn't NULL; None is NULL."""
-        _, type_oid, format_code, _, strategy, _ = self._columns[column]
+        _, type_oid, format_code, kind, strategy, _, row = self._columns[column]
+        if row is not None:
+            shown = masked_row(cell, row, self._hash_key, self.tally)
+            return None if shown is None else scan_cell(kind, shown, self.scanner, self.tally)
         return masked_cell(cell, type_oid, format_code, strategy, self._hash_key)
 
     def scan(self, column: int, cell: bytes) -> bytes | None:
@@ -172,11 +187,12 @@ class _Column(NamedTuple):
     kind: CellKind
     strategy: MaskStrategy
     sources: tuple[PolicyRule, ...]
+    row: RowFields | None = None  # of a MASK column that is masked by its fields
 
 
 def _wire_replacement(column: _Column, hash_key: bytes | None) -> bytes | None:
     """Length and value; None where each cell needs its own."""
-    if column.action is not Action.MASK:
+    if column.action is not Action.MASK or column.row is not None:
         return None
     is_constant, value = column_replacement(column.type_oid, column.format, column.strategy, hash_key)
     if not is_constant:
@@ -198,12 +214,14 @@ def plan_result(
     hash_key: bytes | None = None,
     masks_unknown: bool = False,
     is_disguised: bool = False,
+    masked_fields: frozenset[str] = frozenset(),
 ) -> ResultPlan | PlanProblem:
     """The plan for one result.
 
     `formats` are those of Bind (none, one for all, or one a column); None: as in `fields`. `masks_unknown`: a column whose
     table isn't in the catalog is masked instead of answered with NEED_ORIGINS. `is_disguised`: expressions may hold values in a form
-    that no detector knows, so they are masked as if each had been found.
+    that no detector knows, so they are masked as if each had been found. `masked_fields`: names (lower case) of expressions that are masked
+    fields of rows, or rows with one.
     """
     codes = _formats(fields, formats)
     if codes is None:
@@ -211,7 +229,10 @@ def plan_result(
     scanner = Scanner.of(masks.values, hash_key)
     columns: list[_Column] = []
     for field, code in zip(fields, codes, strict=True):
-        matching = _matching(field, masks.columns, origins, is_expression_clean) if masks.columns else ()
+        matching: tuple[ColumnMask, ...] | None = ()
+        if masks.columns:
+            is_clean = is_expression_clean and field.name.lower() not in masked_fields
+            matching = _matching(field, masks.columns, origins, is_clean)
         if matching is None:
             if not masks_unknown:
                 return PlanProblem.NEED_ORIGINS
@@ -220,13 +241,19 @@ def plan_result(
         strategy = MaskStrategy.REDACT
         action = Action.SCAN if masks.values and kind is not CellKind.PLAIN else Action.PASS
         applied: tuple[ColumnMask | ValueMask, ...] = matching
+        row: RowFields | None = None
         if matching:
+            is_called_so = any(field.name.lower() in mask.names for mask in masks.columns)
+            if code == BINARY and kind is CellKind.COMPOUND_BINARY and field.table_oid and not is_called_so:
+                row = origins.row_fields(field.table_oid, field.column_attnum)
+                if (row is not None or field.column_attnum == 0) and not masks_unknown:
+                    return PlanProblem.NEED_ORIGINS  # fields go by position, which only a catalog that is read now tells for sure
             action = Action.MASK
             strategy = max((mask.strategy for mask in matching), key=STRICTNESS.__getitem__)
         elif is_disguised and field.table_oid == 0:
             action, applied = Action.MASK, masks.values  # no strategy but Redact: the others know the value's form
         sources = tuple(dict.fromkeys(mask.source for mask in applied))
-        columns.append(_Column(action, field.type_oid, code, kind, strategy, sources))
+        columns.append(_Column(action, field.type_oid, code, kind, strategy, sources, row))
     return ResultPlan(columns, scanner, hash_key)
 
 

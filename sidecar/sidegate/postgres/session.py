@@ -36,7 +36,7 @@ from sidegate.postgres.from_client import ClientSide
 from sidegate.postgres.from_target import TargetSide
 from sidegate.postgres.holds import hold_notice
 from sidegate.postgres.journal import Journal
-from sidegate.postgres.judge import Judge
+from sidegate.postgres.judge import CHANGES_DEFINITIONS, Judge
 from sidegate.postgres.masker import Masker
 from sidegate.postgres.messages import (
     SYNC,
@@ -361,7 +361,7 @@ class Session:
             self.journal.result(work, kept)
             self.deliver(kept)
         self.journal.outcome(work)
-        self.statement_ended(work, changes_definitions=False)
+        self.statement_ended(work)
 
     def new_work(self, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> Work:
         work = Work(self._next_work, text, statements, is_simple=is_simple)
@@ -487,10 +487,10 @@ class Session:
             if self.cursors.has_new:
                 self.cursors.clear(lambda cursor: cursor.outlives_transaction)
 
-    def statement_ended(self, work: Work, *, changes_definitions: bool) -> None:
+    def statement_ended(self, work: Work) -> None:
         if work.approval:
             self._actions.append(ReportExecuted(work.approval, work.sqlstate or work.tag))
-        if changes_definitions and (not work.sqlstate or work.was_cut):
+        if (not work.sqlstate or work.was_cut) and any(statement.kinds & CHANGES_DEFINITIONS for statement in work.statements):
             self.judge.catalog_is_stale = True
             self._actions.append(CatalogChanged())
 

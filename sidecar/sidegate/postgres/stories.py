@@ -18,7 +18,7 @@ from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, Req
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, StatementKind, TableImpact
-from sidegate.postgres import truncation
+from sidegate.postgres import drops, truncation
 from sidegate.postgres.holds import hold_request
 from sidegate.postgres.pipeline import Answer
 
@@ -170,7 +170,10 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         session.allow(runner, measure)
         return None
     truncates = any(truncation.is_truncation(statement) for statement in work.statements)
+    dropping = drops.is_drop(work.statements)
     if truncates and not _may_count_truncated(session, work):
+        return _uncounted(session, work)
+    if dropping and not (drops.may_be_counted(work.statements) and work.approved_rows is None):
         return _uncounted(session, work)
     unmeasurable = not_measurable(work, measure)
     if unmeasurable is not None:
@@ -196,10 +199,17 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         if counted is None:
             yield from _take_back(session, permit, has_savepoint=has_savepoint, owns=owns)
             return _uncounted(session, work)
+    going: drops.Going | None = None
+    if dropping:
+        going = yield from drops.count_rows(work.statements, measure.more_than, permit)
+        if going is None:
+            yield from _take_back(session, permit, has_savepoint=has_savepoint, owns=owns)
+            return _uncounted(session, work)
     before: Answer = yield Ask(COUNTERS, permit)
     session.journal.decided(work, measure)
     work.masked_values = 0
     session.judge.meter(work, session.now)
+    session.judge.statement_sent(work)
     captured: Captured = yield Run(permit)
     if captured.has_failed:
         if owns:
@@ -208,6 +218,7 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         return None
     after: Answer = yield Ask(COUNTERS, permit)
     is_all = counted is None or (yield from truncation.was_all(counted, permit))
+    is_all = is_all and (going is None or not (yield from drops.took_others(going, permit)))
     decision: Decision
     if before.error is not None or after.error is not None or captured.is_over_limit:
         why = "its answer is larger than the gate keeps back" if captured.is_over_limit else "the target's counters can't be read"
@@ -215,7 +226,8 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     elif not is_all:
         decision = _uncounted(session, work)
     else:
-        work.impact = impact_between(before, after, work.rows, counted.tables if counted is not None else ())
+        emptied = (*(counted.tables if counted is not None else ()), *(going.counted if going is not None else ()))
+        work.impact = impact_between(before, after, work.rows, emptied)
         decision = session.over_budget(work, captured.frames) or session.decide(work, approved=work.approval is not None)
     if isinstance(decision, Allow):
         work.decision = decision
@@ -270,7 +282,10 @@ def not_measurable(work: Work, measure: Measure) -> Deny | None:
     why = ""
     if StatementKind.COPY_IN in kinds or (StatementKind.COPY_OUT in kinds and measure.masks):
         why = "a COPY can't be kept back"
-    elif len(work.own) != 1 or any(statement.controls_transaction for statement in work.statements):
+    # a string of definitions is counted as a whole
+    elif any(statement.controls_transaction for statement in work.statements) or (
+        len(work.own) != 1 and not drops.is_drop(work.statements)
+    ):
         why = "more than one statement in one string"
     return Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, why) if why else None
 

@@ -56,11 +56,11 @@ def count_rows(statement: SqlStatement, limit: int, permit: Permit) -> Generator
     begun: Answer = yield Ask(_BEGUN, permit)
     if begun.error is not None or begun.rows != [(b"read committed", b"0")]:
         return None
-    names = sorted(_name(relation) for relation in statement.writes)
+    names = sorted(name_of(relation) for relation in statement.writes)
     taken: Answer = yield Ask(f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE", permit)
     if taken.error is not None or taken.was_skipped:
         return None
-    looked: Answer = yield Ask(_LOOK.format(", ".join(f"{_literal(name)}::pg_catalog.regclass" for name in names)), permit)
+    looked: Answer = yield Ask(_LOOK.format(", ".join(f"{literal(name)}::pg_catalog.regclass" for name in names)), permit)
     if looked.error is not None or len(looked.rows) != len(names):
         return None
     if any(kind not in _ORDINARY or has_row_security != b"f" for kind, has_row_security in looked.rows):
@@ -70,7 +70,7 @@ def count_rows(statement: SqlStatement, limit: int, permit: Permit) -> Generator
         return None
     locked = frozenset(oid for (oid,) in held.rows)
     each = (
-        f"SELECT {place}, {_literal(name)}::pg_catalog.regclass::pg_catalog.oid,"  # noqa: S608 - names are quoted
+        f"SELECT {place}, {literal(name)}::pg_catalog.regclass::pg_catalog.oid,"  # noqa: S608 - names are quoted
         f" pg_catalog.count(*) FROM (SELECT 1 FROM {name} LIMIT {limit + 1}) AS counted"
         for place, name in enumerate(names)
     )
@@ -110,7 +110,7 @@ _LOOK: Final = (
 )
 
 
-def _name(relation: RelationRef) -> str:
+def name_of(relation: RelationRef) -> str:
     """As the target resolves the client's own: a name that could be in several schemas was written without one."""
     if relation.schemas is not None and len(relation.schemas) == 1:
         (schema,) = relation.schemas
@@ -118,6 +118,6 @@ def _name(relation: RelationRef) -> str:
     return quote(relation.name)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     quoted = text.replace("'", "''")
     return f"'{quoted}'"

@@ -75,6 +75,7 @@ _CHECKS_VALUES: Final = frozenset({"C", "V"})
 _SCHEMA_CHANGES: Final = frozenset({"CreateSchemaStmt", "CreateExtensionStmt", "AlterExtensionStmt", "DropOwnedStmt"})
 _SCHEMA_OBJECTS: Final = frozenset({"OBJECT_SCHEMA", "OBJECT_EXTENSION"})
 _RIGHTS_SUBTYPES: Final = ("Trig", "Rule", "RowSecurity", "ChangeOwner")
+_HOLDS_ROWS: Final = frozenset({"OBJECT_TABLE", "OBJECT_EXTENSION"})  # with CASCADE or without
 # The parent loses the rows of the child: nothing but a name tells it from a DELETE.
 _ROWS_LEAVE: Final = frozenset({"AT_DetachPartition", "AT_DetachPartitionFinalize", "AT_DropInherit"})
 _SERVER_SUBTYPES: Final = ("GenericOptions", "TableSpace")
@@ -115,6 +116,8 @@ class Definitions(Changes):
             facts.stores_code = "a check of a domain, with every stored value of its type,"
         placed = PLACEMENTS[tag]
         facts.kinds |= placed.kinds
+        if tag == "DropOwnedStmt":
+            facts.drop()
         facts.changes_schemas = (
             facts.changes_schemas
             or tag in _SCHEMA_CHANGES
@@ -253,6 +256,7 @@ class Definitions(Changes):
             self.facts.danger(K.REPLICATION, "REPLICA IDENTITY")
         if command.get("behavior") == "DROP_CASCADE":
             self.facts.touch_schemas(None)
+            self.facts.drop()
         if command.get("def", {}).get("PartitionCmd", {}).get("concurrent"):
             self.facts.controls_transaction = True
 
@@ -299,8 +303,13 @@ class Definitions(Changes):
     def _define_drop(self, fields: Node, scope: Scope) -> None:
         for node in fields.get("objects", []):
             self.touch_object(fields["removeType"], node)
+        if fields["removeType"] in _HOLDS_ROWS:
+            self.facts.drop(self.facts.writes)
         if fields.get("behavior") == "DROP_CASCADE":
             self.facts.touch_schemas(None)
+            is_schema = fields["removeType"] == "OBJECT_SCHEMA"
+            named = frozenset(strings(fields.get("objects", []))) if is_schema else frozenset()
+            self.facts.drop(RelationRef(STAR, frozenset({name})) for name in named)
         self.facts.controls_transaction = self.facts.controls_transaction or bool(fields.get("concurrent"))
 
     def _define_comment(self, fields: Node, scope: Scope) -> None:

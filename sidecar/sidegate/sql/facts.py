@@ -23,6 +23,7 @@ class Facts:
     schemas: set[str] = field(default_factory=set)
     could_be_any_schema: bool = False
     output: set[ColumnRef] = field(default_factory=set)
+    fields: set[tuple[str | None, ColumnRef]] = field(default_factory=set)
     steering: set[ColumnRef] = field(default_factory=set)
     written: set[ColumnRef] = field(default_factory=set)
     functions: set[FunctionRef] = field(default_factory=set)
@@ -41,6 +42,7 @@ class Facts:
     outlives_transaction: bool = False
     stores_code: str | None = None
     changed: set[ColumnRef] = field(default_factory=set)
+    drops: set[RelationRef] | None = None
     changes_schemas: bool = False
 
     def touch_schemas(self, schemas: frozenset[str] | None) -> None:
@@ -71,6 +73,9 @@ class Facts:
         # Extensions' relations may be in any schema; the catalogs' own names elsewhere are somebody's tables.
         if relation.schemas is None or relation.schemas & _CATALOGS or relation.name not in CATALOG_RELATIONS:
             self.danger(StatementKind.SERVER, f"`{relation.name}` ({why})")
+
+    def drop(self, relations: Iterable[RelationRef] = ()) -> None:
+        self.drops = (self.drops or set()) | set(relations)
 
     def danger(self, kind: StatementKind, why: str) -> None:
         self.kinds.add(kind)
@@ -104,6 +109,7 @@ class Facts:
             creates=frozenset(self.creates),
             schemas=None if self.could_be_any_schema else frozenset(self.schemas),
             columns_output=frozenset(self.output),
+            fields_output=frozenset(self.fields),
             columns_steering=frozenset(self.steering),
             columns_written=frozenset(self.written),
             functions=frozenset(self.functions),
@@ -122,5 +128,6 @@ class Facts:
             outlives_transaction=self.outlives_transaction,
             stores_code=self.stores_code,
             columns_changed=frozenset(self.changed),
+            drops_tables=frozenset(self.drops) if self.drops is not None else None,
             changes_schemas=self.changes_schemas,
         )

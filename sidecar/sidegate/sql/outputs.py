@@ -32,4 +32,4 @@ def query_outputs(text: str, search_path: tuple[str, ...] | None) -> OutputColum
         return None
     if facts.unknown or any(output.is_star for output in outputs):
         return None
-    return tuple(output.columns if output.is_plain and output.columns else None for output in outputs)
+    return tuple(output.columns or None for output in outputs)

@@ -133,6 +133,10 @@ class Queries(FromItems):
             fields = target["ResTarget"]
             value = fields.get("val", {})
             column = value.get("ColumnRef")
+            field = self._field_of_row(value, fields.get("name"), scope) if column is None else None
+            if field is not None:
+                outputs.append(field)
+                continue
             if column is None:
                 self.expression(value, scope)
                 outputs.append(EXPRESSION._replace(name=fields.get("name") or _name_of(value)))
@@ -143,11 +147,37 @@ class Queries(FromItems):
                 continue
             found = scope.resolve(parts)
             name = fields.get("name") or parts[-1]
+            if found.row:
+                self.facts.steer(found.columns - found.row)  # should it be a column of that name
+                outputs.append(Output(name, found.row, is_plain=False, is_row=True))
+                continue
             outputs.append(self._passed_on(Output(name, found.columns, found.is_plain)))
         return outputs
 
+    def _field_of_row(self, value: Node, name: str | None, scope: Scope) -> Output | None:
+        """`(c).f` or `(c).*`, where `c` is a relation's whole row. `(c).f` may be a call of a function `f`: then `f` is no column."""
+        fields = value.get("A_Indirection")
+        column = fields.get("arg", {}).get("ColumnRef") if fields is not None else None
+        if fields is None or column is None or len(fields.get("indirection", [])) != 1:
+            return None
+        parts = strings(column["fields"])
+        if parts[-1] == "*":
+            return None
+        found = scope.resolve(parts)
+        if not found.row:
+            return None
+        self.facts.steer(found.columns - found.row)
+        chosen: Node = fields["indirection"][0]
+        if "A_Star" in chosen:
+            return Output(None, found.row, is_plain=False, is_star=True, is_field=True)
+        if "String" not in chosen:
+            return None
+        attribute = str(chosen["String"].get("sval", ""))
+        columns = frozenset(column._replace(name=attribute) for column in found.row)
+        return Output(name or attribute, columns, is_plain=False, is_field=True)
+
     def _passed_on(self, output: Output) -> Output:
-        if not output.is_plain and output.columns:
+        if not output.is_plain and not output.is_row and output.columns:
             self.facts.steer(output.columns)
         return output
 
@@ -209,6 +239,7 @@ class Queries(FromItems):
             self.steer(named)
             if named and not is_input_first:
                 return
+            self.steer([output for output in outputs if output.is_star and output.is_field])  # it may be one of their names
         self.expression(node, level)
 
     def stored(self, outputs: list[Output]) -> None:

@@ -29,6 +29,8 @@ class Output(NamedTuple):
     is_plain: bool
     is_star: bool = False
     is_renamed: bool = False  # a star whose columns go by other names than their own
+    is_row: bool = False  # whole rows of relations (`columns` are their stars), which may be passed on and taken apart
+    is_field: bool = False  # taken out of a row: no origin is told. At the top it is masked by its name, further in it steers
 
 
 EXPRESSION: Final = Output(None, NO_COLUMNS, False)
@@ -38,6 +40,7 @@ OPEN: Final = Output(None, NO_COLUMNS, False, is_star=True)  # more columns than
 class Resolution(NamedTuple):
     columns: Columns
     is_plain: bool
+    row: Columns = NO_COLUMNS  # of `columns`, those of the whole row that the name means unless it is a column
 
 
 def star_of(relation: RelationRef) -> Output:
@@ -61,7 +64,8 @@ def renamed(outputs: list[Output], names: list[str]) -> list[Output]:
     everything = pool(outputs)
     is_plain = all(output.is_plain for output in outputs)
     named = [Output(name, everything, is_plain) for name in [*names, *(o.name for o in outputs if o.name is not None)]]
-    return [*named, Output(None, everything, is_plain, is_star=True, is_renamed=True)]
+    is_field = any(output.is_field for output in outputs)
+    return [*named, Output(None, everything, is_plain, is_star=True, is_renamed=True, is_field=is_field)]
 
 
 @dataclass(slots=True)
@@ -76,11 +80,12 @@ class Source:
 
     def exact(self, name: str) -> Resolution | None:
         columns: Columns = NO_COLUMNS
-        is_plain, is_found = True, False
+        is_plain, is_row, is_found = True, True, False
         for output in self.outputs:
             if output.name == name and not output.is_star:
                 columns, is_plain, is_found = columns | output.columns, is_plain and output.is_plain, True
-        return Resolution(columns, is_plain) if is_found else None
+                is_row = is_row and output.is_row
+        return Resolution(columns, is_plain, columns if is_row else NO_COLUMNS) if is_found else None
 
     def possible(self, name: str) -> Columns:
         """What the name may mean among columns that aren't known by name."""
@@ -90,6 +95,17 @@ class Source:
                 for column in output.columns:
                     found.add(column if output.is_renamed or column.name != STAR else ColumnRef(name, column.relation))
         return frozenset(found)
+
+    @property
+    def row(self) -> Columns:
+        """The stars of the relation whose rows these are; none where they aren't a relation's own."""
+        if all(output.is_star and output.is_plain and not output.is_renamed for output in self.outputs):
+            return pool(self.outputs)
+        return NO_COLUMNS
+
+    @property
+    def has_fields(self) -> bool:
+        return any(output.is_field for output in self.outputs)
 
     @property
     def is_open(self) -> bool:
@@ -146,7 +162,8 @@ class Scope:
     def _unqualified(self, name: str) -> Resolution:
         possible: set[ColumnRef] = set()
         rows: set[ColumnRef] = set()
-        is_plain, is_found = True, False
+        row: set[ColumnRef] = set()
+        is_plain, is_row, is_found = True, True, False
         scope: Scope | None = self
         while scope is not None:
             is_exact = False
@@ -155,17 +172,19 @@ class Scope:
                 if exact is not None:
                     is_exact, is_found = True, True
                     possible |= exact.columns
-                    is_plain = is_plain and exact.is_plain
+                    row |= exact.row
+                    is_plain, is_row = is_plain and exact.is_plain, is_row and bool(exact.row)
             if is_exact:
                 break
             for source in scope.sources:
                 if not source.is_qualified_only and source.is_open:
                     possible |= source.possible(name)
                     is_found = True
-                    is_plain = is_plain and not source.is_unsure
+                    is_plain = is_plain and not source.is_unsure and not source.has_fields
                 if source.alias == name:
                     rows |= pool(source.outputs)
-                    is_found, is_plain = True, False
+                    row |= source.row
+                    is_found, is_plain, is_row = True, False, is_row and bool(source.row)
             scope = scope.parent
         if not is_found:
             return Resolution(frozenset({ColumnRef(name, None)}), False)
@@ -173,7 +192,7 @@ class Scope:
         if len(own) > 1:
             possible.difference_update(own)
             possible.add(ColumnRef(name, None))
-        return Resolution(frozenset(possible | rows), is_plain and bool(possible))
+        return Resolution(frozenset(possible | rows), is_plain and bool(possible), frozenset(row) if is_row else NO_COLUMNS)
 
     def _source(self, qualifier: list[str]) -> Source | None:
         name = qualifier[-1]
@@ -205,5 +224,7 @@ class Scope:
         if scope.has_merged_columns and not all(output.is_star for output in outputs):
             # USING puts the merged columns first: positions among them aren't told
             everything = pool(outputs)
-            outputs = [Output(None, everything, all(o.is_plain for o in outputs), is_star=True, is_renamed=True), *outputs]
+            is_field = any(output.is_field for output in outputs)
+            merged = Output(None, everything, all(o.is_plain for o in outputs), is_star=True, is_renamed=True, is_field=is_field)
+            outputs = [merged, *outputs]
         return outputs

@@ -49,8 +49,10 @@ class Statements(Definitions):
 
     def _output(self, outputs: list[Output]) -> None:
         for output in outputs:
-            if output.is_plain:
+            if output.is_plain or output.is_row or output.is_field:
                 self.facts.output |= output.columns
+            if output.is_row or output.is_field:
+                self.facts.fields |= {(output.name, column) for column in output.columns}
 
     def _inner(self, node: Node) -> list[Output]:
         """The query that another statement holds, or EXECUTE in its place."""

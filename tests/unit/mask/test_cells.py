@@ -91,13 +91,16 @@ def numeric(number: int, scale: int = 0) -> bytes:
     return struct.pack(">HhHH", len(digits), weight, 0, scale) + b"".join(struct.pack(">H", digit) for digit in digits)
 
 
-def array(oid: int, *elements: bytes) -> bytes:
-    head = struct.pack(">iiIii", 1, 0, oid, len(elements), 1)
-    return head + b"".join(struct.pack(">i", len(element)) + element for element in elements)
+def sized(value: bytes | None) -> bytes:
+    return struct.pack(">i", -1) if value is None else struct.pack(">i", len(value)) + value
 
 
-def record(*fields: tuple[int, bytes]) -> bytes:
-    return struct.pack(">i", len(fields)) + b"".join(struct.pack(">Ii", oid, len(value)) + value for oid, value in fields)
+def array(oid: int, *elements: bytes | None) -> bytes:
+    return struct.pack(">iiIii", 1, None in elements, oid, len(elements), 1) + b"".join(map(sized, elements))
+
+
+def record(*fields: tuple[int, bytes | None]) -> bytes:
+    return struct.pack(">i", len(fields)) + b"".join(struct.pack(">I", oid) + sized(value) for oid, value in fields)
 
 
 INT8_CARD = struct.pack(">q", CARD)
@@ -132,16 +135,16 @@ SCANNED: list[tuple[int, int, bytes, bytes | None]] = [
     (1700, BINARY, numeric(5555550000000000 + 5), numeric(5555550000000000 + 5)),  # no check digit
     (1700, BINARY, numeric(4000000000000002), None),
     (1009, TEXT, b'{a,"4242 4242 4242 4242"}', b'{a,"[masked]"}'),
-    (1009, BINARY, array(25, b"a", b"4242424242424242"), None),
+    (1009, BINARY, array(25, b"a", b"4242424242424242"), array(25, b"a", b"[masked]")),
     (1016, TEXT, b"{1,4242424242424242}", None),
-    (1016, BINARY, array(20, struct.pack(">q", 1), INT8_CARD), None),
-    (1231, BINARY, array(1700, numeric(CARD)), None),
-    (3807, BINARY, array(3802, b'\x01"4242424242424242"'), None),
+    (1016, BINARY, array(20, struct.pack(">q", 1), INT8_CARD), array(20, struct.pack(">q", 1), None)),
+    (1231, BINARY, array(1700, numeric(CARD)), array(1700, None)),
+    (3807, BINARY, array(3802, b'\x01"4242424242424242"'), array(3802, b'\x01"[masked]"')),
     (2249, TEXT, b'(1,"4242 4242 4242 4242")', b'(1,"[masked]")'),
-    (2249, BINARY, record((23, b"\0\0\0\1"), (20, INT8_CARD)), None),
-    (2249, BINARY, record((2249, record((1700, numeric(CARD))))), None),
-    (99999, BINARY, record((25, b"4242424242424242")), None),
-    (2287, BINARY, array(2249, record((20, INT8_CARD))), None),
+    (2249, BINARY, record((23, b"\0\0\0\1"), (20, INT8_CARD)), record((23, b"\0\0\0\1"), (20, None))),
+    (2249, BINARY, record((2249, record((1700, numeric(CARD))))), record((2249, record((1700, None))))),
+    (99999, BINARY, record((25, b"4242424242424242")), record((25, b"[masked]"))),
+    (2287, BINARY, array(2249, record((20, INT8_CARD))), array(2249, record((20, None)))),
     (3926, TEXT, b"[1,4242424242424242)", None),
     (3926, BINARY, b"\x02" + struct.pack(">i", 8) + INT8_CARD + struct.pack(">i", 8) + INT8_CARD, None),
     (869, TEXT, b"a@example.com", None),

@@ -17,9 +17,13 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         "creates": relations(statement.creates),
         "schemas": sorted(statement.schemas) if statement.schemas is not None else "any",
         "output": columns(statement.columns_output),
+        "fields": sorted(
+            (f"{name}: " if name is not None else "") + columns([column])[0] for name, column in statement.fields_output
+        ),
         "steering": columns(statement.columns_steering),
         "written": columns(statement.columns_written),
         "changed": columns(statement.columns_changed),
+        "drops": relations(statement.drops_tables) if statement.drops_tables else statement.drops_tables is not None,
         "unsafe": sorted(where(f.schemas) + f.name for f in statement.functions if not f.is_known_safe),
         "settings": [list(setting) for setting in statement.settings],
         "affects_rows": statement.affects_rows,
