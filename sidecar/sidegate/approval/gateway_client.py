@@ -92,9 +92,7 @@ class Line:
         return self
 
     def __exit__(self, *_: object) -> None:
-        taken = self.take()
-        if taken is not None:
-            taken[2].transport.abort()
+        self._end()
 
     @property
     def address(self) -> Address | None:
@@ -105,7 +103,13 @@ class Line:
         return None if reader.at_eof() or writer.is_closing() else address
 
     def keep(self, address: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._end()  # of one that the other side has closed
         self._kept = address, reader, writer
+
+    def _end(self) -> None:
+        kept = self.take()
+        if kept is not None:
+            kept[2].transport.abort()
 
     def take(self) -> tuple[Address, asyncio.StreamReader, asyncio.StreamWriter] | None:
         kept, self._kept = self._kept, None

@@ -173,7 +173,7 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     dropping = drops.is_drop(work.statements)
     if truncates and not _may_count_truncated(session, work):
         return _uncounted(session, work)
-    if dropping and not (drops.may_be_counted(work.statements) and work.approved_rows is None):
+    if dropping and not (drops.may_be_counted(work.statements) and not _is_approved_uncounted(work)):
         return _uncounted(session, work)
     unmeasurable = not_measurable(work, measure)
     if unmeasurable is not None:
@@ -255,9 +255,14 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
 
 
 def _may_count_truncated(session: Session, work: Work) -> bool:
-    """Alone in its string, in a transaction that can be taken back, and not approved with its rows: such an approval covers every row."""
+    """Alone in its string, in a transaction that can be taken back."""
     is_alone = len(work.own) == 1 and len(work.statements) == 1 and not session.expected.has_transaction_control
-    return is_alone and work.approved_rows is None and truncation.may_be_counted(work.statements[0])
+    return is_alone and not _is_approved_uncounted(work) and truncation.may_be_counted(work.statements[0])
+
+
+def _is_approved_uncounted(work: Work) -> bool:
+    """Every row, so there is nothing to count. One that was approved with its rows is counted again: there may be more by now."""
+    return work.approved_rows is not None and work.approved_rows >= UNCOUNTED_ROWS
 
 
 def _uncounted(session: Session, work: Work) -> Decision:

@@ -305,6 +305,34 @@ class TestMeasured:
         assert len(holds(bench)) == 1
         assert bench.sent() == [("Q", b"truncate orders\0")]
 
+    @pytest.mark.parametrize(("rows_by_then", "runs"), [(b"60", True), (b"61", False)])
+    def test_a_truncate_approved_with_its_rows_is_counted_again(self, rows_by_then: bytes, runs: bool) -> None:
+        def counts(rows: bytes) -> str:
+            bench.answer_ask(tag="BEGIN", status="T")
+            bench.answer_ask((b"read committed", b"0"), status="T")
+            bench.answer_ask(tag="LOCK TABLE", status="T")
+            bench.answer_ask((b"r", b"f"), status="T")
+            bench.answer_ask((b"16384",), status="T")
+            if asked(bench.answer_ask((b"0", b"16384", rows), status="T")) == "ROLLBACK":
+                return "ROLLBACK"
+            bench.answer_ask(tag="SELECT 0", status="T")  # counters, before it runs
+            bench.target(complete("TRUNCATE TABLE"), ready("T"))
+            bench.sent()
+            bench.answer_ask(tag="SELECT 0", status="T")  # and after
+            return asked(bench.answer_ask((b"16384",), status="T"))
+
+        bench = Bench(policy([BIG_CHANGES]))
+        bench.client(query("truncate orders"))
+        assert counts(b"60") == "COMMIT"
+        bench.answer_ask(tag="COMMIT")
+        bench.client(query("truncate orders"))
+        assert counts(b"60") == "ROLLBACK"  # a hundred and twenty in this session
+        bench.answer_ask(tag="ROLLBACK")
+        request = holds(bench)[0].request
+        assert request.impact is not None
+        bench.take(bench.session.hold_decided(approved(request.impact.rows_affected), NOW))
+        assert counts(rows_by_then) == ("COMMIT" if runs else "ROLLBACK")
+
     @pytest.mark.parametrize("begun", [(b"repeatable read", b"0"), (b"read committed", b"1")])
     def test_a_truncate_is_not_counted_by_an_old_snapshot_or_behind_other_locks(self, begun: tuple[bytes, bytes]) -> None:
         bench = Bench(policy([BIG_CHANGES]))
