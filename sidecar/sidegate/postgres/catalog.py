@@ -20,7 +20,7 @@ from typing import Final
 from sidegate.mask.compounds import DEEPEST, FieldMask, RowFields
 from sidegate.mask.strategies import STRICTNESS
 from sidegate.policy.decision import ColumnMask, Masks
-from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind
+from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind, columns_reaching
 from sidegate.postgres.results import ColumnOrigin
 from sidegate.sql import Analysis, OutputColumns, analyse, query_outputs
 
@@ -201,7 +201,7 @@ class MaskedView:
 
     def _taint_relation(self, relation: Relation) -> None:
         for number, expression in relation.generated.items():
-            if expression is None or self._computes_with_masked(expression) or self._any(expression.columns_output):
+            if expression is None or self._computes_with_masked(expression) or self._any(columns_reaching(expression)):
                 self._tainted_columns.add((relation.oid, number))
         for number, fields in relation.composites.items():
             kind = self._catalog.find(fields)
@@ -215,7 +215,7 @@ class MaskedView:
         if self._computes_with_masked(definition):
             self._tainted_relations.add(relation.oid)
         elif outputs is None or len(outputs) != len(relation.columns):
-            if self._any(definition.columns_output):
+            if self._any(columns_reaching(definition)):
                 self._tainted_relations.add(relation.oid)
         else:
             numbers = sorted(relation.columns)

@@ -85,7 +85,7 @@ def column(relation: str, name: str) -> ColumnRef:
         (PLAIN, [False, True]),
         (OVER, [False, True]),
         (JOINED, [False, True, False]),
-        (COMPUTED, [True, True]),
+        (COMPUTED, [False, True]),
         (FILTERED, [True]),
         (STARS, [True, True]),
         (UNION, [True, True]),
