@@ -299,8 +299,9 @@ def encode_query(text: str) -> bytes:
     return frame(b"Q", text.encode() + b"\0")
 
 
-def encode_parse(name: str, text: str) -> bytes:
-    return frame(b"P", name.encode() + b"\0" + text.encode() + b"\0\0\0")
+def encode_parse(name: str, text: str, parameter_oids: tuple[int, ...] = ()) -> bytes:
+    oids = b"".join((oid & 0xFFFFFFFF).to_bytes(4, "big") for oid in parameter_oids)
+    return frame(b"P", name.encode() + b"\0" + text.encode() + b"\0" + len(parameter_oids).to_bytes(2, "big") + oids)
 
 
 def encode_bind(portal: str, statement: str) -> bytes:

@@ -59,7 +59,7 @@ class Work:
     """
 
     __slots__ = (
-        "alternatives", "approval", "approved_rows", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact",
+        "alternatives", "approval", "approved_rows", "asked", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact",
         "is_simple", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan", "portal",
         "position", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text", "was_cut",
     )  # fmt: skip
@@ -67,6 +67,7 @@ class Work:
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
         self.id = number
         self.text = text
+        self.asked: str | None = None  # as the client wrote it, where something else is sent
         self.own = statements
         self.statements = statements
         self.is_simple = is_simple
