@@ -190,6 +190,7 @@ def _column_masks(rule: RuleConfig, source: PolicyRule) -> tuple[ColumnMask, ...
             rule.strategy,
             rule.use,
             source,
+            rule.min_group_size,
         )
         for (schema, table), columns in sorted(names.items(), key=lambda item: (item[0][0] or "", item[0][1] or ""))
     )
