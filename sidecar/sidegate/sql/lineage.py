@@ -124,6 +124,8 @@ class Lineage(Expressions):
             return False
         if any("NamedArgExpr" in argument for argument in arguments):
             return False
+        if others:
+            self.facts.depends_on_constants = True
         self.call(fields)
         rest.extend(arguments[:values])
         return True
