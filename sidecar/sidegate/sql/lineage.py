@@ -120,12 +120,11 @@ class Lineage(Expressions):
         if values < 0 or name not in SAFE or not fields.keys() <= _PLAIN_CALL or not self.names.function(parts).is_builtin:
             return False
         others = arguments[values:]
+        self.facts.depends_on_constants = self.facts.depends_on_constants or bool(others)
         if any("A_Const" not in other for other in others) or (name in _BY_POSITION and not all(map(_is_integer, others))):
             return False
         if any("NamedArgExpr" in argument for argument in arguments):
             return False
-        if others:
-            self.facts.depends_on_constants = True
         self.call(fields)
         rest.extend(arguments[:values])
         return True
