@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -86,6 +87,33 @@ def client(gate: GateProcess, issuer: Issuer, database: str) -> Iterator[psycopg
 
 
 Client = psycopg.Connection[tuple[object, ...]]
+GUIDE = Path(__file__).parents[3] / "docs" / "masking.md"
+
+
+def guide() -> list[tuple[str, str]]:
+    """Statements of the guide's table, and what it says of each."""
+    rows = GUIDE.read_text().split("### Statement by statement")[1].split("###")[0].splitlines()
+    cells = [row.replace("\\|", "\0").split("|") for row in rows if row.startswith("| `")]
+    return [(row[1].strip(" `").replace("\0", "|"), row[2].strip()) for row in cells]
+
+
+def test_the_guide_has_enough_examples() -> None:
+    assert len(guide()) > 20
+
+
+@pytest.mark.parametrize(("statement", "answer"), guide())
+def test_the_guide_says_what_the_gate_does(client: Client, statement: str, answer: str) -> None:
+    notices: list[str] = []
+    client.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+    if answer == "refused":
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            client.execute(statement.encode())
+        return
+    found = client.execute(statement.encode()).fetchall()
+    assert found
+    assert "planted" not in str(found)
+    wanted = {"masked": [], "on masks": ["masked columns sort"], "large groups": ["groups of fewer"]}[answer]
+    assert [notice[: len(start)] for notice, start in zip(notices, wanted, strict=True)] == wanted
 
 
 @pytest.mark.parametrize("statement", ANSWERED)

@@ -7,7 +7,7 @@ import pytest
 from sidegate.policy.statement import SqlStatement, columns_reaching
 from sidegate.sql import Analysis, analyse
 from sidegate.sql.functions import SAFE
-from sidegate.sql.lineage import QUIET
+from sidegate.sql.lineage import _QUIET_NODES, QUIET, QUIET_PARTS
 
 QUIET_EXPRESSIONS = (
     *("upper(ssn)", "ssn || '-' || id", "coalesce(ssn, 'x')", "greatest(ssn, name)", "ssn::text", "ssn::varchar(3)"),
@@ -116,3 +116,7 @@ def test_equality_with_a_parameter_is_told_from_other_uses(text: str, compared: 
     statement = one(text)
     assert is_named(statement.columns_steering, "ssn")
     assert is_named(statement.columns_compared, "ssn") is compared
+
+
+def test_every_quiet_node_is_told_in_words() -> None:
+    assert set(QUIET_PARTS) == set(_QUIET_NODES)
