@@ -1,4 +1,4 @@
-"""What the target's definitions say against a statement: columns that derive from masked ones steer, or are compared with when written. Pure.
+"""What definitions say against a statement: columns that derive from masked ones steer, or are compared with when written. Pure.
 
 An answer depends on the statement, the masks and the catalog alone, and is kept while all three stay what they were.
 """
