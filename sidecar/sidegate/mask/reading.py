@@ -58,7 +58,7 @@ _HAN: Final = "".join(rf"\x{{{ord(digit):X}}}" for digit in _HAN_DIGITS + _ZERO)
 
 ESCAPE_TRIGGER: Final = (
     rb"\\(?:[ux][0-9A-Fa-f]{2}|u\{|U[0-9A-Fa-f]{8}|[0-3][0-7]{2}|/)"
-    rb"|%[0-9A-Fa-f]{2}|&(?:amp;|#[0-9xX]|[A-Za-z]{2,9};)"
+    rb"|[0-9][ ._/-]{0,3}\\+[nrt]|%[0-9A-Fa-f]{2}|&(?:amp;|#[0-9xX]|[A-Za-z]{2,9};)"
 )
 _PUNCTUATION: Final = f"{SPACES}{DASHES}{DOTS}{SLASHES}"
 # Spaces, dashes and points are frequent in prose and matter only beside what they could hold apart; marks only on what they could hide.
@@ -68,7 +68,7 @@ FOLD_TRIGGER: Final = (
     rf"|[0-9A-Za-z@.-]\pM"
 ).encode()
 # ASCII in UTF-16: as long as the shortest value that a detector finds.
-WIDE_TRIGGER: Final = rb"(?:[0-9A-Za-z@ ._/-]\x00){8}"
+WIDE_TRIGGER: Final = rb"(?:[\t-\r -~]\x00){8}"
 
 _folded: Final = compile_pattern(f"(?:[{UNSEEN}{TWINS}{_OWN_DIGITS}{_HAN}{_PUNCTUATION}]|{_OTHER_DIGITS}|\\pM)+".encode())
 _plain: Final = tuple(

@@ -158,7 +158,9 @@ class Scanner:
         chain: tuple[Reading, ...] = ()
         for _ in range(_MOST_ESCAPES):
             yield from self._seen(data, hits, chain)
-            if self._prefilter.unescape_at not in hits:
+            # Where a detector's own pattern is there, more escapes matter than the trigger names: `\\n` in a wrapped token.
+            has_own = any(hit < self._prefilter.unescape_at for hit in hits)
+            if self._prefilter.unescape_at not in hits and not (has_own and b"\\" in data):
                 return
             if b"\\x" in data:
                 short = unescape(data, is_short=True)

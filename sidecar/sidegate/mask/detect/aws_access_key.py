@@ -27,10 +27,11 @@ _id: Final = compile_pattern(_ID)
 _secret: Final = compile_pattern(rb"[0-9A-Za-z/+]{40,}=?")
 _LABEL: Final = re.compile(rb"(?i)aws|secret|access.?key")
 _SECRET_LENGTH: Final = 40
-# The start or end of a value, of a string in JSON (in a string of JSON) or csv, of an element of an array, of a composite's field.
-_edge_before: Final = re.compile(rb"(?:^|[\"'{(,\[]|\\[nrt])\s*\Z")
-_edge_after: Final = re.compile(rb"\s*(?:\Z|[\"'}),\]]|\\)")
-_EDGE_REACH: Final = 16
+# The start or end of a value, of a string in JSON (in a string of JSON) or csv, of an element of an array, of a composite's field, of a
+# value among others in binary format. In prose 256 blanks are an end too.
+_edge_before: Final = re.compile(rb"(?:\A|[\"'{(,\[\x00-\x1f]|\\[nrt])\Z")
+_edge_after: Final = re.compile(rb"(?:\Z|[\"'}),\]\x00-\x1f]|\\)")
+_EDGE_REACH: Final = 256
 _LABEL_REACH: Final = 64  # bytes before the secret in which its label stands
 _KEY_ID_REACH: Final = 256  # bytes around it in which a key id stands
 
@@ -43,11 +44,8 @@ def _looks_random(token: bytes) -> bool:
 
 def _is_alone(text: bytes, start: int, end: int) -> bool:
     """Nothing but white space stands beside it; or it is one whole string, element or field."""
-    before, after = (
-        _edge_before.search(text[max(0, start - _EDGE_REACH) : start]),
-        _edge_after.match(text, end, end + _EDGE_REACH),
-    )
-    return before is not None and after is not None
+    before, after = text[max(0, start - _EDGE_REACH) : start].rstrip(), text[end : end + _EDGE_REACH].lstrip()
+    return _edge_before.search(before) is not None and _edge_after.match(after) is not None
 
 
 def _is_near(ids: list[Span], start: int, end: int) -> bool:
