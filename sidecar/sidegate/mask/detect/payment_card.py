@@ -1,9 +1,9 @@
 """Payment card numbers (PAN): ISO/IEC 7812 check digit (Luhn), issuer ranges and lengths of the schemes, usual ways of grouping.
 
-A number is taken as people and programs write it: in one piece; in groups of three or more digits between one to three separators; in the
-groups that are printed on cards, between line breaks and tabs too; one separator after every digit or every second digit; with its
-thousands marked; in exponent form. Not taken: what is part of a longer run of digits, the fraction of a decimal number, a piece of
-a UUID or of a hexadecimal digest, and a valid EAN-13 (a 13-digit Visa number, not issued for decades, looks the same).
+A number is taken as people and programs write it: in one piece; in groups of three or more digits, the first of four, between one to three
+separators; in the groups that are printed on cards, between line breaks and tabs too; one separator after every digit or every second
+digit; with its thousands marked; in exponent form. Not taken: what is part of a longer run of digits, the fraction of a decimal number, a
+piece of a UUID or of a hexadecimal digest, and a valid EAN-13 (a 13-digit Visa number, not issued for decades, looks the same).
 """
 
 from __future__ import annotations
@@ -90,6 +90,9 @@ _UUID_LENGTH: Final = 36
 _HEX_TOKEN: Final = re.compile(rb"[0-9a-f]+|[0-9A-F]+")
 _SHORTEST_DIGEST: Final = 24  # hexadecimal characters; below this a run of letters a-f around a number is no digest
 _MIN_GROUP: Final = 3
+_MIN_FIRST_GROUP: Final = 4
+# Digits of the groups that are printed on cards.
+_LAYOUTS: Final = frozenset({(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4)})
 _SEPARATORS: Final = b" \t\n\v\f\r._/+-"
 _BROKEN: Final = re.compile(rb"[\t-\r]|[ ._/+-]{4}")
 _SHORTEST_THOUSANDS: Final = 15  # marked thousands are amounts, and few amounts are that large
@@ -146,10 +149,15 @@ def _is_fraction(text: bytes, start: int) -> bool:
 
 
 def _is_decimal(text: bytes, groups: list[Span]) -> bool:
-    """A decimal number, or several: points stand between groups only if they all do, and then there are at least two."""
+    """A decimal number, or several: points stand between groups only if they all do, and then there are at least two. What begins with a
+    fraction is one more, unless its groups are those of a card (`1.4242 4242 4242 4242` in a list of such).
+    """
+    is_fraction = _is_fraction(text, groups[0][0])
     if len(groups) == 1:
-        return _is_fraction(text, groups[0][0])
+        return is_fraction
     points = sum(b"." in text[before[1] : after[0]] for before, after in pairwise(groups))
+    if is_fraction and not points and tuple(end - start for start, end in groups) not in _LAYOUTS:
+        return True
     return 0 < points < max(2, len(groups) - 1)
 
 
@@ -179,7 +187,11 @@ def _windows(text: bytes, groups: list[Span]) -> list[tuple[int, int]]:
         for last in range(first, len(groups)):
             start, end = groups[last]
             total += end - start
-            if previous < _MIN_GROUP or total > LONGEST:
+            if (
+                previous < _MIN_GROUP
+                or total > LONGEST
+                or (last > first and groups[first][1] - groups[first][0] < _MIN_FIRST_GROUP)
+            ):
                 break
             previous = end - start
             if total >= SHORTEST and not _is_decimal(text, groups[first : last + 1]):
@@ -213,7 +225,13 @@ def _find_broken(text: bytes) -> list[Span]:
         for stop in (end, end if rest is None else rest.end()):
             piece = text[start:stop]
             is_whole = not is_at(text, start - 1, DIGITS) and not is_at(text, stop, DIGITS)
-            if is_whole and _BROKEN.search(piece) is not None and is_card_number(piece.translate(None, _SEPARATORS)):
+            has_equal_gaps = len({gap.strip() for gap in _GROUP.split(piece)}) <= 2  # and the empty ones at both ends
+            if (
+                is_whole
+                and has_equal_gaps
+                and _BROKEN.search(piece) is not None
+                and is_card_number(piece.translate(None, _SEPARATORS))
+            ):
                 found.append((start, stop))
     return found
 

@@ -84,7 +84,7 @@ def find(text: bytes) -> list[Span]:
 
 DETECTOR: Final = Detector(
     name="us-ssn",
-    finds="US social security numbers as 3-2-4 digits with dashes, spaces, dots, slashes, or underscores; nine digits in one "
+    finds="US social security numbers as 3-2-4 digits with dashes, spaces, dots, slashes or underscores; nine digits in one "
     "piece or in any groups beside a label such as `ssn`",
     proof="no area, group or serial that is never given out",
     leaves_out="nine digits without separators and without a label, taxpayer numbers (9xx), pieces of longer numbers",
