@@ -216,6 +216,19 @@ def test_no_number_brings_a_value_through(connection: psycopg.Connection, carrie
     assert not is_shown(masked, "4242424242424242")
 
 
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_megabyte_of_text_hides_no_value_in_any_place(name: str) -> None:
+    secret, prose = SECRETS[name], "lorem ipsum dolor sit amet, " * 37_500
+    if not fits("text in prose", name):
+        return
+    for at in (0, 1, len(prose) // 3, len(prose) - 1, len(prose)):
+        cell = f"{prose[:at]} {secret} {prose[at:]}".encode()
+        assert SCANNER.may_contain(cell)
+        masked = SCANNER.mask(cell)
+        assert masked is not None
+        assert not is_shown(masked[max(0, at - 200) : at + 200], secret)
+
+
 @pytest.mark.parametrize("output", ["hex", "escape"])
 def test_bytea_brings_nothing_through_in_either_output(connection: psycopg.Connection, output: str) -> None:
     connection.execute(sql.SQL("SET bytea_output = {}").format(sql.Literal(output)))

@@ -1,9 +1,9 @@
 """Payment card numbers (PAN): ISO/IEC 7812 check digit (Luhn), issuer ranges and lengths of the schemes, usual ways of grouping.
 
-A number is taken as people and programs write it: in one piece; in groups of three or more digits, the first of four, between one to three
-separators; in the groups that are printed on cards, between line breaks and tabs too; one separator after every digit or every second
-digit; with its thousands marked; in exponent form. Not taken: what is part of a longer run of digits, the fraction of a decimal number, a
-piece of a UUID or of a hexadecimal digest, and a valid EAN-13 (a 13-digit Visa number, not issued for decades, looks the same).
+A number is taken as people and programs write it: in one piece; in groups of three or more digits between one to three separators; in the
+groups that are printed on cards, between line breaks and tabs too; one separator after every digit or every second digit; with its
+thousands marked; padded with zeros; in exponent form. Not taken: what is part of a longer run of digits, the fraction of a decimal number,
+a piece of a UUID or of a hexadecimal digest, and a valid EAN-13 (a 13-digit Visa number, not issued for decades, looks the same).
 """
 
 from __future__ import annotations
@@ -90,12 +90,14 @@ _UUID_LENGTH: Final = 36
 _HEX_TOKEN: Final = re.compile(rb"[0-9a-f]+|[0-9A-F]+")
 _SHORTEST_DIGEST: Final = 24  # hexadecimal characters; below this a run of letters a-f around a number is no digest
 _MIN_GROUP: Final = 3
-_MIN_FIRST_GROUP: Final = 4
 # Digits of the groups that are printed on cards.
 _LAYOUTS: Final = frozenset({(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4)})
 _SEPARATORS: Final = b" \t\n\v\f\r._/+-"
 _BROKEN: Final = re.compile(rb"[\t-\r]|[ ._/+-]{4}")
 _SHORTEST_THOUSANDS: Final = 15  # marked thousands are amounts, and few amounts are that large
+_SHORTEST_PADDED: Final = 15
+_LONGEST_PADDED: Final = 24
+_ZERO: Final = 48
 _POINT: Final = frozenset(b".")
 _LUHN_DOUBLED: Final = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 _LUHN_PLAIN: Final = bytes.maketrans(b"0123456789", bytes(range(10)))
@@ -179,6 +181,12 @@ def _even_runs(groups: list[Span]) -> list[tuple[int, int]]:
     return runs
 
 
+def _begins_like_a_card(groups: list[Span]) -> bool:
+    """Not with three digits alone, unless it is all in threes: order numbers are written 3-7-7, telephone numbers 3-3-4."""
+    sizes = [end - start for start, end in groups]
+    return len(sizes) == 1 or sizes[0] > _MIN_GROUP or set(sizes[:-1]) == {_MIN_GROUP}
+
+
 def _windows(text: bytes, groups: list[Span]) -> list[tuple[int, int]]:
     """Pieces of one run that are written as a card number may be, as first and last group."""
     windows = _even_runs(groups)
@@ -187,16 +195,22 @@ def _windows(text: bytes, groups: list[Span]) -> list[tuple[int, int]]:
         for last in range(first, len(groups)):
             start, end = groups[last]
             total += end - start
-            if (
-                previous < _MIN_GROUP
-                or total > LONGEST
-                or (last > first and groups[first][1] - groups[first][0] < _MIN_FIRST_GROUP)
-            ):
+            if previous < _MIN_GROUP or total > LONGEST:
                 break
             previous = end - start
-            if total >= SHORTEST and not _is_decimal(text, groups[first : last + 1]):
+            piece = groups[first : last + 1]
+            if total >= SHORTEST and _begins_like_a_card(piece) and not _is_decimal(text, piece):
                 windows.append((first, last))
     return windows
+
+
+def _without_padding(text: bytes, group: Span) -> Span | None:
+    """The number in a group that fields of a fixed width pad with zeros on the left."""
+    start, end = group
+    if not _SHORTEST_PADDED < end - start <= _LONGEST_PADDED or text[start] != _ZERO:
+        return None
+    digits = text[start:end].lstrip(b"0")
+    return (end - len(digits), end) if len(digits) >= _SHORTEST_PADDED and is_card_number(digits) else None
 
 
 def _find_separated(text: bytes) -> list[Span]:
@@ -211,6 +225,10 @@ def _find_separated(text: bytes) -> list[Span]:
             place = (groups[first][0], groups[last][1])
             if is_card_number(digits[before[first] : before[last + 1]]) and not _is_inside_identifier(text, *place):
                 found.append(place)
+        for group in groups:
+            padded = None if _is_fraction(text, group[0]) else _without_padding(text, group)
+            if padded is not None and not _is_inside_identifier(text, *group):
+                found.append(padded)
     return found
 
 
