@@ -77,6 +77,7 @@ crds: setup ## write the custom resource definitions and their reference pages f
 
 docs: setup ## write the documents that are made from code
 	$(PY) -m tools.write_docs
+	$(PY) -m tools.coverage_detectors
 	$(PY) -m tools.write_crds
 
 chart: setup ## write the chart's templates that are made from code: CRDs, roles, admission

@@ -58,7 +58,8 @@ def shows(cell: bytes | None, secret: str) -> bool:
     if cell is None:
         return False
     core = "".join(character for character in secret if character.isalnum())
-    for data in (cell, unescape(cell).data, fold(unescape(cell).data).data):
+    twice = unescape(unescape(cell).data).data
+    for data in (cell, unescape(cell).data, fold(unescape(cell).data).data, twice, fold(twice).data):
         if core.encode() in bytes(byte for byte in data if chr(byte).isascii() and chr(byte).isalnum()):
             return True
     return False
@@ -66,6 +67,7 @@ def shows(cell: bytes | None, secret: str) -> bool:
 
 WIDE = str.maketrans({digit: chr(0xFF10 + index) for index, digit in enumerate("0123456789")})
 ARABIC = str.maketrans({digit: chr(0x660 + index) for index, digit in enumerate("0123456789")})
+HAN = str.maketrans("0123456789", "〇一二三四五六七八九")
 disguises = st.sampled_from(
     [
         lambda text: text,
@@ -74,6 +76,15 @@ disguises = st.sampled_from(
         lambda text: "\u200b".join(text),
         lambda text: text.replace(" ", "\u00a0").replace("-", "\u2011"),
         lambda text: text[:3] + "\u00ad" + text[3:],
+        lambda text: "".join(f"{character}\u0332" for character in text),
+        lambda text: "".join(f"{character}\ufe0f\u20e3" for character in text),
+        lambda text: text.translate(HAN),
+        lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
+        lambda text: "".join(f"&#{ord(character)};" for character in text),
+        lambda text: "".join(f"&amp;#x{ord(character):x};" for character in text),
+        lambda text: "".join(f"\\u{{{ord(character):x}}}" for character in text),
+        lambda text: "".join(f"%5Cu{ord(character):04x}" for character in text),
+        lambda text: text.replace(" ", "\u00b7").replace("-", "%2D"),
     ]
 )
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from sidegate.mask.compounds import DEEPEST, FieldMask, RowFields, mask_rows, rewrite_compound
 from sidegate.mask.json import mask_json
-from sidegate.mask.kinds import BINARY, BYTEA_OID, JSON_OID, JSONB_OID, TEXT_OIDS, CellKind, kind_of
-from sidegate.mask.numbers import compound_texts, integral_texts, number_texts
+from sidegate.mask.kinds import BINARY, BYTEA_OID, JSON_OID, JSONB_OID, OPAQUE_KINDS, TEXT_OIDS, CellKind, kind_of
+from sidegate.mask.numbers import integral_texts, loose_texts, number_texts
 from sidegate.mask.scanner import Scanner
 from sidegate.mask.strategies import is_constant, masked_value
 from sidegate.mask.tally import Tally
 from sidegate.policy.decision import MaskStrategy
-from sidegate.policy.source import PolicyRule
 
 
 def column_replacement(type_oid: int, format_code: int, strategy: MaskStrategy, key: bytes | None) -> tuple[bool, bytes | None]:
@@ -80,27 +79,25 @@ def scan_cell(kind: CellKind, cell: bytes, scanner: Scanner, tally: Tally, depth
 
 
 def _scan_compound(cell: bytes, scanner: Scanner, tally: Tally, depth: int) -> bytes | None:
-    """INVARIANT: what comes out is looked at as a whole as what went in was: finds across fields, or where no field is, make it NULL."""
-    found = _finds(cell, scanner)
-    if not found:
-        return cell
-    rewritten = None
-    if depth < DEEPEST:
-        rewritten = rewrite_compound(
-            cell, lambda _, type_oid, value: scan_cell(kind_of(type_oid, BINARY), value, scanner, tally, depth + 1)
-        )
-    if rewritten is None or rewritten == cell or _finds(rewritten, scanner):
-        tally.add_all(found)
+    """A record's or an array's values are looked at one by one: the bytes of a length in front of one may read like a letter or a digit
+    that belongs to it.
+
+    INVARIANT: what comes out is looked at as a whole too: finds across fields, or where no field is, make it NULL.
+    """
+    if depth >= DEEPEST:
         return None
-    return rewritten
+    may_show = scanner.may_contain(cell)
 
+    def scanned(_: int, type_oid: int, value: bytes) -> bytes | None:
+        kind = kind_of(type_oid, BINARY)
+        return scan_cell(kind, value, scanner, tally, depth + 1) if may_show or kind in OPAQUE_KINDS else value
 
-def _finds(cell: bytes, scanner: Scanner) -> set[PolicyRule]:
-    for text in compound_texts(cell, 0):
-        spans = scanner.find(text)
-        if spans:
-            return {span.source for span in spans}
-    return set()
+    rewritten = rewrite_compound(cell, scanned)
+    if rewritten is None:
+        return None if any(_is_hit(text, scanner, tally) for text in loose_texts(cell)) else cell
+    if depth == 0 and may_show and _is_hit(rewritten, scanner, tally):
+        return None
+    return cell if rewritten == cell else rewritten
 
 
 def _scan_text(cell: bytes, scanner: Scanner, tally: Tally) -> bytes | None:

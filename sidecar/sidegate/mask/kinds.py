@@ -24,9 +24,19 @@ NUMBER_COMPOUND_OIDS: Final = frozenset(
     | {3926, 3927, 3906, 3907, 4536, 6157, 4532, 6151}  # int8range, numrange, their multiranges, arrays of each
 )
 
+GEOMETRY_OIDS: Final = frozenset({600, 601, 602, 603, 604, 628, 718})  # point, lseg, path, box, polygon, line, circle
+
 # Types that can't hold what any detector finds: bool, "char", int2, int4, oid, xid, cid, float4 (nine significant digits), date, time,
-# timetz, timestamp, timestamptz (colons between at most eight digits), uuid, macaddr, macaddr8, pg_lsn, void.
-PLAIN_OIDS: Final = frozenset({16, 18, 21, 23, 26, 28, 29, 700, 1082, 1083, 1266, 1114, 1184, 2950, 829, 774, 3220, 2278})
+# timetz, timestamp, timestamptz (colons between at most eight digits), interval, uuid, inet and cidr (no octet begins like a card number
+# that is as short), macaddr, macaddr8, pg_lsn, void.
+PLAIN_OIDS: Final = frozenset(
+    {16, 18, 21, 23, 26, 28, 29, 700, 1082, 1083, 1266, 1114, 1184, 1186, 2950, 869, 650, 829, 774, 3220, 2278}
+)
+# What is made of them alone: their arrays (but for `"char"`), int4range, daterange, tsrange, tstzrange, their multiranges, arrays of each.
+PLAIN_COMPOUND_OIDS: Final = frozenset(
+    {1000, 1005, 1007, 1028, 1011, 1012, 1021, 1182, 1183, 1270, 1115, 1185, 1187, 2951, 1041, 651, 1040, 775, 3221}
+    | {3904, 3912, 3908, 3910, 4451, 4535, 4533, 4534, 3905, 3913, 3909, 3911, 6150, 6155, 6152, 6153}
+)
 
 
 class CellKind(enum.IntEnum):
@@ -45,18 +55,20 @@ class CellKind(enum.IntEnum):
     FLOAT8_BINARY = 10
     MONEY_BINARY = 11
     NUMERIC_BINARY = 12
-    COMPOUND_BINARY = 13  # array, record, range or unknown
+    FLOATS_BINARY = 13  # points and what is drawn through them
+    COMPOUND_BINARY = 14  # array, record, range or unknown
 
 
 # Their wire bytes don't show their digits: the prefilter over a whole chunk says nothing about them.
 OPAQUE_KINDS: Final = frozenset(
     {CellKind.INT8_BINARY, CellKind.FLOAT8_BINARY, CellKind.MONEY_BINARY, CellKind.NUMERIC_BINARY, CellKind.COMPOUND_BINARY}
-    | {CellKind.MONEY_TEXT}
+    | {CellKind.FLOATS_BINARY, CellKind.MONEY_TEXT}
 )
 
 _BINARY_KINDS: Final[Mapping[int, CellKind]] = {
     **dict.fromkeys(TEXT_OIDS, CellKind.TEXT_VALUE),
-    **dict.fromkeys(PLAIN_OIDS, CellKind.PLAIN),
+    **dict.fromkeys(PLAIN_OIDS | PLAIN_COMPOUND_OIDS, CellKind.PLAIN),
+    **dict.fromkeys(GEOMETRY_OIDS, CellKind.FLOATS_BINARY),
     JSON_OID: CellKind.JSON_TEXT,
     JSONB_OID: CellKind.JSONB_BINARY,
     BYTEA_OID: CellKind.BYTEA_BINARY,
@@ -66,7 +78,7 @@ _BINARY_KINDS: Final[Mapping[int, CellKind]] = {
     NUMERIC_OID: CellKind.NUMERIC_BINARY,
 }
 _TEXT_KINDS: Final[Mapping[int, CellKind]] = {
-    **dict.fromkeys(PLAIN_OIDS, CellKind.PLAIN),
+    **dict.fromkeys(PLAIN_OIDS | PLAIN_COMPOUND_OIDS, CellKind.PLAIN),
     **dict.fromkeys(NUMBER_COMPOUND_OIDS, CellKind.NUMBER_TEXT),
     JSON_OID: CellKind.JSON_TEXT,
     JSONB_OID: CellKind.JSON_TEXT,
@@ -75,8 +87,8 @@ _TEXT_KINDS: Final[Mapping[int, CellKind]] = {
     NUMERIC_OID: CellKind.NUMBER_TEXT,
     FLOAT8_OID: CellKind.FLOAT8_TEXT,
     MONEY_OID: CellKind.MONEY_TEXT,
-    # inet, cidr, interval, bit, varbit, points and their kin: text that isn't ours to edit
-    **dict.fromkeys((869, 650, 1186, 1560, 1562, 600, 601, 602, 603, 604, 628, 718), CellKind.NUMBER_TEXT),
+    # bit, varbit, points and their kin: text that isn't ours to edit
+    **dict.fromkeys({1560, 1562} | GEOMETRY_OIDS, CellKind.NUMBER_TEXT),
 }
 
 

@@ -1,7 +1,8 @@
-"""The decimal texts inside cells that don't show their digits: binary numbers, and binary compounds that hold some.
+"""The texts inside cells that don't show them: decimal digits of binary numbers, and what values of unknown binary forms may hold.
 
-Read as PostgreSQL's own send functions write them (src/backend/utils/adt/*.c): int8, float8, money and numeric; arrays, records, ranges and
-multiranges down to their elements. An unknown type is tried as each of these, and 64-bit integers are looked for at every place in it.
+Read as PostgreSQL's own send functions write them (src/backend/utils/adt/*.c): int8, float8, money, numeric, points. A value of a type that
+isn't known (an extension's, a domain's, a range's) is tried as each of these, as a range or multirange of them, and as any row of values
+behind their lengths; 64-bit integers are looked for at every place in it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import struct
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
-from sidegate.mask.kinds import BINARY, OPAQUE_KINDS, CellKind, kind_of
+from sidegate.mask.kinds import CellKind
 
 _MOST_DIGITS: Final = 40
+_LARGEST_FLOAT: Final = 1e20
 
 
 def integral_texts(text: bytes) -> list[bytes]:
@@ -34,11 +36,18 @@ def number_texts(kind: CellKind, cell: bytes) -> list[bytes]:
         amount = str(abs(int.from_bytes(cell, "big", signed=True))).encode()
         return [amount, amount[:-2], amount[:-3]]
     if kind is CellKind.FLOAT8_BINARY and len(cell) == 8:
-        number = struct.unpack(">d", cell)[0]
-        return [str(abs(int(number))).encode()] if abs(number) < 1e20 else []
+        return _float_texts(cell)
     if kind is CellKind.NUMERIC_BINARY:
         return _numeric_texts(cell)
+    if kind is CellKind.FLOATS_BINARY:
+        # path_send and poly_send write a flag and a count before the coordinates, the others nothing.
+        return [text for at in range(len(cell) % 8, len(cell), 8) for text in _float_texts(cell[at : at + 8])]
     return []
+
+
+def _float_texts(cell: bytes) -> list[bytes]:
+    number = struct.unpack(">d", cell)[0]
+    return [str(abs(int(number))).encode()] if abs(number) < _LARGEST_FLOAT else []
 
 
 def _numeric_texts(cell: bytes) -> list[bytes]:
@@ -55,30 +64,40 @@ def _numeric_texts(cell: bytes) -> list[bytes]:
     return [str(number).encode()]
 
 
-_DEEPEST: Final = 64  # of compounds in compounds; deeper ones are looked at raw and for bare integers
+_SHORTEST: Final = 9  # bytes: no value that a detector finds is shorter
 _LARGEST_CARD: Final = 10**16  # of 16 digits; random bytes read as longer ones would too often have a right check digit
-_INTEGER: Final = re.compile(
-    rb"(?=\x00(?:[\x01-\x23].|\x00[^\x00]))", re.DOTALL
-)  # from 2**40, which no scheme's numbers are under
+# Where a 64-bit integer from 2**40 on may start, which no scheme's numbers are under; where an int32 of at least _SHORTEST may.
+_INTEGER: Final = re.compile(rb"(?=\x00(?:[\x01-\x23].|\x00[^\x00]))", re.DOTALL)
+_LENGTH: Final = re.compile(rb"(?=\x00(?:\x00\x00[\x09-\xff]|\x00[^\x00].|[^\x00]..))", re.DOTALL)
+_APART: Final = b"\x00,\x00"  # no detector looks over it
 
 
-def compound_texts(cell: bytes, depth: int) -> list[bytes]:
-    texts = [cell]
-    if depth > _DEEPEST:
-        return texts + _bare_integers(cell)
-    bounds = _range_bounds(cell) or _multirange_bounds(cell)
-    for bound in bounds or ():
-        texts += [*number_texts(CellKind.INT8_BINARY, bound), *_numeric_texts(bound)]
-    parts = _array_parts(cell) or _record_parts(cell)
-    if parts is None:
-        return texts + _bare_integers(cell)
-    for type_oid, value in parts:
-        kind = kind_of(type_oid, BINARY)
-        if kind is CellKind.COMPOUND_BINARY:
-            texts += compound_texts(value, depth + 1)
-        elif kind in OPAQUE_KINDS:
-            texts += number_texts(kind, value)
-    return texts
+def loose_texts(cell: bytes) -> list[bytes]:
+    """What a value that is neither a record nor an array may hold. A fixed number of texts, each as long as the value times a constant."""
+    texts = [cell, _with_gaps(cell)]
+    bounds = _range_bounds(cell) or _multirange_bounds(cell) or []
+    numbers = _bare_integers(cell)
+    for bound in bounds:
+        numbers += number_texts(CellKind.INT8_BINARY, bound)
+    for value in (cell, *bounds):
+        numbers += [*number_texts(CellKind.FLOAT8_BINARY, value), *_numeric_texts(value)]
+    return [*texts, _APART.join(numbers)]
+
+
+def _with_gaps(cell: bytes) -> bytes:
+    """A gap wherever a value of a length that stands before it may begin or end: a length's last byte may read like a letter or digit."""
+    places: set[int] = set()
+    for match in _LENGTH.finditer(cell):
+        start = match.start() + 4
+        end = start + int.from_bytes(cell[start - 4 : start], "big")
+        if end <= len(cell):
+            places |= {start, end}
+    pieces: list[bytes] = []
+    at = 0
+    for place in sorted(places):
+        pieces.append(cell[at:place])
+        at = place
+    return _APART.join([*pieces, cell[at:]])
 
 
 def _sized_values(cell: bytes, at: int, count: int) -> tuple[list[bytes], int] | None:
@@ -95,42 +114,6 @@ def _sized_values(cell: bytes, at: int, count: int) -> tuple[list[bytes], int] |
             values.append(cell[at : at + size])
             at += size
     return values, at
-
-
-def _array_parts(cell: bytes) -> list[tuple[int, bytes]] | None:
-    """array_send: dimensions, has-null flag, element type, size and lower bound of each dimension, then the elements."""
-    if len(cell) < 12:
-        return None
-    dimensions, has_null, type_oid = struct.unpack_from(">iiI", cell)
-    if not 0 <= dimensions <= 6 or has_null not in (0, 1) or len(cell) < 12 + 8 * dimensions:
-        return None
-    count = 1 if dimensions else 0
-    for index in range(dimensions):
-        count *= struct.unpack_from(">I", cell, 12 + 8 * index)[0]
-    if count * 4 > len(cell):
-        return None
-    found = _sized_values(cell, 12 + 8 * dimensions, count)
-    if found is None or found[1] != len(cell):
-        return None
-    return [(type_oid, value) for value in found[0]]
-
-
-def _record_parts(cell: bytes) -> list[tuple[int, bytes]] | None:
-    """record_send: field count, then each field's type and value."""
-    if len(cell) < 4:
-        return None
-    count, at = int.from_bytes(cell[:4], "big"), 4
-    parts: list[tuple[int, bytes]] = []
-    if count * 8 > len(cell):
-        return None
-    for _ in range(count):
-        type_oid = int.from_bytes(cell[at : at + 4], "big")
-        found = _sized_values(cell, at + 4, 1)
-        if found is None:
-            return None
-        parts += [(type_oid, value) for value in found[0]]
-        at = found[1]
-    return parts if at == len(cell) else None
 
 
 def _range_bounds(cell: bytes) -> list[bytes] | None:

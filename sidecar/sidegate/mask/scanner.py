@@ -6,19 +6,21 @@ with the strictest strategy. A span never cuts an escape sequence in half. Time 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from sidegate.mask.detect.detector import Detector
 from sidegate.mask.detectors import DETECTORS
 from sidegate.mask.patterns import Prefilter
-from sidegate.mask.reading import ESCAPE_TRIGGER, FOLD_TRIGGER, Reading, fold, unescape
+from sidegate.mask.reading import ESCAPE_TRIGGER, FOLD_TRIGGER, WIDE_TRIGGER, Reading, fold, narrow, unescape, whole_escapes
 from sidegate.mask.strategies import REDACTED, STRICTNESS, masked_value
 from sidegate.policy.decision import MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
 
 _CACHED_SCANNERS: Final = 1024  # small: their compiled patterns are shared
 _CACHED_PREFILTERS: Final = 64  # each may take some megabytes
+_MOST_ESCAPES: Final = 4  # of different kinds in each other: JSON in a URL in HTML in JSON; within one kind a run counts as one
 
 
 class UnknownDetectorError(ValueError):
@@ -57,12 +59,13 @@ def _rules(masks: tuple[ValueMask, ...]) -> tuple[_Rule, ...]:
 
 
 class _Patterns(NamedTuple):
-    """The prefilter patterns of some detectors, then the two triggers of readings. `owners`: of each pattern, which detector's."""
+    """The prefilter patterns of some detectors, then the triggers of readings. `owners`: of each pattern, which detector's."""
 
     patterns: Prefilter
     owners: tuple[int, ...]
     unescape_at: int
     fold_at: int
+    wide_at: int
 
 
 @lru_cache(maxsize=_CACHED_PREFILTERS)
@@ -72,7 +75,8 @@ def _prefilter(names: tuple[str, ...]) -> _Patterns:
     for index, name in enumerate(names):
         patterns += DETECTORS[name].prefilter
         owners += [index] * len(DETECTORS[name].prefilter)
-    return _Patterns(Prefilter((*patterns, ESCAPE_TRIGGER, FOLD_TRIGGER)), tuple(owners), len(patterns), len(patterns) + 1)
+    at = len(patterns)
+    return _Patterns(Prefilter((*patterns, ESCAPE_TRIGGER, FOLD_TRIGGER, WIDE_TRIGGER)), tuple(owners), at, at + 1, at + 2)
 
 
 class Scanner:
@@ -105,17 +109,18 @@ class Scanner:
         if not hits or not self._rules:
             return []
         found = self._look(data, hits)
-        for reading, source in self._readings(data, hits):
-            spans = self._look(reading.data, self._prefilter.patterns.matches(reading.data))
-            spans = [_at(span, reading.source_span((span.start, span.end))) for span in spans]
-            if source is not None:
-                spans = [_at(span, source.source_span((span.start, span.end))) for span in spans]
-            found += spans
+        for chain in self._readings(data, hits):
+            read = chain[-1].data
+            for span in self._look(read, self._prefilter.patterns.matches(read)):
+                place = (span.start, span.end)
+                for reading in reversed(chain):
+                    place = reading.source_span(place)
+                found.append(_at(span, place))
         if not found:
             return []
         if b"\\" in data:
-            escapes = unescape(data)
-            found = [_at(span, escapes.widened((span.start, span.end))) for span in found]
+            places = whole_escapes(data, [(span.start, span.end) for span in found])
+            found = [_at(span, place) for span, place in zip(found, places, strict=True)]
         return _merged(found)
 
     def mask(self, data: bytes) -> bytes | None:
@@ -148,18 +153,32 @@ class Scanner:
             found += [Span(start, end, rule.detector.name, rule.strategy, rule.source) for start, end in rule.detector.find(data)]
         return found
 
-    def _readings(self, data: bytes, hits: list[int]) -> list[tuple[Reading, Reading | None]]:
-        """Each reading that differs from the value, with the reading it was made from."""
-        readings: list[tuple[Reading, Reading | None]] = []
-        fold_at = self._prefilter.fold_at
-        if fold_at in hits:
-            readings.append((fold(data), None))
-        if self._prefilter.unescape_at in hits:
+    def _readings(self, data: bytes, hits: list[int]) -> Iterator[tuple[Reading, ...]]:
+        """Each reading that differs from the value, behind those that it was made from."""
+        chain: tuple[Reading, ...] = ()
+        for _ in range(_MOST_ESCAPES):
+            yield from self._seen(data, hits, chain)
+            # Where a detector's own pattern is there, more escapes matter than the trigger names: `\\n` in a wrapped token.
+            has_own = any(hit < self._prefilter.unescape_at for hit in hits)
+            if self._prefilter.unescape_at not in hits and not (has_own and b"\\" in data):
+                return
+            if b"\\x" in data:
+                short = unescape(data, is_short=True)
+                yield (*chain, short)
+                yield from self._seen(short.data, self._prefilter.patterns.matches(short.data), (*chain, short))
             unescaped = unescape(data)
-            readings.append((unescaped, None))
-            if fold_at in self._prefilter.patterns.matches(unescaped.data):
-                readings.append((fold(unescaped.data), unescaped))
-        return readings
+            if unescaped.data == data:
+                return
+            chain, data = (*chain, unescaped), unescaped.data
+            yield chain
+            hits = self._prefilter.patterns.matches(data)
+        yield from self._seen(data, hits, chain)
+
+    def _seen(self, data: bytes, hits: list[int], chain: tuple[Reading, ...]) -> Iterator[tuple[Reading, ...]]:
+        if self._prefilter.fold_at in hits:
+            yield (*chain, fold(data))
+        if self._prefilter.wide_at in hits:
+            yield (*chain, narrow(data))
 
 
 def _at(span: Span, place: tuple[int, int]) -> Span:

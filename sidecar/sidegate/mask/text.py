@@ -96,7 +96,7 @@ _OWN_CLASSES: Final = frozenset(_OWN.split(" "))
 _PLACE: Final = re.compile(
     r"PL/pgSQL function [\w.\"$]+\([\w\s.,\[\]\"]*\) line \d+ at [A-Za-z_ .]+|COPY [\w.\"$]+, line \d+(?=[,:]|$)"
 )
-_QUOTED: Final = re.compile(r'"(?:.*)"|\u201c.*\u201d|\u00ab.*\u00bb|`.*`', re.DOTALL)
+_QUOTES: Final = ('""', "\u201c\u201d", "\u00ab\u00bb", "``")
 _NUMBER: Final = re.compile(r"[0-9][0-9.,:/-]{3,}")
 
 
@@ -202,9 +202,21 @@ def _is_fixed(fields: Mapping[str, str], state: str, message: str) -> bool:
     return state[:2] == "23" and _CONSTRAINT_MESSAGE.fullmatch(message) is not None
 
 
+def _without_quoted(text: str) -> str:
+    """Each kind's last closing quote is looked for once: a pattern would look for it again behind each opening one."""
+    pairs = [(opening, text.rfind(closing)) for opening, closing in _QUOTES]
+    pieces: list[str] = []
+    at = 0
+    while quoted := [(start, end) for mark, end in pairs if at <= (start := text.find(mark, at)) < end]:
+        start, end = min(quoted)
+        pieces += [text[at:start], f'"{MASKED}"']
+        at = end + 1
+    return "".join([*pieces, text[at:]])
+
+
 def _cut(text: str) -> str:
     """Without quoted parts (from the first quote to the last: a value may hold quotes), long numbers, and the text after a colon."""
-    text = _QUOTED.sub(f'"{MASKED}"', text)
+    text = _without_quoted(text)
     head, colon, _ = text.partition(": ")
     return _NUMBER.sub(MASKED, head) + (f": {MASKED}" if colon else "")
 

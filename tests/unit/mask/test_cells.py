@@ -17,12 +17,14 @@ from sidegate.mask.kinds import (
     BINARY,
     BYTEA_OID,
     FLOAT8_OID,
+    GEOMETRY_OIDS,
     INT8_OID,
     JSON_OID,
     JSONB_OID,
     MONEY_OID,
     NUMBER_COMPOUND_OIDS,
     NUMERIC_OID,
+    PLAIN_COMPOUND_OIDS,
     PLAIN_OIDS,
     TEXT,
     TEXT_OIDS,
@@ -147,7 +149,11 @@ SCANNED: list[tuple[int, int, bytes, bytes | None]] = [
     (2287, BINARY, array(2249, record((20, INT8_CARD))), array(2249, record((20, None)))),
     (3926, TEXT, b"[1,4242424242424242)", None),
     (3926, BINARY, b"\x02" + struct.pack(">i", 8) + INT8_CARD + struct.pack(">i", 8) + INT8_CARD, None),
-    (869, TEXT, b"a@example.com", None),
+    (1562, TEXT, b"a@example.com", None),
+    (600, BINARY, struct.pack(">dd", 1.5, float(CARD)), None),
+    (602, BINARY, b"\1" + struct.pack(">idd", 1, 1.5, float(CARD)), None),
+    (2249, BINARY, record((99999, numeric(CARD))), record((99999, None))),  # a domain over numeric
+    (99998, BINARY, array(99999, struct.pack(">d", float(CARD))), array(99999, None)),  # of a domain over float8
 ]
 
 
@@ -156,6 +162,45 @@ def test_a_find_in_a_cell_leaves_a_legal_value(oid: int, format_code: int, cell:
     tally = Tally()
     assert scan_cell(kind_of(oid, format_code), cell, scanner(), tally) == expected
     assert tally.take() == ({} if expected == cell else {RULE: 1})
+
+
+STARTING = [
+    b"4242424242424242",
+    b"583-68-2629",
+    b"DE89370400440532013000",
+    b"AKIA3JMGPT7QX3W6NQXQ",
+    b"sk_live_4eC39HqLyjWDarjtT1zdp7dc",
+]
+
+
+@pytest.mark.parametrize("secret", STARTING)
+def test_the_length_before_a_value_is_no_part_of_it(secret: bytes) -> None:
+    """Lengths of 48 to 57, 65 to 90 and 97 to 122 bytes read like a digit or letter in front of the value."""
+    for size in range(len(secret), 300):
+        value = secret.ljust(size)
+        shown = b"[masked]".ljust(size - len(secret) + 8)
+        for cell, expected in (
+            (array(25, b"x", value), array(25, b"x", shown)),
+            (record((25, value), (25, value)), record((25, shown), (25, shown))),
+            (record((2249, record((1009, array(25, value))))), record((2249, record((1009, array(25, shown)))))),
+            (hstore(value), None),  # no type of PostgreSQL's own: NULL
+        ):
+            assert scan_cell(CellKind.COMPOUND_BINARY, cell, scanner(), Tally()) == expected, size
+
+
+def hstore(value: bytes) -> bytes:
+    """hstore_send: a count, then keys and values behind their lengths."""
+    return struct.pack(">ii", 1, 1) + b"k" + struct.pack(">i", len(value)) + value
+
+
+def test_compounds_too_deep_to_be_read_show_nothing() -> None:
+    for value in (INT8_CARD, b"4242424242424242".ljust(49)):
+        cell = value
+        for _ in range(40):
+            cell = record((2249, cell))
+        shown = scan_cell(CellKind.COMPOUND_BINARY, cell, scanner(), Tally())
+        assert shown is not None
+        assert value not in shown
 
 
 CLEAN: list[tuple[int, int, bytes]] = [
@@ -284,6 +329,10 @@ CLEAR = [
     "ROW(1, 'x', now())",
     "int8range(1, 10)",
     "'192.168.100.200/32'::inet",
+    "'fe80::1234:5678:9abc'::inet",
+    "ARRAY['2011-02-03 04:05:06.789012'::timestamp]",
+    "tsrange('2011-02-03 04:05:06.789012', '2011-02-03 04:05:07.789012')",
+    "tstzmultirange(tstzrange('2011-02-03 04:05:06.789012+00', '2011-02-03 04:05:07.789012+00'))",
     "'00:11:22:33:44:55'::macaddr",
     "true",
     "4.2::float4",
@@ -365,6 +414,12 @@ def test_types_that_pass_unread_can_not_hold_a_card_number(connection: psycopg.C
         "'42424242-4242-4242-4242-424242424242'::uuid",
         "'42:42:42:42:42:42'::macaddr",
         "'FFFFFFFF/FFFFFFFF'::pg_lsn",
+        "'255.255.255.255/32'::inet",
+        "'178000000 years 12 mons 2147483647 days 2562047788:00:54.775807'::interval",
+        "tsrange('294276-12-31 23:59:59.999998', '294276-12-31 23:59:59.999999')",
+        "ARRAY['2011-02-03'::date, '2012-02-03'::date, '2013-02-03'::date]",
+        "ARRAY[4242, 4242, 4242, 4242]",
+        "ARRAY['42424242-4242-4242-4242-424242424242'::uuid]",
     ]
     for expression in extremes:
         oid, value = raw_cell(connection, expression, TEXT)
@@ -376,7 +431,12 @@ def test_types_that_pass_unread_can_not_hold_a_card_number(connection: psycopg.C
 def test_the_tables_name_the_types_that_they_mean(connection: psycopg.Connection) -> None:
     tables = {
         TEXT_OIDS: "text varchar bpchar name xml unknown",
-        PLAIN_OIDS: "bool char int2 int4 oid xid cid float4 date time timetz timestamp timestamptz uuid macaddr macaddr8 pg_lsn void",
+        PLAIN_OIDS: "bool char int2 int4 oid xid cid float4 date time timetz timestamp timestamptz uuid macaddr macaddr8 pg_lsn void "
+        "interval inet cidr",
+        PLAIN_COMPOUND_OIDS: "_bool _int2 _int4 _oid _xid _cid _float4 _date _time _timetz _timestamp _timestamptz _interval _uuid _inet "
+        "_cidr _macaddr _macaddr8 _pg_lsn int4range daterange tsrange tstzrange int4multirange datemultirange tsmultirange "
+        "tstzmultirange _int4range _daterange _tsrange _tstzrange _int4multirange _datemultirange _tsmultirange _tstzmultirange",
+        GEOMETRY_OIDS: "point lseg path box polygon line circle",
         NUMBER_COMPOUND_OIDS: "_int8 _numeric _float8 _money _bytea _json _jsonb int8range _int8range numrange _numrange int8multirange "
         "_int8multirange nummultirange _nummultirange",
         frozenset(

@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from sidegate.mask.patterns import compile_pattern
-from sidegate.mask.reading import FOLD_TRIGGER, TWINS, UNSEEN, fold, folded, unescape
+from sidegate.mask.reading import FOLD_TRIGGER, TWINS, UNSEEN, fold, folded, narrow, unescape, whole_escapes
 
 trigger = compile_pattern(FOLD_TRIGGER)
 
@@ -62,11 +62,64 @@ def test_classes_hold_no_ascii_character() -> None:
         (rb"\q", rb"\q"),
         (rb"a\\", rb"a\\"),
         (rb"\u00zz", rb"\u00zz"),
+        (rb"\u{41}\u{1F600}", "A\U0001f600".encode()),
+        (b"%41%2542%252543", b"ABC"),
+        (b"100%zz 5%", b"100%zz 5%"),
+        (b"&#65;&#x42;&amp;#67;&#68 &commat;&nbsp;&unknown;&", "ABCD @\xa0&unknown;&".encode()),
+        (b"&#1114112;&#xD800;", b"??"),
         (rb"\xe2\x80\x8b", "\u200b".encode()),
     ],
 )
 def test_unescapes(raw: bytes, read: bytes) -> None:
     assert unescape(raw).data == read
+
+
+@pytest.mark.parametrize(
+    ("raw", "read"),
+    [
+        (rb"4\xa04", "4\xa04".encode()),  # Python
+        (rb"4\xc2\xa04", "4\xa04".encode()),  # C
+        (rb"4\x204242", b"4 4242"),
+        (rb"\x41\n\u0042", b"A\nB"),
+    ],
+)
+def test_reads_hexadecimal_escapes_of_two_digits(raw: bytes, read: bytes) -> None:
+    assert unescape(raw, is_short=True).data == read
+
+
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+def test_narrows_utf_16(order: str) -> None:
+    assert narrow("4242 4242".encode(order)).data == b"4242 4242"
+
+
+@pytest.mark.parametrize(
+    ("raw", "read"),
+    [
+        ("4\u03322\ufe0f\u20e3", "42"),
+        ("\u56db\u4e8c\u3007\u96f6", "4200"),
+        ("4\u00b72\u30fb4\u20442", "4.2.4/2"),
+        ("\U0001ccf4\U00010d42\u3283", "424"),
+        ("4\u20282\u28004", "4 2 4"),
+    ],
+)
+def test_folds_marks_points_and_numerals(raw: str, read: str) -> None:
+    assert fold(raw.encode()).data == read.encode()
+
+
+def test_every_digit_of_every_script_is_read_as_one() -> None:
+    """Whatever Unicode calls a digit, decimal or not, and whatever the matcher's younger tables call one."""
+    decimal = compile_pattern(rb"\p{Nd}")
+    missed = []
+    for code in range(0x80, sys.maxunicode + 1):
+        if 0xD800 <= code < 0xE000:
+            continue
+        character = chr(code)
+        if decimal.search(character.encode()) is None and unicodedata.digit(character, None) is None:
+            continue
+        read = fold(character.encode() * 3).data
+        if not (read.isdigit() and len(read) == 3) or trigger.search(character.encode()) is None:
+            missed.append(f"{code:X}")
+    assert missed == []
 
 
 def test_maps_places_back() -> None:
@@ -90,10 +143,9 @@ def test_maps_places_back_over_dropped_characters() -> None:
 
 
 def test_widens_a_span_to_whole_escapes() -> None:
-    reading = unescape(rb"x\njohn")
-    assert reading.widened((2, 7)) == (1, 7)
-    assert reading.widened((3, 7)) == (3, 7)
-    assert reading.widened((0, 2)) == (0, 3)
+    text = rb"x\njohn"
+    assert whole_escapes(text, [(2, 7), (3, 7), (0, 2)]) == [(1, 7), (3, 7), (0, 3)]
+    assert whole_escapes(rb"%B4242", [(2, 6)]) == [(2, 6)]  # a percent escape that is cut is only another text
 
 
 def test_folds_around_bytes_that_are_not_utf8() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from sidegate.mask.detect.detector import ALPHANUMERIC, Detector, continues_word, is_at
+from sidegate.mask.detect.detector import ALPHANUMERIC, DIGITS, Detector, continues_word, is_at
 from sidegate.mask.patterns import Span, compile_pattern
 
 # Whole length by country, from the SWIFT IBAN registry.
@@ -17,13 +17,18 @@ _REGISTRY: Final = (
 )
 LENGTHS: Final[Mapping[bytes, int]] = {entry[:2].encode(): int(entry[2:]) for entry in _REGISTRY.split()}
 LONGEST: Final = max(LENGTHS.values())
-_SHAPE: Final = b"(?i:" + b"|".join(sorted(LENGTHS)) + b")[0-9]{2}(?:[ -]?[0-9A-Za-z]){11}"
+_SHAPE: Final = b"(?i:" + b"|".join(sorted(LENGTHS)) + rb")[ -]?[0-9]{2}(?:[ \t\r\n./_-]{0,3}[0-9A-Za-z]){11}"
 
 PREFILTER: Final = (_SHAPE,)
 
 _shape: Final = compile_pattern(_SHAPE)
-_SEPARATORS: Final = frozenset(b" -")
-_DASH: Final = ord("-")
+_SEPARATORS: Final = frozenset(b" \t\r\n./_-")
+_LONGEST_GAP: Final = 3
+_SPACE: Final = b" "
+_GROUP: Final = 4  # on paper
+# National accounts are numbers with a few letters: the fewest digits, bank codes and check digits counted, are those of the Netherlands
+# and Malta. Prose that looks like an IBAN has fewer.
+_FEWEST_DIGITS: Final = 9
 _WEIGHTS: Final[Mapping[int, str]] = {byte: str(int(chr(byte), 36)) for byte in b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 
@@ -32,25 +37,35 @@ def has_iban_digits(iban: bytes) -> bool:
     return int("".join(_WEIGHTS[byte] for byte in iban[4:] + iban[:4])) % 97 == 1
 
 
-def _take(text: bytes, start: int, count: int) -> tuple[bytes, int]:
-    """`count` letters and digits from `start` on, single separators between them skipped; and where they end.
+def is_iban(iban: bytes) -> bool:
+    return iban[2:4].isdigit() and sum(byte in DIGITS for byte in iban[4:]) >= _FEWEST_DIGITS and has_iban_digits(iban)
 
-    Dashes count only after every fourth character, as on paper: anything looser is found in UUIDs.
+
+def _take(text: bytes, start: int, count: int) -> tuple[bytes, int]:
+    """`count` letters and digits from `start` on, what separates them skipped; and where they end.
+
+    Single spaces count anywhere: each country has its own way. Anything else, and wider gaps, only after every fourth character, as on
+    paper, and throughout (at a line's end a space may have become a break): anything looser is found in UUIDs and prose.
     """
     taken = bytearray()
-    dashes = 0
+    gaps: list[tuple[int, bytes]] = []  # how many characters stand before each, and what it is
     at = start
     while len(taken) < count and at < len(text):
         if text[at] in ALPHANUMERIC:
             taken.append(text[at])
-        elif text[at] not in _SEPARATORS or not is_at(text, at + 1, ALPHANUMERIC):
+            at += 1
+            continue
+        end = at
+        while end < len(text) and end - at < _LONGEST_GAP and text[end] in _SEPARATORS:
+            end += 1
+        if end == at or not is_at(text, end, ALPHANUMERIC):
             break
-        elif text[at] == _DASH:
-            if len(taken) % 4:
-                break
-            dashes += 1
-        at += 1
-    if dashes and dashes != (count - 1) // 4:
+        gaps.append((len(taken), text[at:end]))
+        at = end
+    is_loose = all(gap == _SPACE for _, gap in gaps)
+    on_paper = [*range(_GROUP, count, _GROUP)]
+    is_on_paper = [place for place, _ in gaps] == on_paper and len({gap.strip() for _, gap in gaps}) == 1
+    if not (is_loose or is_on_paper):
         return b"", at
     return bytes(taken).upper(), at
 
@@ -69,7 +84,7 @@ def find(text: bytes) -> list[Span]:
             continue
         length = LENGTHS[text[start : start + 2].upper()]
         iban, end = _take(text, start, length)
-        if len(iban) == length and not is_at(text, end, ALPHANUMERIC) and has_iban_digits(iban):
+        if len(iban) == length and not is_at(text, end, ALPHANUMERIC) and is_iban(iban):
             found.append((start, end))
             at = end
     return found
@@ -77,7 +92,8 @@ def find(text: bytes) -> list[Span]:
 
 DETECTOR: Final = Detector(
     name="iban",
-    finds="international bank account numbers, in one piece or grouped by single spaces or dashes, in either case",
+    finds="international bank account numbers, in one piece or grouped by spaces, or in fours by dashes, dots, "
+    "slashes, underscores or line breaks, in either case",
     proof="length of the country and check digits (mod 97)",
     leaves_out="national account numbers, countries outside the registry",
     prefilter=PREFILTER,

@@ -1,8 +1,9 @@
 """Payment card numbers (PAN): ISO/IEC 7812 check digit (Luhn), issuer ranges and lengths of the schemes, usual ways of grouping.
 
-A number is taken as people write it: in one piece, in groups of three or more digits between one to three separators, or one separator
-after every digit or every second digit. Not taken: what is part of a longer run of digits, the fraction of a decimal number, a piece of
-a UUID or of a hexadecimal digest, and a valid EAN-13 (a 13-digit Visa number, not issued for decades, looks the same).
+A number is taken as people and programs write it: in one piece; in groups of three or more digits between one to three separators; in the
+groups that are printed on cards, between line breaks and tabs too; one separator after every digit or every second digit; with its
+thousands marked; padded with zeros; in exponent form. Not taken: what is part of a longer run of digits, the fraction of a decimal number,
+a piece of a UUID or of a hexadecimal digest, and a valid EAN-13 (a 13-digit Visa number, not issued for decades, looks the same).
 """
 
 from __future__ import annotations
@@ -66,17 +67,37 @@ _BY_FIRST_DIGIT: Final = {
     digit: tuple(scheme for scheme in SCHEMES if scheme[0][0] <= digit <= scheme[1][0]) for digit in "23456789"
 }
 
-# The second is how PostgreSQL writes a double precision number of 16 digits and more; sidegate.mask.cells reads it as an integer.
-PREFILTER: Final = (rb"[0-9](?:[ ._/-]{0,3}[0-9]){12}", rb"[0-9]e\+1[0-9]")
+_SEPARATED: Final = rb"[0-9](?:[ ._/+-]{0,3}[0-9]){12}"
+# As printed: 4-4-4-4, 4-4-4-4-3, 4-6-5, 4-6-4. Broken, wide and tabbed gaps count here alone: tables are full of them.
+_GAP: Final = rb"[ \t-\r._/+-]{1,4}"
+_PRINTED: Final = (
+    rb"[0-9]{4}" + _GAP + rb"(?:[0-9]{4}" + _GAP + rb"[0-9]{4}" + _GAP + rb"[0-9]{4}|[0-9]{6}" + _GAP + rb"[0-9]{4})"
+)
+_THOUSANDS: Final = rb"[0-9]{1,3}(?:[,.' ][0-9]{3}){4}"
+# How PostgreSQL writes a double precision number of 16 digits and more, and JSON any number.
+_EXPONENT: Final = rb"[0-9][eE]\+?1[0-9]"
 
-_RUN: Final = compile_pattern(rb"[0-9](?:[ ._/-]{0,3}[0-9]){12,}")
+PREFILTER: Final = (_SEPARATED, _PRINTED, _THOUSANDS, _EXPONENT)
+
+_RUN: Final = compile_pattern(_SEPARATED + rb"(?:[ ._/+-]{0,3}[0-9])*")
+_printed: Final = compile_pattern(_PRINTED)
+_printed_rest: Final = re.compile(rb"(?:" + _GAP + rb"[0-9]{3}|[0-9])(?![0-9])")
+_thousands: Final = compile_pattern(_THOUSANDS + rb"(?:[,.' ][0-9]{3})*")
+_exponent: Final = compile_pattern(rb"[0-9]\.[0-9]{8,18}[eE]\+?1[0-9]")
 _GROUP: Final = re.compile(rb"[0-9]+")
 _UUID: Final = re.compile(rb"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}")
 _UUID_LENGTH: Final = 36
 _HEX_TOKEN: Final = re.compile(rb"[0-9a-f]+|[0-9A-F]+")
 _SHORTEST_DIGEST: Final = 24  # hexadecimal characters; below this a run of letters a-f around a number is no digest
 _MIN_GROUP: Final = 3
-_SEPARATORS: Final = b" ._/-"
+# Digits of the groups that are printed on cards.
+_LAYOUTS: Final = frozenset({(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4)})
+_SEPARATORS: Final = b" \t\n\v\f\r._/+-"
+_BROKEN: Final = re.compile(rb"[\t-\r]|[ ._/+-]{4}")
+_SHORTEST_THOUSANDS: Final = 15  # marked thousands are amounts, and few amounts are that large
+_SHORTEST_PADDED: Final = 15
+_LONGEST_PADDED: Final = 24
+_ZERO: Final = 48
 _POINT: Final = frozenset(b".")
 _LUHN_DOUBLED: Final = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 _LUHN_PLAIN: Final = bytes.maketrans(b"0123456789", bytes(range(10)))
@@ -124,21 +145,51 @@ def _is_inside_identifier(text: bytes, start: int, end: int) -> bool:
     return right - left > max(end - start, _SHORTEST_DIGEST) and _HEX_TOKEN.fullmatch(text, left, right) is not None
 
 
+def _is_fraction(text: bytes, start: int) -> bool:
+    """A digit and a point stand right before it."""
+    return is_at(text, start - 1, _POINT) and is_at(text, start - 2, DIGITS)
+
+
 def _is_decimal(text: bytes, groups: list[Span]) -> bool:
-    """A decimal number, or several: points stand between groups only if they all do, and then there are at least two."""
+    """A decimal number, or several: points stand between groups only if they all do, and then there are at least two. What begins with a
+    fraction is one more, unless its groups are those of a card (`1.4242 4242 4242 4242` in a list of such).
+    """
+    is_fraction = _is_fraction(text, groups[0][0])
     if len(groups) == 1:
-        start = groups[0][0]
-        return is_at(text, start - 1, _POINT) and is_at(text, start - 2, DIGITS)
+        return is_fraction
     points = sum(b"." in text[before[1] : after[0]] for before, after in pairwise(groups))
+    if is_fraction and not points and tuple(end - start for start, end in groups) not in _LAYOUTS:
+        return True
     return 0 < points < max(2, len(groups) - 1)
+
+
+def _even_runs(groups: list[Span]) -> list[tuple[int, int]]:
+    """Groups of one digit each, or of two each but for the last, as first and last group: as many in a row as there are."""
+    runs: list[tuple[int, int]] = []
+    first = 0
+    for last in range(len(groups)):
+        size = groups[first][1] - groups[first][0]
+        is_even = size <= 2 and groups[last][1] - groups[last][0] == size
+        if not is_even:
+            if size == 2 and groups[last][1] - groups[last][0] == 1 and last > first:
+                runs.append((first, last))
+            elif last - 1 > first:
+                runs.append((first, last - 1))
+            first = last
+    if len(groups) - 1 > first:
+        runs.append((first, len(groups) - 1))
+    return runs
+
+
+def _begins_like_a_card(groups: list[Span]) -> bool:
+    """Not with three digits alone, unless it is all in threes: order numbers are written 3-7-7, telephone numbers 3-3-4."""
+    sizes = [end - start for start, end in groups]
+    return len(sizes) == 1 or sizes[0] > _MIN_GROUP or set(sizes[:-1]) == {_MIN_GROUP}
 
 
 def _windows(text: bytes, groups: list[Span]) -> list[tuple[int, int]]:
     """Pieces of one run that are written as a card number may be, as first and last group."""
-    sizes = {end - start for start, end in groups[:-1]}
-    if len(sizes) == 1 and sizes <= {1, 2} and groups[-1][1] - groups[-1][0] <= max(sizes):
-        return [(0, len(groups) - 1)]
-    windows: list[tuple[int, int]] = []
+    windows = _even_runs(groups)
     for first in range(len(groups)):
         total, previous = 0, _MIN_GROUP
         for last in range(first, len(groups)):
@@ -147,12 +198,22 @@ def _windows(text: bytes, groups: list[Span]) -> list[tuple[int, int]]:
             if previous < _MIN_GROUP or total > LONGEST:
                 break
             previous = end - start
-            if total >= SHORTEST and not _is_decimal(text, groups[first : last + 1]):
+            piece = groups[first : last + 1]
+            if total >= SHORTEST and _begins_like_a_card(piece) and not _is_decimal(text, piece):
                 windows.append((first, last))
     return windows
 
 
-def find(text: bytes) -> list[Span]:
+def _without_padding(text: bytes, group: Span) -> Span | None:
+    """The number in a group that fields of a fixed width pad with zeros on the left."""
+    start, end = group
+    if not _SHORTEST_PADDED < end - start <= _LONGEST_PADDED or text[start] != _ZERO:
+        return None
+    digits = text[start:end].lstrip(b"0")
+    return (end - len(digits), end) if len(digits) >= _SHORTEST_PADDED and is_card_number(digits) else None
+
+
+def _find_separated(text: bytes) -> list[Span]:
     found: list[Span] = []
     for start, end in spans_of(_RUN, text):
         groups = [match.span() for match in _GROUP.finditer(text, start, end)]
@@ -164,12 +225,67 @@ def find(text: bytes) -> list[Span]:
             place = (groups[first][0], groups[last][1])
             if is_card_number(digits[before[first] : before[last + 1]]) and not _is_inside_identifier(text, *place):
                 found.append(place)
+        for group in groups:
+            padded = None if _is_fraction(text, group[0]) else _without_padding(text, group)
+            if padded is not None and not _is_inside_identifier(text, *group):
+                found.append(padded)
     return found
+
+
+def _find_broken(text: bytes) -> list[Span]:
+    """In printed groups, with tabs, line breaks or wide gaps in between: those that `_find_separated` doesn't look over."""
+    found: list[Span] = []
+    at = 0
+    while (match := _printed.search(text, at)) is not None:
+        start, end = match.span()
+        at = start + 1
+        rest = _printed_rest.match(text, end)
+        for stop in (end, end if rest is None else rest.end()):
+            piece = text[start:stop]
+            is_whole = not is_at(text, start - 1, DIGITS) and not is_at(text, stop, DIGITS)
+            has_equal_gaps = len({gap.strip() for gap in _GROUP.split(piece)}) <= 2  # and the empty ones at both ends
+            if (
+                is_whole
+                and has_equal_gaps
+                and _BROKEN.search(piece) is not None
+                and is_card_number(piece.translate(None, _SEPARATORS))
+            ):
+                found.append((start, stop))
+    return found
+
+
+def _find_thousands(text: bytes) -> list[Span]:
+    """Marked thousands: groups of three, one and the same mark between them."""
+    found: list[Span] = []
+    for start, end in spans_of(_thousands, text):
+        digits = text[start:end].translate(None, b",.' ")
+        marks = set(text[start:end].translate(None, b"0123456789"))
+        is_whole = not is_at(text, start - 1, DIGITS) and not is_at(text, end, DIGITS)
+        if is_whole and len(marks) == 1 and len(digits) >= _SHORTEST_THOUSANDS and is_card_number(digits):
+            found.append((start, end))
+    return found
+
+
+def _find_exponents(text: bytes) -> list[Span]:
+    """`4.242424242424242e+15`. Nine digits at least: those of a measured quantity are rounded to fewer."""
+    found: list[Span] = []
+    for start, end in spans_of(_exponent, text):
+        mantissa, exponent = text[start:end].lower().split(b"e")
+        digits = mantissa.replace(b".", b"")
+        length = int(exponent) + 1
+        if len(digits) <= length and not is_at(text, start - 1, DIGITS) and is_card_number(digits.ljust(length, b"0")):
+            found.append((start, end))
+    return found
+
+
+def find(text: bytes) -> list[Span]:
+    return [*_find_separated(text), *_find_broken(text), *_find_thousands(text), *_find_exponents(text)]
 
 
 DETECTOR: Final = Detector(
     name="payment-card",
-    finds="payment card numbers of 13 to 19 digits, in one piece or grouped by spaces, dashes, dots, slashes or underscores",
+    finds="payment card numbers of 13 to 19 digits, in one piece or grouped by spaces, dashes, dots, slashes, underscores, pluses or line "
+    "breaks, with marked thousands, in exponent form",
     proof="Luhn check digit, issuer range and length of a scheme",
     leaves_out="pieces of longer digit runs, decimal fractions, UUIDs, digests, EAN-13 codes, UATP (starts with 1)",
     prefilter=PREFILTER,

@@ -10,12 +10,14 @@ from typing import Final
 from sidegate.mask.detect.detector import Detector
 from sidegate.mask.patterns import Span, compile_pattern
 
-_BEGIN: Final = rb"-----BEGIN [0-9A-Z ]*PRIVATE KEY(?: BLOCK)?-----"
+# Some programs write `---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----`, forms in URLs `+` for a space, and word processors join dashes.
+_LINE: Final = rb"[ +][0-9A-Z +]*PRIVATE[ +]KEY(?:[ +]BLOCK)?[ +]?--"
+_BEGIN: Final = rb"--[ +]?BEGIN" + _LINE
 
 PREFILTER: Final = (_BEGIN,)
 
-_begin: Final = compile_pattern(_BEGIN)
-_end: Final = compile_pattern(rb"-----END [0-9A-Z ]*PRIVATE KEY(?: BLOCK)?-----")
+_begin: Final = compile_pattern(rb"-*" + _BEGIN + rb"-*")
+_end: Final = compile_pattern(rb"--[ +]?END" + _LINE + rb"-*")
 
 
 def find(text: bytes) -> list[Span]:

@@ -14,7 +14,8 @@ _HEAD: Final = (
 PREFILTER: Final = (_HEAD,)
 
 _token: Final = compile_pattern(
-    rb"xox[a-z](?:\.xox[a-z])?-[0-9A-Za-z][0-9A-Za-z-]{8,}"
+    rb"xoxd-[0-9A-Za-z][0-9A-Za-z%/+=_-]{8,}"  # cookies, which are base64, percent-encoded or not
+    rb"|xox[a-z](?:\.xox[a-z])?-[0-9A-Za-z][0-9A-Za-z-]{8,}"
     rb"|xapp-[0-9]-[0-9A-Za-z][0-9A-Za-z-]{8,}"
     rb"|hooks\.slack\.com/(?:services|workflows|triggers)/[0-9A-Za-z][0-9A-Za-z/_-]{8,}"
 )
