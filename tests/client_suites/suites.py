@@ -1,0 +1,83 @@
+"""Which published suites are run, where each is published, and how it is told where the database is. A table; nothing is done here.
+
+Rules: a suite is what its publisher published, proven by hash, and stays outside the project's tree. What is left out of one is named here
+with its reason, and printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+ROLE: Final = "postgres"  # both suites make roles, databases and types, so they want a superuser
+DATABASE: Final = "postgres"
+HOST: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class LockedSdist:
+    """The source archive on the package index, of the version and hash that uv.lock has."""
+
+    project: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedCommit:
+    """A release in a git repository: its tag, the commit that it must be, and the SHA-256 of what `files` are in it (git's tar)."""
+
+    repository: str
+    setting: str  # the environment variable that names another repository: a mirror, a clone
+    tag: str
+    commit: str
+    files: tuple[str, ...]
+    sha256: str
+
+
+Origin: TypeAlias = LockedSdist | TaggedCommit
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """`arguments` and `environment` tell it the port to connect to."""
+
+    name: str
+    origin: Origin
+    licence: str
+    left_out: Mapping[str, str]  # path in the suite -> why
+    arguments: Callable[[int], tuple[str, ...]]
+    environment: Callable[[int], Mapping[str, str]]
+
+
+def _libpq_dsn(port: int) -> str:
+    return f"host={HOST} port={port} user={ROLE} dbname={DATABASE}"
+
+
+ASYNCPG: Final = Suite(
+    name="asyncpg",
+    origin=LockedSdist("asyncpg"),
+    licence="Apache-2.0",
+    left_out={},
+    arguments=lambda port: (),
+    environment=lambda port: {"PGHOST": HOST, "PGPORT": str(port), "PGUSER": ROLE, "PGDATABASE": DATABASE},
+)
+PSYCOPG: Final = Suite(
+    name="psycopg",
+    origin=TaggedCommit(
+        repository="https://github.com/psycopg/psycopg.git",
+        setting="PSYCOPG_REPOSITORY",
+        tag="3.3.4",
+        commit="83f110367cdd249cc0a352e2246ecea9e878e5a0",
+        files=("tests", "tools/pproxy_fix.py", "pyproject.toml"),
+        sha256="989f51a3592124f2baec52a19043f36f592604fa18cc0732c97876141ea28807",
+    ),
+    licence="LGPL-3.0-only",
+    left_out={
+        "tests/pool": "tests another package, psycopg_pool, which nothing here depends on",
+        "tests/crdb": "for CockroachDB alone",
+        "tests/test_typing.py": "runs mypy over psycopg; connects to nothing",
+    },
+    arguments=lambda port: ("--test-dsn", _libpq_dsn(port)),
+    environment=lambda port: {},
+)
+SUITES: Final = (ASYNCPG, PSYCOPG)
