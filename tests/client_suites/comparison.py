@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.client_suites.running import TestEnd
+from tests.client_suites.running import End
 
 # Suite and test -> why it can't pass through a gate.
 KNOWN: Final[Mapping[tuple[str, str], str]] = {}
-ABSENT: Final = TestEnd("skipped", "it wasn't run")
+ABSENT: Final = End("skipped", "it wasn't run")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     test: str
-    through: TestEnd
+    through: End
     known: str | None
 
 
@@ -31,7 +31,7 @@ class Comparison:
 
     passed: int
     differences: tuple[Difference, ...]
-    not_passing: Mapping[str, TestEnd]
+    not_passing: Mapping[str, End]
     untrue: tuple[str, ...]
 
     @property
@@ -39,22 +39,22 @@ class Comparison:
         return self.passed > 0 and not self.untrue and all(difference.known for difference in self.differences)
 
 
-def in_doubt(direct: Mapping[str, TestEnd], through: Mapping[str, TestEnd]) -> list[str]:
+def in_doubt(direct: Mapping[str, End], through: Mapping[str, End]) -> list[str]:
     """What is worth another try: it ended differently one way and the other."""
     tests = [*direct, *(test for test in through if test not in direct)]
     ends = [(test, direct.get(test, ABSENT).outcome, through.get(test, ABSENT).outcome) for test in tests]
     return [test for test, one, other in ends if one != other]
 
 
-def best_of(first: Mapping[str, TestEnd], again: Mapping[str, TestEnd]) -> dict[str, TestEnd]:
+def best_of(first: Mapping[str, End], again: Mapping[str, End]) -> dict[str, End]:
     """Passed where it passed once."""
     return {**first, **{test: end for test, end in again.items() if end.outcome == "passed"}}
 
 
 def compare(
     suite: str,
-    direct: Mapping[str, TestEnd],
-    through: Mapping[str, TestEnd],
+    direct: Mapping[str, End],
+    through: Mapping[str, End],
     known: Mapping[tuple[str, str], str] = KNOWN,
 ) -> Comparison:
     passing = [test for test, end in direct.items() if end.outcome == "passed"]

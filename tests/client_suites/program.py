@@ -16,18 +16,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from psycopg import sql
 
 from sidegate.policy.config import PassthroughConfig, TargetConfig
 from tests.client_suites.comparison import Comparison, best_of, compare, in_doubt, summary
 from tests.client_suites.published import SuiteError, locked_version, unpack, version_of
-from tests.client_suites.running import Run, TestEnd, Way, make_environment
-from tests.client_suites.suites import HOST, ROLE, SUITES, Suite
+from tests.client_suites.running import Run, End, Way, make_environment
+from tests.client_suites.suites import HOST, PASSWORD, ROLE, SUITES, Suite
 from tests.support.debian_postgres import debian_installation
 from tests.support.gate import GateProcess, gate_config
 from tests.support.issuer import Issuer
@@ -35,9 +36,9 @@ from tests.support.postgres_server import PostgresServer
 
 TRIES: Final = 3
 MOST_TOLD: Final = 10
-PASSING: Final = PassthroughConfig("suite", (ROLE,), (f"{HOST}/32",))
-# Nothing listens but loopback, and the suites connect under roles that they make without a password.
-TRUSTING: Final = ("local all all trust", f"host all all {HOST}/32 trust")
+PASSING: Final = "suite"
+# Nothing listens but loopback, and the suites make roles without a password.
+HBA: Final = ("local all all trust", f"host all {ROLE} {HOST}/32 scram-sha-256", f"host all all {HOST}/32 trust")
 SETTINGS: Final = {"max_prepared_transactions": "10", "jit": "off"}
 
 
@@ -57,9 +58,14 @@ def play(suite: Suite) -> Comparison:
     with ExitStack() as stack:
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidegate-suite-"))) for _ in range(2)]
         copies = [unpack(suite, folder) for folder in folders]
-        servers = [stack.enter_context(PostgresServer(installation, hba=TRUSTING, settings=SETTINGS)) for _ in range(2)]
+        servers = [stack.enter_context(PostgresServer(installation, hba=HBA, settings=SETTINGS)) for _ in range(2)]
+        for server in servers:
+            with server.admin() as admin:
+                admin.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(ROLE), PASSWORD))
         issuer = stack.enter_context(Issuer(now=None))
-        gate = stack.enter_context(GateProcess(gate_config(servers[1], issuer, policies=[], to_target="tcp", change=_let_pass)))
+        gate = stack.enter_context(
+            GateProcess(gate_config(servers[1], issuer, policies=[], to_target="tcp", change=_passing(suite)))
+        )
         ways = (Way("directly", servers[0].port, copies[0]), Way("through the gate", gate.port, copies[1]))
         version = version_of(suite)
         say(f"{suite.name} {locked_version(suite.name)}, its suite of {version}, PostgreSQL {installation.version}")
@@ -75,13 +81,14 @@ def play(suite: Suite) -> Comparison:
         return compare(suite.name, direct, through)
 
 
-def _let_pass(target: TargetConfig) -> TargetConfig:
-    return msgspec.structs.replace(target, passthrough=(PASSING,))
+def _passing(suite: Suite) -> Callable[[TargetConfig], TargetConfig]:
+    entry = PassthroughConfig(PASSING, (ROLE, *suite.roles), (f"{HOST}/32",))
+    return lambda target: msgspec.structs.replace(target, passthrough=(entry,))
 
 
 def _both(
     stack: ExitStack, suite: Suite, ways: tuple[Way, Way], tests: Sequence[str] = ()
-) -> tuple[dict[str, TestEnd], dict[str, TestEnd]]:
+) -> tuple[dict[str, End], dict[str, End]]:
     runs = [Run(suite, way, tests) for way in ways]
     for run in runs:
         stack.callback(run.stop)
@@ -91,17 +98,17 @@ def _both(
 def _assert_passed_through(gate: GateProcess) -> None:
     """Or the comparison was of a direct connection with itself."""
     names = Counter(event["session"]["passthrough"] for event in gate.audit_events() if event["event"] == "SessionOpened")
-    if not names[PASSING.name]:
-        raise SuiteError(
-            f"no session came through the gate as passthrough `{PASSING.name}`", "see how the suite is told its port"
-        )
-    say(f"{names[PASSING.name]} sessions came through the gate")
+    if not names[PASSING]:
+        raise SuiteError(f"no session came through the gate as passthrough `{PASSING}`", "see how the suite is told its port")
+    say(f"{names[PASSING]} sessions came through the gate")
 
 
 def tell(suite: Suite, result: Comparison, seconds: float, *, whole: bool) -> None:
     print(f"== {suite.name} {locked_version(suite.name)}, suite of {version_of(suite)} ({suite.licence}): {seconds:.0f} s")
     for path, why in suite.left_out.items():
         print(f"left out: {path}: {why}")
+    for mark, why in suite.left_out_marks.items():
+        print(f"left out: tests marked `{mark}`: {why}")
     for outcome in ("failed", "skipped"):
         ends = {test: end for test, end in result.not_passing.items() if end.outcome == outcome}
         if ends:

@@ -30,7 +30,7 @@ _RANK: Final[Mapping[str, int]] = {"passed": 0, "skipped": 1, "failed": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class TestEnd:
+class End:
     """How a test ended, over all its phases and subtests the worst; `reason` is the suite's own word."""
 
     outcome: Outcome
@@ -67,7 +67,9 @@ class Run:
         chosen = tests if 0 < len(tests) <= MOST_NAMED else ["tests", *(f"--ignore={path}" for path in suite.left_out)]
         command: list[str | Path] = [
             *(ENVIRONMENT / "bin" / "python", "-m", "pytest", *chosen, "-p", "outcomes", "-q", "--rootdir", way.folder),
-            *("--timeout", str(TEST_TIMEOUT_S), "-o", f"cache_dir={way.folder / 'cache'}", *suite.arguments(way.port)),
+            *("--timeout", str(TEST_TIMEOUT_S), "-o", f"cache_dir={way.folder / 'cache'}"),
+            *(part for mark in suite.left_out_marks for part in ("-m", f"not {mark}")),
+            *suite.arguments(way.port),
         ]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(TELLS_LIBPQ)}
         environment = {
@@ -79,7 +81,7 @@ class Run:
         }
         self._process = processes.start(command, self._log, environment=environment, directory=way.folder)
 
-    def ends(self) -> dict[str, TestEnd]:
+    def ends(self) -> dict[str, End]:
         """Wait, and bring each test's end.
 
         Raises:
@@ -103,12 +105,12 @@ class Run:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-25:])
 
 
-def read_ends(lines: Sequence[str]) -> dict[str, TestEnd]:
+def read_ends(lines: Sequence[str]) -> dict[str, End]:
     """What the plugin noted, a line each."""
-    ends: dict[str, TestEnd] = {}
+    ends: dict[str, End] = {}
     for line in lines:
         note = json.loads(line)
         known = ends.get(note["test"])
         if known is None or _RANK[note["outcome"]] > _RANK[known.outcome]:
-            ends[note["test"]] = TestEnd(note["outcome"], note["reason"])
+            ends[note["test"]] = End(note["outcome"], note["reason"])
     return ends
