@@ -27,7 +27,7 @@ from psycopg import sql
 from sidegate.policy.config import PassthroughConfig, TargetConfig
 from tests.client_suites.comparison import Comparison, best_of, compare, in_doubt, summary
 from tests.client_suites.published import SuiteError, locked_version, unpack, version_of
-from tests.client_suites.running import Run, End, Way, make_environment
+from tests.client_suites.running import End, Run, Way, make_environment
 from tests.client_suites.suites import HOST, PASSWORD, ROLE, SUITES, Suite
 from tests.support.debian_postgres import debian_installation
 from tests.support.gate import GateProcess, gate_config
