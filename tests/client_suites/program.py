@@ -66,7 +66,10 @@ def play(suite: Suite) -> Comparison:
         gate = stack.enter_context(
             GateProcess(gate_config(servers[1], issuer, policies=[], to_target="tcp", change=_passing(suite)))
         )
-        ways = (Way("directly", servers[0].port, copies[0]), Way("through the gate", gate.port, copies[1]))
+        ways = (
+            Way("directly", servers[0].port, servers[0].data, copies[0]),
+            Way("through the gate", gate.port, servers[1].data, copies[1]),
+        )
         version = version_of(suite)
         say(f"{suite.name} {locked_version(suite.name)}, its suite of {version}, PostgreSQL {installation.version}")
         direct, through = _both(stack, suite, ways)

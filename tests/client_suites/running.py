@@ -39,10 +39,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A place to connect to, and a copy of the suite that belongs to it alone."""
+    """A place to connect to, the data directory behind it, and a copy of the suite that belongs to it alone."""
 
     name: str
     port: int
+    data: Path
     folder: Path
 
 
@@ -64,9 +65,14 @@ class Run:
         self._notes.unlink(missing_ok=True)
         self._log = way.folder / "pytest.log"
         self._log.unlink(missing_ok=True)
-        chosen = tests if 0 < len(tests) <= MOST_NAMED else ["tests", *(f"--ignore={path}" for path in suite.left_out)]
+        chosen = (
+            tests
+            if 0 < len(tests) <= MOST_NAMED
+            else ["tests", *(f"--{'deselect' if '::' in path else 'ignore'}={path}" for path in suite.left_out)]
+        )
         command: list[str | Path] = [
             *(ENVIRONMENT / "bin" / "python", "-m", "pytest", *chosen, "-p", "outcomes", "-q", "--rootdir", way.folder),
+            *(part for plugin in suite.plugins for part in ("-p", plugin)),
             *("--timeout", str(TEST_TIMEOUT_S), "-o", f"cache_dir={way.folder / 'cache'}"),
             *(part for mark in suite.left_out_marks for part in ("-m", f"not {mark}")),
             *suite.arguments(way.port),
@@ -74,7 +80,7 @@ class Run:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(TELLS_LIBPQ)}
         environment = {
             **kept,
-            **suite.environment(way.port),
+            **suite.environment(way.port, way.data),
             "PYTHONPATH": str(Path(__file__).parent),
             "PYTHONHASHSEED": "0",
             "SIDEGATE_OUTCOMES": str(self._notes),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeAlias
 
 ROLE: Final = "postgres"  # both suites make roles, databases and types, so they want a superuser
 DATABASE: Final = "postgres"
+OWN_SERVER: Final = "brings up a PostgreSQL of its own and connects to that, so no gate is on the way"
 HOST: Final = "127.0.0.1"
 PASSWORD: Final = "for suites"  # so that logging in by SCRAM is part of each connection
 
@@ -40,16 +42,17 @@ Origin: TypeAlias = LockedSdist | TaggedCommit
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """`arguments` and `environment` tell it the port to connect to. `roles`: whom it logs in as, beside ROLE, once it has made them."""
+    """`arguments` and `environment` tell it the port to connect to, and the server's data directory. `roles`: whom it logs in as, beside ROLE, once it has made them."""
 
     name: str
     origin: Origin
     licence: str
     roles: tuple[str, ...]
-    left_out: Mapping[str, str]  # path in the suite -> why
+    left_out: Mapping[str, str]  # path or test class of the suite -> why
     left_out_marks: Mapping[str, str]  # pytest's mark -> why
+    plugins: tuple[str, ...]
     arguments: Callable[[int], tuple[str, ...]]
-    environment: Callable[[int], Mapping[str, str]]
+    environment: Callable[[int, Path], Mapping[str, str]]
 
 
 def _libpq_dsn(port: int) -> str:
@@ -60,16 +63,27 @@ ASYNCPG: Final = Suite(
     name="asyncpg",
     origin=LockedSdist("asyncpg"),
     licence="Apache-2.0",
-    roles=(),
-    left_out={},
+    roles=(
+        *("trust_user", "reject_user", "scram_sha_256_user", "md5_user", "password_user", "pooluser"),
+        "__nonexistent__",
+    ),
+    left_out={
+        "tests/test_connect.py::TestGssAuthentication": OWN_SERVER,
+        "tests/test_connect.py::TestSSLConnection": OWN_SERVER,
+        "tests/test_connect.py::TestClientSSLConnection": OWN_SERVER,
+        "tests/test_connect.py::TestNoSSLConnection": OWN_SERVER,
+        "tests/test_connect.py::TestConnectionAttributes": OWN_SERVER,
+        "tests/test_codecs.py::TestCodecsLargeOIDs": OWN_SERVER,
+        "tests/test_pool.py::TestPoolReconnectWithTargetSessionAttrs": OWN_SERVER,
+        "tests/test_pool.py::TestHotStandby": OWN_SERVER,
+    },
     left_out_marks={},
+    plugins=("given_cluster",),
     arguments=lambda port: (),
-    environment=lambda port: {
-        "PGHOST": HOST,
-        "PGPORT": str(port),
-        "PGUSER": ROLE,
+    environment=lambda port, data: {
+        "SIDEGATE_CLUSTER_DATA": str(data),
+        "SIDEGATE_CLUSTER_PORT": str(port),
         "PGPASSWORD": PASSWORD,
-        "PGDATABASE": DATABASE,
     },
 )
 PSYCOPG: Final = Suite(
@@ -92,7 +106,8 @@ PSYCOPG: Final = Suite(
     left_out_marks={
         "refcount": "counts Python objects before and after, to find leaks in the driver; the same statements run in other tests",
     },
+    plugins=(),
     arguments=lambda port: ("--test-dsn", _libpq_dsn(port)),
-    environment=lambda port: {},
+    environment=lambda port, data: {},
 )
 SUITES: Final = (ASYNCPG, PSYCOPG)
