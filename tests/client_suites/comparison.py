@@ -1,13 +1,14 @@
 """Compares a suite's two runs test by test: what passes directly must pass through the gate.
 
 A test that differs runs again, directly and through the gate alike, and counts as passed where it passed once: some of these tests measure
-time or lose a race now and then, and neither way is given more tries than the other. The short table of known differences has a reason for
+time or lose a race now and then, and neither way is given more tries than the other. One that failed directly too is unsteady by itself, and
+gets more tries before it counts against the gate. The short table of known differences has a reason for
 each; one that no longer differs is an error too, so that the table stays true. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +34,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     not_passing: Mapping[str, End]
     untrue: tuple[str, ...]
+    unsteady: tuple[str, ...] = ()
 
     @property
     def is_good(self) -> bool:
@@ -46,6 +48,15 @@ def in_doubt(direct: Mapping[str, End], through: Mapping[str, End]) -> list[str]
     return [test for test, one, other in ends if one != other]
 
 
+def failing(ends: Mapping[str, End]) -> set[str]:
+    return {test for test, end in ends.items() if end.outcome == "failed"}
+
+
+def still_asked(direct: Mapping[str, End], through: Mapping[str, End], unsteady: Set[str]) -> list[str]:
+    """Of what is in doubt, what would count against the gate though it has failed directly too."""
+    return [test for test in in_doubt(direct, through) if test in unsteady and direct.get(test, ABSENT).outcome == "passed"]
+
+
 def best_of(first: Mapping[str, End], again: Mapping[str, End]) -> dict[str, End]:
     """Passed where it passed once."""
     return {**first, **{test: end for test, end in again.items() if end.outcome == "passed"}}
@@ -55,6 +66,7 @@ def compare(
     suite: str,
     direct: Mapping[str, End],
     through: Mapping[str, End],
+    unsteady: Set[str] = frozenset(),
     known: Mapping[tuple[str, str], str] = KNOWN,
 ) -> Comparison:
     passing = [test for test, end in direct.items() if end.outcome == "passed"]
@@ -65,6 +77,7 @@ def compare(
         passed=len(passing) - len(differences),
         differences=differences,
         not_passing={test: end for test, end in direct.items() if end.outcome != "passed"},
+        unsteady=tuple(test for test in passing if test in unsteady),
         untrue=tuple(test for name, test in known if name == suite and test not in differing),
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.client_suites import published
-from tests.client_suites.comparison import KNOWN, best_of, compare, in_doubt, summary
+from tests.client_suites.comparison import KNOWN, best_of, compare, failing, in_doubt, still_asked, summary
 from tests.client_suites.program import main
 from tests.client_suites.published import SuiteError
 from tests.client_suites.running import End, read_ends
@@ -50,9 +50,9 @@ def test_a_run_in_which_nothing_passed_is_not_good() -> None:
 
 def test_a_known_difference_is_good_while_it_is_one() -> None:
     known = {("s", "b"): "because"}
-    assert compare("s", {"a": PASSED, "b": PASSED}, {"a": PASSED, "b": FAILED}, known).is_good
-    assert compare("s", {"a": PASSED, "b": PASSED}, {"a": PASSED, "b": PASSED}, known).untrue == ("b",)
-    assert not compare("s", {"a": PASSED, "b": PASSED}, {"a": PASSED, "b": PASSED}, known).is_good
+    assert compare("s", {"a": PASSED, "b": PASSED}, {"a": PASSED, "b": FAILED}, known=known).is_good
+    assert compare("s", {"a": PASSED, "b": PASSED}, {"a": PASSED, "b": PASSED}, known=known).untrue == ("b",)
+    assert not compare("s", {"a": PASSED, "b": PASSED}, {"a": PASSED, "b": PASSED}, known=known).is_good
 
 
 def test_every_known_difference_has_a_reason_and_a_suite() -> None:
@@ -63,6 +63,14 @@ def test_every_known_difference_has_a_reason_and_a_suite() -> None:
 def test_what_ends_differently_is_tried_again_either_way_round() -> None:
     assert in_doubt({"a": PASSED, "b": FAILED, "c": PASSED}, {"a": FAILED, "b": PASSED, "c": PASSED}) == ["a", "b"]
     assert best_of({"a": FAILED, "b": PASSED}, {"a": PASSED, "b": FAILED}) == {"a": PASSED, "b": PASSED}
+
+
+def test_only_what_failed_directly_too_is_tried_longer() -> None:
+    direct, through = {"a": PASSED, "b": PASSED, "c": FAILED}, {"a": FAILED, "b": FAILED, "c": PASSED}
+    assert failing(direct) == {"c"}
+    assert still_asked(direct, through, {"b", "c"}) == ["b"]
+    assert compare("s", direct, through, {"b", "c"}).unsteady == ("b",)
+    assert not compare("s", direct, through, {"b", "c"}).is_good
 
 
 def test_a_test_ends_as_the_worst_of_its_phases_and_subtests() -> None:
