@@ -7,7 +7,7 @@ PYTEST_OPTIONS := -n $(WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo cluster-demo test test-pure test-compiled lint format fuzz redteam bench bench-cluster compile crds docs chart clean
+.PHONY: help setup demo cluster-demo test test-pure test-compiled lint format fuzz redteam client-suites bench bench-cluster compile crds docs chart clean
 .PHONY: image test-e2e test-programs cluster cluster-down cluster-programs kind kind-down
 
 help: ## list what can be made (this)
@@ -61,6 +61,9 @@ fuzz: setup ## fuzz what reads bytes with atheris; SECONDS=20 for each of TARGET
 
 redteam: setup ## attack a gate in front of Debian's PostgreSQL; CASES=DIR for other cases, ARGS="-k PATTERN --json FILE"; last line: passed, failed
 	@$(PY) -m tests.redteam.program $(if $(CASES),--cases "$(CASES)") $(ARGS)
+
+client-suites: setup ## run the drivers' own published tests directly and through a gate; SUITES="asyncpg psycopg"; last line: passed both ways, differ
+	@$(PY) -m tests.client_suites.program $(SUITES) $(ARGS)
 
 bench: setup ## measure the gate against a direct connection and pgbouncer; prints a table, writes build/bench.json
 	@$(PY) tests/bench/run.py

@@ -194,9 +194,9 @@ def fetch(address: str, context: ssl.SSLContext) -> bytes:
     raise SetUpError(f"can't download from `{parts.hostname}`: {problem}", NETWORK_ADVICE)
 
 
-def address_at_mirror(mirror: str, file_name: str, context: ssl.SSLContext) -> str:
+def address_at_mirror(mirror: str, file_name: str, context: ssl.SSLContext, project: str = "uv") -> str:
     """Where a mirror has this file: its page of the project lists it (PEP 503)."""
-    page = mirror.rstrip("/") + "/uv/"
+    page = f"{mirror.rstrip('/')}/{project}/"
     for link in re.findall(r'href="([^"]+)"', fetch(page, context).decode(errors="replace")):
         address = urllib.parse.urljoin(page, html.unescape(link)).partition("#")[0]
         if address.endswith("/" + file_name):

@@ -131,7 +131,12 @@ class Passthrough:
         self._services.meter.session_began()
         self._target.write(
             encode_startup_message(
-                startup.user, startup.database, startup.parameters, startup.minor, replication=startup.replication
+                startup.user,
+                startup.database,
+                startup.parameters,
+                startup.minor,
+                startup.replication,
+                wants_utf8=False,  # the role's and the database's own setting stands, as it does without a gate
             )
         )
         self._target.start(self._from_target, lambda: self._finish("the target closed the connection"), self._pace)

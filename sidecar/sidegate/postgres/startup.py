@@ -205,10 +205,16 @@ def _cut(name: str) -> str:
 
 
 def encode_startup_message(
-    user: str, database: str, parameters: dict[str, str], minor: int = 0, replication: str | None = None
+    user: str,
+    database: str,
+    parameters: dict[str, str],
+    minor: int = 0,
+    replication: str | None = None,
+    *,
+    wants_utf8: bool = True,
 ) -> bytes:
-    """The gate's own StartupMessage towards the target."""
-    pairs = {"user": user, "database": database, "client_encoding": "UTF8", **parameters}
+    """The gate's own StartupMessage towards the target. `wants_utf8`: what the gate itself reads must be UTF-8."""
+    pairs = {"user": user, "database": database, **({"client_encoding": "UTF8"} if wants_utf8 else {}), **parameters}
     if replication is not None:
         pairs["replication"] = replication
     body = b"".join(key.encode() + b"\0" + value.encode() + b"\0" for key, value in pairs.items()) + b"\0"

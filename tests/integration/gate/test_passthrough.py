@@ -79,6 +79,18 @@ def test_the_application_logs_in_with_its_own_password(gate: GateProcess, shop: 
     assert "card LIKE $1" in shown
 
 
+def test_its_own_client_encoding_stands_as_it_does_directly(gate: GateProcess, postgres: PostgresServer, shop: str) -> None:
+    ask = "SHOW client_encoding"
+    with postgres.admin() as admin:
+        admin.execute("ALTER ROLE app SET client_encoding = 'LATIN1'")
+    try:
+        with psycopg.connect(postgres.dsn("app", shop)) as direct, psycopg.connect(**app_parameters(gate, shop)) as passing:  # type: ignore[arg-type]
+            assert passing.execute(ask).fetchone() == direct.execute(ask).fetchone() == ("LATIN1",)
+    finally:
+        with postgres.admin() as admin:
+            admin.execute("ALTER ROLE app RESET client_encoding")
+
+
 def test_its_wrong_password_is_refused_by_the_target(gate: GateProcess, shop: str) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(**app_parameters(gate, shop, password="wrong"))  # type: ignore[arg-type]
