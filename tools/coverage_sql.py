@@ -50,7 +50,7 @@ GAPS = (
     (
         "what views, rules, triggers and cascades reach is not followed",
         "it is the target's catalog that knows",
-        "row limits count cascades and triggers; the gate's catalog follows views",
+        "row limits count cascades and triggers; the gate's catalog follows views, and the target is asked what goes with CASCADE",
     ),
     (
         "a temporary table of the session hides another table of its name",

@@ -68,6 +68,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.stores_code,
         statement.columns_changed,
         statement.drops_tables,
+        statement.cascade,
         statement.fields_output,
         statement.changes_schemas,
     )

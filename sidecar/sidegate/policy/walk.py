@@ -223,6 +223,8 @@ def rule_matches(rule: Rule, statement: SqlStatement, opaque: str | None) -> boo
 
 
 def _touches_table(rule: Rule, statement: SqlStatement) -> bool:
+    if statement.cascade is not None:
+        return True  # what goes with it could be any table
     relations = statement.reads | statement.writes | statement.creates
     if not relations and not statement.kinds.isdisjoint(_UNLISTED_REACH):
         return any(pattern.schema is None or pattern.schema.matches_any(statement.schemas) for pattern in rule.tables)

@@ -16,6 +16,7 @@ from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind, TableImpact
+from sidegate.postgres import cascades
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
@@ -180,10 +181,30 @@ class Judge:
         statements = self._with_consequences(work, now)
         if statements is not work.statements and work.impact is not None:
             work.impact = deletions_of(work.impact)
-        decision = self._view.decide_all(statements, self._context_of(work, approved=approved), now, work.impact)
+        decision = self._view.decide_all(
+            cascades.reaching(statements, work.reach), self._context_of(work, approved=approved), now, work.impact
+        )
+        if cascades.cascades(statements):
+            decision = self._with_reach(work, statements, decision, now)
         if isinstance(decision, Deny) or not decision.masks.columns:
             return decision
         return self._steering_problem(work, decision) or decision
+
+    def _with_reach(self, work: Work, statements: tuple[SqlStatement, ...], decision: Decision, now: float) -> Decision:
+        """What goes with a CASCADE is asked for if it matters: another answer, and no denial, if nothing went with it; or rows to count."""
+        if work.reach is not None:
+            words = cascades.words_for(statements, work.reach)
+            if words and isinstance(decision, (Deny, RequireApproval)):
+                return replace(decision, detail=f"{decision.detail}: {words}")
+            return decision
+        context = self._context_of(work, approved=False)
+        alone = self._view.decide_all(cascades.by_itself(statements), context, now, work.impact)
+        if isinstance(alone, Deny):
+            return decision
+        counts = isinstance(alone, Measure) and any(StatementKind.TRUNCATE in statement.kinds for statement in statements)
+        if not counts and alone == self._view.decide_all(statements, context, now, work.impact):
+            return decision
+        return Measure(0, alone.permit, alone.masks, alone.permit.source, self.revision, asks_reach=True)
 
     def meter(self, work: Work, now: float, *, is_rest: bool = False) -> None:
         """It is sent now. `is_rest`: of rows that it returned a part of, so no statement more."""
@@ -266,6 +287,7 @@ class Judge:
             tuple(map(_parts, work.referred)),
             tuple(map(_parts, work.alternatives)),
             (str(decision.source), decision.reason.value),
+            *cascades.parts_of(work.reach),
             (tuple(sorted(terms.approver_groups)), tuple(sorted(terms.approver_users)), terms.required),
             str(terms.expires_after_s),
         )

@@ -31,7 +31,7 @@ from sidegate.policy.expression import Outcome, evaluate
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, SqlStatement, StatementKind, TableImpact
-from sidegate.postgres import drops, truncation
+from sidegate.postgres import cascades, drops, truncation
 from sidegate.postgres.judge import DERIVES, WOULD_TELL, Judge, executed
 from sidegate.postgres.statements import NO_MASKS, Work
 from sidegate.postgres.stories import not_measurable
@@ -225,6 +225,11 @@ class _Reading:
     def _judged(self, work: Work, asked: AskedStatement, was: Answer, grant: SessionGrant) -> _Found | Untold:
         judge = self._judge
         decision = judge.decide(work, asked.time)
+        if isinstance(decision, Measure) and decision.asks_reach:
+            work.reach = cascades.ANYWHERE
+            decision = judge.decide(work, asked.time)
+            if isinstance(decision, Measure) or replace(_answer(decision), detail=was.detail) != was:
+                return Untold("it depends on what goes with its CASCADE, which only the target knows")
         may_delete = False
         if isinstance(decision, Allow) and grant.limits_deletions:
             wider = _with_deletions(work.statements)

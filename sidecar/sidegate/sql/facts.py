@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sidegate.policy.statement import ColumnRef, FunctionRef, RelationRef, SqlStatement, StatementKind
+from sidegate.policy.statement import Cascade, CascadeRoot, ColumnRef, FunctionRef, RelationRef, SqlStatement, StatementKind
 from sidegate.sql import settings
 from sidegate.sql.builtins import CATALOG_RELATIONS
 from sidegate.sql.functions import LEAKY_RELATIONS
@@ -43,6 +43,8 @@ class Facts:
     stores_code: str | None = None
     changed: set[ColumnRef] = field(default_factory=set)
     drops: set[RelationRef] | None = None
+    cascades: bool = False
+    roots: set[CascadeRoot] | None = field(default_factory=set)  # None: not to be told
     changes_schemas: bool = False
 
     def touch_schemas(self, schemas: frozenset[str] | None) -> None:
@@ -77,6 +79,11 @@ class Facts:
     def drop(self, relations: Iterable[RelationRef] = ()) -> None:
         self.drops = (self.drops or set()) | set(relations)
 
+    def cascade(self, roots: Iterable[CascadeRoot] | None) -> None:
+        """What depends on these goes too; None: on something that can't be told."""
+        self.cascades = True
+        self.roots = self.roots | set(roots) if self.roots is not None and roots is not None else None
+
     def danger(self, kind: StatementKind, why: str) -> None:
         self.kinds.add(kind)
         if why not in self.dangers:
@@ -101,13 +108,15 @@ class Facts:
     def statement(self, text: str, normalised: str) -> SqlStatement:
         if not self.kinds:
             self.not_known("a statement that does nothing known")
+        named = None if self.could_be_any_schema else frozenset(self.schemas)
+        cascade = Cascade(frozenset(self.roots) if self.roots is not None else None, named) if self.cascades else None
         return SqlStatement(
             text=text,
             kinds=frozenset(self.kinds),
             reads=frozenset(self.reads),
             writes=frozenset(self.writes),
             creates=frozenset(self.creates),
-            schemas=None if self.could_be_any_schema else frozenset(self.schemas),
+            schemas=None if self.cascades else named,
             columns_output=frozenset(self.output),
             fields_output=frozenset(self.fields),
             columns_steering=frozenset(self.steering),
@@ -129,5 +138,6 @@ class Facts:
             stores_code=self.stores_code,
             columns_changed=frozenset(self.changed),
             drops_tables=frozenset(self.drops) if self.drops is not None else None,
+            cascade=cascade,
             changes_schemas=self.changes_schemas,
         )
