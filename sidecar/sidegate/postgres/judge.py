@@ -25,6 +25,7 @@ from sidegate.postgres.statements import Binding, BoundText, Cursor, Names, Port
 from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical_tokens, copy_out_options, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
+PARTLY_FRESH_S: Final = 3.0  # the same where a lock kept some from being read
 
 # What a refusal says that the target's catalog made, so that a reader of recordings knows it from one that the policies made alone.
 DERIVES: Final = "derives from a masked column"
@@ -68,6 +69,8 @@ class Judge:
         self.restrictions = Restrictions()
         self.catalog: Catalog | None = None
         self.catalog_is_stale = False
+        self.has_changed_definitions = False  # in a transaction that hasn't ended
+        self.own_catalogs = 0  # that its transactions have read themselves
         self._catalog_learned_at = 0.0
 
     def adopt(self, engine: Engine) -> None:
@@ -309,7 +312,23 @@ class Judge:
         return self.catalog is None or self.catalog_is_stale or not 0 <= now - self._catalog_learned_at < CATALOG_FRESH_S
 
     def learn_catalog(self, catalog: Catalog, now: float) -> None:
-        self.catalog, self.catalog_is_stale, self._catalog_learned_at = catalog, False, now
+        self.catalog, self.catalog_is_stale = catalog, False
+        self._catalog_learned_at = now - (CATALOG_FRESH_S - PARTLY_FRESH_S if catalog.is_partial else 0)
+
+    def changed_definitions(self, work: Work) -> bool:
+        """It has ended: definitions may be others now, and so may those that a transaction changed after a ROLLBACK TO in it."""
+        changes = any(statement.kinds & CHANGES_DEFINITIONS for statement in work.statements)
+        takes_back = self.has_changed_definitions and any(statement.controls_transaction for statement in work.statements)
+        if not (changes and (not work.sqlstate or work.was_cut)) and not takes_back:
+            return False
+        self.has_changed_definitions = self.catalog_is_stale = True
+        return True
+
+    def transaction_ended(self) -> bool:
+        """Whether definitions that only this session could see are everybody's now, or nobody's."""
+        had_changed, self.has_changed_definitions = self.has_changed_definitions, False
+        self.catalog_is_stale = self.catalog_is_stale or had_changed
+        return had_changed
 
     # ---- search path --------------------------------------------------------------------------------------------------------------
 
