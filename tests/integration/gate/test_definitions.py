@@ -128,7 +128,9 @@ def test_a_definition_that_was_taken_back_counts_no_more(
 
 def test_a_trigger_of_the_own_transaction_counts(postgres: PostgresServer, issuer: Issuer, database: str) -> None:
     with postgres.admin(database) as admin:
-        admin.execute("CREATE FUNCTION lab.wipe() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM lab.many; RETURN NEW; END'")
+        admin.execute(
+            "CREATE FUNCTION lab.wipe() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM lab.many; RETURN NEW; END'"
+        )
     with running(config_with(postgres, issuer, LIMIT, role="owner")) as gate, connect(gate, issuer, database, "owner") as client:
         client.execute("BEGIN")
         client.execute("CREATE TRIGGER wipes BEFORE INSERT ON lab.other FOR EACH ROW EXECUTE FUNCTION lab.wipe()")
