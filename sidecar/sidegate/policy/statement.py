@@ -113,6 +113,7 @@ class SqlStatement:
     deletion to row limits, and to nothing else. None: it drops none.
     `cascade`: it takes with it whatever depends on what it drops (or refers to what it empties); until the target was asked what that is,
     `schemas` is None. None: it has no CASCADE, or it is known by now.
+    `secrets_output`: columns of the target's catalogs that hold secrets, and stand plainly in its output.
     `columns_changed`: columns that it renames, retypes or moves to another name ("*" for a whole table that is renamed or moved), so
     that a mask by name would no longer find them.
     """
@@ -144,6 +145,7 @@ class SqlStatement:
     columns_changed: frozenset[ColumnRef] = frozenset()
     drops_tables: frozenset[RelationRef] | None = None
     cascade: Cascade | None = None
+    secrets_output: frozenset[ColumnRef] = frozenset()
     fields_output: frozenset[tuple[str | None, ColumnRef]] = frozenset()
     changes_schemas: bool = (
         False  # it makes, drops or renames a schema, or an extension that may have its own: the search path may change

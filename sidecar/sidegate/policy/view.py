@@ -69,6 +69,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.columns_changed,
         statement.drops_tables,
         statement.cascade,
+        statement.secrets_output,
         statement.fields_output,
         statement.changes_schemas,
     )

@@ -23,6 +23,7 @@ from typing import Final
 import msgspec
 
 from sidegate.audit.events import SessionFields
+from sidegate.policy.catalog_secrets import without_catalog_masks
 from sidegate.policy.compared import Answer, Comparison, Effects, Fate, compare, effects_of, uncovered
 from sidegate.policy.config import GateConfig, PolicyConfig, SubjectConfig
 from sidegate.policy.decision import Allow, ColumnUse, Decision, Deny, Masks, Measure, RequireApproval
@@ -253,7 +254,7 @@ class _Reading:
         answered = self._measured(work, asked, was, decision) if isinstance(decision, Measure) else _answer(decision)
         if isinstance(answered, Untold):
             return answered
-        masks = Masks() if isinstance(decision, Deny) else decision.masks
+        masks = Masks() if isinstance(decision, Deny) else without_catalog_masks(decision.masks)
         return self._with_catalog(asked, was, _Found(answered, masks, work.statements, work.normalised(), may_delete))
 
     def _measured(self, work: Work, asked: AskedStatement, was: Answer, measure: Measure) -> Answer | Untold:
