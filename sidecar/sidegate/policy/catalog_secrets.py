@@ -1,4 +1,5 @@
-"""Columns of the target's own catalogs that are masked for everyone who isn't granted `Server`: clients that introspect name them plainly.
+"""Columns of the target's own catalogs that are masked for everyone who isn't granted `Server` for every schema: clients that introspect
+name them plainly.
 
 Which columns those are, and that they stand plainly in the output of a SELECT, is for `sidegate.sql` to tell (`secrets_output`); anything
 else that reaches them is `Server`.
@@ -20,7 +21,9 @@ SOURCE: Final = PolicyRule("builtin", "catalogs", "secrets")
 
 def with_catalog_masks(facts: Facts, statements: Sequence[SqlStatement], decision: Decision) -> Decision:
     secrets = frozenset[ColumnRef]().union(*(statement.secrets_output for statement in statements))
-    if not secrets or isinstance(decision, Deny) or StatementKind.SERVER in facts.kinds:
+    if not secrets or isinstance(decision, Deny):
+        return decision
+    if StatementKind.SERVER in facts.kinds_everywhere or facts.lets_ungranted_pass is not None:
         return decision
     masks = tuple(map(_mask, sorted(secrets, key=str)))
     own = tuple(mask for mask in decision.masks.columns if mask not in masks)

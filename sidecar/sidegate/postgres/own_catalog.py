@@ -5,8 +5,8 @@ Rules it keeps:
   behind a savepoint that takes back what reading sets. What it read so is the session's alone, and void when the transaction ends.
 - Under REPEATABLE READ and SERIALIZABLE its snapshot may be older than the definitions that its statements run by: then, and whenever
   reading fails, the gate's own connection reads (catalog_reader.py), and what it can't see is masked.
-- What only begins or ends transactions shows nothing and changes nothing by itself: it waits for no catalog. A transaction that failed,
-  whose locks are still held, can so be ended.
+- What only begins or ends transactions shows nothing and changes nothing by itself, and in a transaction that failed, whose locks are still
+  held, nothing else runs: neither waits for a catalog.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def waits_for_catalog(session: Session, code: int, frame: bytes) -> bool:
     judge = session.judge
     if code not in (_QUERY, _PARSE, _BIND, _EXECUTE) or not judge.needs_catalog(session.grant, session.now):
         return False
-    if _only_controls_transaction(session, code, frame[HEADER_BYTES:]):
+    statements = _statements_of(session, code, frame[HEADER_BYTES:])
+    if statements and all(statement.kinds == _TRANSACTION_ALONE for statement in statements):
+        return False
+    has_failed = session.status == "E" and not len(session.expected)
+    if statements and has_failed and not any(StatementKind.TRANSACTION in statement.kinds for statement in statements):
         return False
     if session.status == "T" and judge.has_changed_definitions and not (len(session.expected) or session.expected.has_unsynced):
         session.start_story(read_own(session))
@@ -76,7 +80,8 @@ def read_own(session: Session) -> Generator[Step, Answer, None]:
         session.refresh_catalog()
 
 
-def _only_controls_transaction(session: Session, code: int, body: bytes) -> bool:
+def _statements_of(session: Session, code: int, body: bytes) -> Sequence[SqlStatement]:
+    """What the message is about, as far as that is known by now."""
     statements: Sequence[SqlStatement] = ()
     if code == _QUERY:
         statements, _ = session.judge.read(decode_query(body))
@@ -88,4 +93,4 @@ def _only_controls_transaction(session: Session, code: int, body: bytes) -> bool
         name = decode_execute(body).portal
         if not session.cursors.find(name):
             statements = [each for portal in session.portals.find(name) for each in portal.statements]
-    return bool(statements) and all(statement.kinds == _TRANSACTION_ALONE for statement in statements)
+    return statements
