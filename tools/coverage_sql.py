@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sidegate.policy.statement import StatementKind
-from sidegate.sql.functions import DANGEROUS, LEAKY_RELATIONS, SAFE, SAFE_VOLATILE
+from sidegate.sql.functions import DANGEROUS, LEAKY_RELATIONS, SAFE, SAFE_VOLATILE, SECRET_COLUMNS
 from sidegate.sql.nodes import PLACEMENTS, Place
 from sidegate.sql.parse import Limits
 from sidegate.sql.settings import HARMLESS
@@ -50,7 +50,7 @@ GAPS = (
     (
         "what views, rules, triggers and cascades reach is not followed",
         "it is the target's catalog that knows",
-        "row limits count cascades and triggers; the gate's catalog follows views",
+        "row limits count cascades and triggers; the gate's catalog follows views, and the target is asked what goes with CASCADE",
     ),
     (
         "a temporary table of the session hides another table of its name",
@@ -106,16 +106,24 @@ def functions() -> str:
     return "\n".join(parts)
 
 
+def _columns(relation: str) -> str:
+    secret = SECRET_COLUMNS.get(relation)
+    if secret is None:
+        return "any column"
+    return ", ".join(f"`{name}`" for name in sorted(secret.names)) + (", masked" if secret.may_be_shown else "")
+
+
 def relations() -> str:
     rows = [
         "## Relations that hold secrets or values",
         "",
-        "Reading one is `Server`.",
+        "Reading one is `Server`; of those with columns named here, a SELECT of other columns is `Read`, and a column that is masked may"
+        " stand plainly in its output too: whoever isn't granted `Server` sees it masked.",
         "",
-        "| relation | holds |",
-        "| --- | --- |",
+        "| relation | holds | in |",
+        "| --- | --- | --- |",
     ]
-    rows += [f"| `{name}` | {why} |" for name, why in sorted(LEAKY_RELATIONS.items())]
+    rows += [f"| `{name}` | {why} | {_columns(name)} |" for name, why in sorted(LEAKY_RELATIONS.items())]
     return "\n".join(rows) + "\n"
 
 

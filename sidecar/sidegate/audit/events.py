@@ -96,6 +96,8 @@ class DecisionFacts(NamedTuple):
                 reason, detail = decision.reason.value, decision.detail
             case _:  # Measure: the question isn't answered yet
                 reason, detail = "", f"rows are measured against a limit of {decision.more_than}"
+                if decision.asks_reach:
+                    detail = "it runs where it can be taken back, should its CASCADE reach further than was found"
         return cls(type(decision).__name__, reason, str(decision.source), detail, decision.revision, observed)
 
 

@@ -157,7 +157,8 @@ class RequireApproval:
 class Measure:
     """Run it where it can be taken back, read the impact, and decide again.
 
-    `more_than` is the lowest row limit at stake.
+    `more_than` is the lowest row limit at stake. `asks_reach`: what its CASCADE takes with it has to be known
+    first, and it has to be seen that it was that.
     """
 
     more_than: int
@@ -165,6 +166,7 @@ class Measure:
     masks: Masks
     source: Source
     revision: str
+    asks_reach: bool = False
 
 
 Decision: TypeAlias = Allow | Deny | RequireApproval | Measure

@@ -81,6 +81,34 @@ class FunctionRef(NamedTuple):
     is_known_safe: bool = False
 
 
+class Root(enum.StrEnum):
+    """What a CASCADE starts from."""
+
+    RELATION = "relation"
+    COLUMN = "column"  # a part of a relation, and of those that inherit from it; an attribute of a composite type too
+    CONSTRAINT = "constraint"  # the same
+    TYPE = "type"
+    ROUTINE = "routine"  # of any arguments
+    SCHEMA = "schema"
+    EMPTIED = "emptied"  # a table that is truncated
+
+
+class CascadeRoot(NamedTuple):
+    """One thing that is dropped or emptied with CASCADE, in each of `schemas` that has one of its name. `part`: its column, constraint."""
+
+    kind: Root
+    name: str
+    schemas: frozenset[str] | None
+    part: str = ""
+
+
+class Cascade(NamedTuple):
+    """What goes with it only the target knows. `roots` None: where it starts can't be told. `schemas`: the statement's own, without it."""
+
+    roots: frozenset[CascadeRoot] | None
+    schemas: frozenset[str] | None
+
+
 @dataclass(frozen=True, slots=True)
 class SqlStatement:
     """One top-level SQL statement as the engine judges it.
@@ -102,6 +130,9 @@ class SqlStatement:
     go by their own names); they are among `columns_output`, and the target may tell no origin for them.
     `drops_tables`: tables whose rows go with what it drops (name "*": every table of the schemas; others may go too, by CASCADE): a
     deletion to row limits, and to nothing else. None: it drops none.
+    `cascade`: it takes with it whatever depends on what it drops (or refers to what it empties); until the target was asked what that is,
+    `schemas` is None. None: it has no CASCADE, or it is known by now.
+    `secrets_output`: columns of the target's catalogs that hold secrets, and stand plainly in its output.
     `columns_changed`: columns that it renames, retypes or moves to another name ("*" for a whole table that is renamed or moved), so
     that a mask by name would no longer find them.
     """
@@ -134,6 +165,8 @@ class SqlStatement:
     stores_code: str | None = None
     columns_changed: frozenset[ColumnRef] = frozenset()
     drops_tables: frozenset[RelationRef] | None = None
+    cascade: Cascade | None = None
+    secrets_output: frozenset[ColumnRef] = frozenset()
     fields_output: frozenset[tuple[str | None, ColumnRef]] = frozenset()
     lineage: tuple[OutputColumn, ...] = ()
     changes_schemas: bool = (

@@ -71,6 +71,8 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.stores_code,
         statement.columns_changed,
         statement.drops_tables,
+        statement.cascade,
+        statement.secrets_output,
         statement.fields_output,
         statement.lineage,
         statement.changes_schemas,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from sidegate.policy.catalog_secrets import with_catalog_masks
 from sidegate.policy.config import RuleAction
 from sidegate.policy.coverage import IMPLICIT_KINDS, covering_grant, opaque_part
 from sidegate.policy.decision import Allow, ApprovalTerms, Decision, Deny, Masks, Measure, Permit, RequireApproval
@@ -57,6 +58,18 @@ def walk(
     trace: Trace | None = None,
 ) -> Decision:
     """The decision for one statement. `is_measurable` false: it stands among others that no savepoint can hold."""
+    decision = _decide(facts, statement, context, impact, is_measurable, trace)
+    return with_catalog_masks(facts, (statement,), decision) if statement.secrets_output else decision
+
+
+def _decide(
+    facts: Facts,
+    statement: SqlStatement,
+    context: StatementContext,
+    impact: Impact | None,
+    is_measurable: bool,
+    trace: Trace | None,
+) -> Decision:
     refused = _builtin_refusal(facts, statement)
     if refused is not None:
         return _told(refused, trace)
@@ -223,6 +236,8 @@ def rule_matches(rule: Rule, statement: SqlStatement, opaque: str | None) -> boo
 
 
 def _touches_table(rule: Rule, statement: SqlStatement) -> bool:
+    if statement.cascade is not None:
+        return True  # what goes with it could be any table
     relations = statement.reads | statement.writes | statement.creates
     if not relations and not statement.kinds.isdisjoint(_UNLISTED_REACH):
         return any(pattern.schema is None or pattern.schema.matches_any(statement.schemas) for pattern in rule.tables)
@@ -269,6 +284,12 @@ def walk_all(
     """INVARIANT: as strict as the strictest part. An empty string asks for nothing, and needs a grant that counts all the same."""
     if not statements:
         return _decide_nothing(facts)
+    return with_catalog_masks(facts, statements, _strictest(facts, statements, context, impact, trace))
+
+
+def _strictest(
+    facts: Facts, statements: Sequence[SqlStatement], context: StatementContext, impact: Impact | None, trace: Trace | None
+) -> Decision:
     is_measurable = len(statements) == 1 or not any(statement.controls_transaction for statement in statements)
     decisions = [walk(facts, statement, context, impact, is_measurable=is_measurable, trace=trace) for statement in statements]
     for decision in decisions:

@@ -31,7 +31,7 @@ QUERIES: Final = (
     " pg_catalog.format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL)"
     " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
     " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
-    " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c') AND a.attnum > 0 AND NOT a.attisdropped",
+    " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c', 'S') AND a.attnum > 0 AND NOT a.attisdropped",
     "SELECT c.oid, pg_catalog.pg_get_viewdef(c.oid) FROM pg_catalog.pg_class c WHERE c.relkind IN ('v', 'm') AND c.oid >= 16384",
     "SELECT a.attrelid, a.attnum, pg_catalog.pg_get_expr(d.adbin, d.adrelid)"
     " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
@@ -61,6 +61,19 @@ QUERIES: Final = (
     " UNION SELECT i.inhparent, o.events FROM own o JOIN pg_catalog.pg_inherits i ON i.inhrelid = o.oid)"
     " SELECT oid, events FROM own",
 )
+# In place of `DEFINITIONS`, where it waits for somebody's lock: definitions of what is locked, and of what reads from it, are left out.
+UNLOCKED_DEFINITIONS: Final = (
+    "WITH RECURSIVE locked (oid) AS (SELECT l.relation FROM pg_catalog.pg_locks l"
+    " WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'"
+    " AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
+    " UNION SELECT r.ev_class FROM locked k JOIN pg_catalog.pg_depend d"
+    " ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = k.oid"
+    " AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid)"
+    " SELECT c.oid, CASE WHEN k.oid IS NULL THEN pg_catalog.pg_get_viewdef(c.oid) END"
+    " FROM pg_catalog.pg_class c LEFT JOIN locked k ON k.oid = c.oid WHERE c.relkind IN ('v', 'm') AND c.oid >= 16384"
+)
+NO_DEFINITIONS: Final = "SELECT c.oid, NULL FROM pg_catalog.pg_class c WHERE c.relkind IN ('v', 'm') AND c.oid >= 16384"
+DEFINITIONS: Final = QUERIES[2]
 _EVENTS: Final[dict[StatementKind, int]] = {
     StatementKind.INSERT: 4,
     StatementKind.DELETE: 8,
@@ -93,12 +106,13 @@ class Relation:
 
 
 class Catalog:
-    """One snapshot of one database. `version` grows with each snapshot of the process."""
+    """One snapshot of one database. `version` grows with each snapshot of the process. `is_partial`: somebody's lock hid definitions."""
 
-    __slots__ = ("_by_name", "_relations", "_views", "version")
+    __slots__ = ("_by_name", "_relations", "_views", "is_partial", "version")
 
-    def __init__(self, relations: dict[int, Relation], version: int) -> None:
+    def __init__(self, relations: dict[int, Relation], version: int, *, is_partial: bool = False) -> None:
         self.version = version
+        self.is_partial = is_partial
         self._relations = relations
         self._by_name: dict[str, list[Relation]] = defaultdict(list)
         for relation in relations.values():
@@ -120,7 +134,9 @@ class Catalog:
             relation.types[int(_text(number))] = _text(kind[0]) if kind else ""
         for oid, definition in views:
             relation = relations.get(int(_text(oid)))
-            if relation is not None:
+            if relation is not None and definition is None:
+                relation.is_opaque = True
+            elif relation is not None:
                 relation.definition = _only_statement(_text(definition))
                 relation.is_opaque = relation.definition is None
                 relation.outputs = query_outputs(_text(definition), DEFINITION_PATH)
@@ -141,7 +157,7 @@ class Catalog:
             relation = relations.get(int(_text(oid)))
             if relation is not None:
                 relation.events |= int(_text(bits))
-        return cls(relations, version)
+        return cls(relations, version, is_partial=any(definition is None for _, definition in views))
 
     def masked_view(self, masks: Masks) -> MaskedView:
         """The catalog as seen under these masks."""

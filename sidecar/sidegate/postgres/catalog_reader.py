@@ -10,16 +10,23 @@ from collections.abc import Callable
 from typing import Final
 
 from sidegate.policy.config import CredentialConfig
-from sidegate.postgres.catalog import QUERIES, Catalog
+from sidegate.postgres.catalog import DEFINITIONS, NO_DEFINITIONS, QUERIES, UNLOCKED_DEFINITIONS, Catalog, Rows
 from sidegate.postgres.duplex import ConnectionLostError
-from sidegate.postgres.login import TargetAddress, TargetLoginError, ask, log_in
+from sidegate.postgres.login import TargetAddress, TargetLogin, TargetLoginError, ask, log_in
 from sidegate.postgres.messages import TERMINATE, TargetProtocolError
 from sidegate.postgres.scram import ScramKeyCache
 
 log = logging.getLogger("sidegate.postgres")
 
 FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long; changed through it, at once
+PARTLY_FRESH_S: Final = 3.0
 READ_TIMEOUT_S: Final = 30.0
+MOST_READINGS: Final = 10
+LOCK_NOT_AVAILABLE: Final = "55P03"
+
+
+def _lasts_s(catalog: Catalog) -> float:
+    return PARTLY_FRESH_S if catalog.is_partial else FRESH_S
 
 
 class CatalogReader:
@@ -39,7 +46,7 @@ class CatalogReader:
         key = f"{database}#{generation}"
         running = self._reading.get(key)
         if running is None or running.done():
-            fresh = kept[1] if kept is not None and not is_forced and self._now() - kept[0] < FRESH_S else None
+            fresh = kept[1] if kept is not None and not is_forced and self._now() - kept[0] < _lasts_s(kept[1]) else None
             running = asyncio.get_running_loop().create_task(self._read(target, credential, database, keys, fresh))
             self._reading[key] = running
             running.add_done_callback(lambda _: self._reading.pop(key, None))
@@ -55,22 +62,43 @@ class CatalogReader:
     ) -> Catalog | None:
         if fresh is not None:
             return fresh
-        generation = self._generation.get(database, 0)
-        began = self._now()
+        kept = self._kept.get(database)
+        patience = "100ms" if kept is not None and kept[1].is_partial else "1s"
+        for _ in range(MOST_READINGS):  # whoever waits for it knows of changes that came while it was read
+            generation = self._generation.get(database, 0)
+            began = self._now()
+            try:
+                async with asyncio.timeout(READ_TIMEOUT_S):
+                    login = await log_in(target, credential, database, {"application_name": "sidegate catalog"}, keys)
+                    try:
+                        results = [await _ask(login, query, patience) for query in QUERIES]
+                        login.side.write(TERMINATE)
+                    finally:
+                        login.side.close()
+            except (TargetLoginError, ConnectionLostError, TargetProtocolError, TimeoutError, ValueError, OSError) as error:
+                log.error("catalog of database %s can't be read: %s", database, str(error) or type(error).__name__)
+                return None
+            self._version += 1
+            _, columns, views, generated, composites, tells, events = results
+            catalog = Catalog.decode(columns, views, generated, self._version, composites, tells, events)
+            if generation == self._generation.get(database, 0):
+                self._kept[database] = (began, catalog)
+                return catalog
+        log.error("catalog of database %s can't be read: it changed %d times meanwhile", database, MOST_READINGS)
+        return None
+
+
+async def _ask(login: TargetLogin, query: str, patience: str) -> Rows:
+    """A view's definition can't be read while somebody alters it or what it reads from: it is left out, and the view is masked whole."""
+    if query is not DEFINITIONS:
+        return (await ask(login, (query,)))[0]
+    for attempt in (DEFINITIONS, UNLOCKED_DEFINITIONS, NO_DEFINITIONS):
         try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                login = await log_in(target, credential, database, {"application_name": "sidegate catalog"}, keys)
-                try:
-                    results = await ask(login, QUERIES)
-                    login.side.write(TERMINATE)
-                finally:
-                    login.side.close()
-        except (TargetLoginError, ConnectionLostError, TargetProtocolError, TimeoutError, ValueError, OSError) as error:
-            log.error("catalog of database %s can't be read: %s", database, str(error) or type(error).__name__)
-            return None
-        self._version += 1
-        _, columns, views, generated, composites, tells, events = results
-        catalog = Catalog.decode(columns, views, generated, self._version, composites, tells, events)
-        if generation == self._generation.get(database, 0):
-            self._kept[database] = (began, catalog)
-        return catalog
+            rows = (await ask(login, (f"SET lock_timeout = '{patience}'", attempt)))[1]
+        except TargetLoginError as error:
+            if error.fields.get("C") != LOCK_NOT_AVAILABLE or attempt is NO_DEFINITIONS:
+                raise
+        else:
+            await ask(login, ("SET lock_timeout = 0",))
+            return rows
+    raise AssertionError("the last of them waits for no lock")

@@ -30,6 +30,7 @@ from sidegate.postgres.messages import (
     encode_parse,
     encode_query,
 )
+from sidegate.postgres.own_catalog import waits_for_catalog
 from sidegate.postgres.pipeline import Answer, Expected, Kind
 from sidegate.postgres.refusal import refusal_message, unknown_name_message
 from sidegate.postgres.runners import ExecuteRunner, QueryRunner, poison_bind, poison_parse
@@ -236,8 +237,7 @@ class ClientSide:
         if session.owns_transaction and code in (QUERY, SYNC_CODE, FUNCTION_CALL):
             session.start_story(end_own_transaction(session))
             return False
-        if code in (QUERY, PARSE, BIND, EXECUTE) and session.judge.needs_catalog(session.grant, session.now):
-            session.refresh_catalog(is_forced=session.judge.catalog_is_stale)
+        if waits_for_catalog(session, code, frame):
             return False
         if (
             session.judge.search_path_is_stale

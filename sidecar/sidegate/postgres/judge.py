@@ -16,6 +16,7 @@ from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind, TableImpact
+from sidegate.postgres import cascades
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.derived import Derived
 from sidegate.postgres.refusal import unknown_name_message
@@ -26,6 +27,7 @@ from sidegate.postgres.statements import Binding, BoundText, Cursor, Names, Port
 from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical_tokens, copy_out_options, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
+PARTLY_FRESH_S: Final = 3.0  # the same where a lock kept some from being read
 
 PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authorization"})
 
@@ -66,6 +68,8 @@ class Judge:
         self._derived = Derived()
         self.catalog: Catalog | None = None
         self.catalog_is_stale = False
+        self.has_changed_definitions = False  # in a transaction that hasn't ended
+        self.own_catalogs = 0  # that its transactions have read themselves
         self._catalog_learned_at = 0.0
 
     def adopt(self, engine: Engine) -> None:
@@ -185,10 +189,30 @@ class Judge:
         statements = self._with_consequences(work, now)
         if statements is not work.statements and work.impact is not None:
             work.impact = deletions_of(work.impact)
-        decision = self._view.decide_all(statements, self._context_of(work, approved=approved), now, work.impact)
+        decision = self._view.decide_all(
+            cascades.reaching(statements, work.reach), self._context_of(work, approved=approved), now, work.impact
+        )
+        if cascades.cascades(statements):
+            decision = self._with_reach(work, statements, decision, now)
         if isinstance(decision, Deny) or not decision.masks.columns:
             return decision
         return self._steering_problem(work, decision) or decision
+
+    def _with_reach(self, work: Work, statements: tuple[SqlStatement, ...], decision: Decision, now: float) -> Decision:
+        """What goes with a CASCADE is asked for if it matters: another answer, and no denial, if nothing went with it; or rows to count."""
+        if work.reach is not None:
+            words = cascades.words_for(statements, work.reach)
+            if words and isinstance(decision, (Deny, RequireApproval)):
+                return replace(decision, detail=f"{decision.detail}: {words}")
+            return decision
+        context = self._context_of(work, approved=False)
+        alone = self._view.decide_all(cascades.by_itself(statements), context, now, work.impact)
+        if isinstance(alone, Deny):
+            return decision
+        counts = isinstance(alone, Measure) and any(StatementKind.TRUNCATE in statement.kinds for statement in statements)
+        if not counts and alone == self._view.decide_all(statements, context, now, work.impact):
+            return decision
+        return Measure(0, alone.permit, alone.masks, alone.permit.source, self.revision, asks_reach=True)
 
     def meter(self, work: Work, now: float, *, is_rest: bool = False) -> None:
         """It is sent now. `is_rest`: of rows that it returned a part of, so no statement more."""
@@ -260,6 +284,7 @@ class Judge:
             tuple(map(_parts, work.referred)),
             tuple(map(_parts, work.alternatives)),
             (str(decision.source), decision.reason.value),
+            *cascades.parts_of(work.reach),
             (tuple(sorted(terms.approver_groups)), tuple(sorted(terms.approver_users)), terms.required),
             str(terms.expires_after_s),
         )
@@ -281,7 +306,23 @@ class Judge:
         return self.catalog is None or self.catalog_is_stale or not 0 <= now - self._catalog_learned_at < CATALOG_FRESH_S
 
     def learn_catalog(self, catalog: Catalog, now: float) -> None:
-        self.catalog, self.catalog_is_stale, self._catalog_learned_at = catalog, False, now
+        self.catalog, self.catalog_is_stale = catalog, False
+        self._catalog_learned_at = now - (CATALOG_FRESH_S - PARTLY_FRESH_S if catalog.is_partial else 0)
+
+    def changed_definitions(self, work: Work) -> bool:
+        """It has ended: definitions may be others now, and so may those that a transaction changed after a ROLLBACK TO in it."""
+        changes = any(statement.kinds & CHANGES_DEFINITIONS for statement in work.statements)
+        takes_back = self.has_changed_definitions and any(statement.controls_transaction for statement in work.statements)
+        if not (changes and (not work.sqlstate or work.was_cut)) and not takes_back:
+            return False
+        self.has_changed_definitions = self.catalog_is_stale = True
+        return True
+
+    def transaction_ended(self) -> bool:
+        """Whether definitions that only this session could see are everybody's now, or nobody's."""
+        had_changed, self.has_changed_definitions = self.has_changed_definitions, False
+        self.catalog_is_stale = self.catalog_is_stale or had_changed
+        return had_changed
 
     # ---- search path --------------------------------------------------------------------------------------------------------------
 

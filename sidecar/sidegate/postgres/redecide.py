@@ -23,6 +23,7 @@ from typing import Final
 import msgspec
 
 from sidegate.audit.events import SessionFields
+from sidegate.policy.catalog_secrets import without_catalog_masks
 from sidegate.policy.compared import Answer, Comparison, Effects, Fate, compare, effects_of, uncovered
 from sidegate.policy.config import GateConfig, PolicyConfig, SubjectConfig
 from sidegate.policy.decision import Allow, ColumnUse, Decision, Deny, Masks, Measure, RequireApproval
@@ -31,7 +32,7 @@ from sidegate.policy.expression import Outcome, evaluate
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, SqlStatement, StatementKind, TableImpact
-from sidegate.postgres import drops, truncation
+from sidegate.postgres import cascades, drops, truncation
 from sidegate.postgres.derived import DERIVES, WOULD_TELL
 from sidegate.postgres.judge import Judge, executed
 from sidegate.postgres.statements import NO_MASKS, Work
@@ -226,6 +227,11 @@ class _Reading:
     def _judged(self, work: Work, asked: AskedStatement, was: Answer, grant: SessionGrant) -> _Found | Untold:
         judge = self._judge
         decision = judge.decide(work, asked.time)
+        if isinstance(decision, Measure) and decision.asks_reach:
+            work.reach = cascades.ANYWHERE
+            decision = judge.decide(work, asked.time)
+            if isinstance(decision, Measure) or replace(_answer(decision), detail=was.detail) != was:
+                return Untold("it depends on what goes with its CASCADE, which only the target knows")
         may_delete = False
         if isinstance(decision, Allow) and grant.limits_deletions:
             wider = _with_deletions(work.statements)
@@ -249,7 +255,7 @@ class _Reading:
         answered = self._measured(work, asked, was, decision) if isinstance(decision, Measure) else _answer(decision)
         if isinstance(answered, Untold):
             return answered
-        masks = Masks() if isinstance(decision, Deny) else decision.masks
+        masks = Masks() if isinstance(decision, Deny) else without_catalog_masks(decision.masks)
         return self._with_catalog(asked, was, _Found(answered, masks, work.statements, work.normalised(), may_delete))
 
     def _measured(self, work: Work, asked: AskedStatement, was: Answer, measure: Measure) -> Answer | Untold:

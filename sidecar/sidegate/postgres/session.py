@@ -36,7 +36,7 @@ from sidegate.postgres.from_client import ClientSide
 from sidegate.postgres.from_target import TargetSide
 from sidegate.postgres.holds import hold_notice
 from sidegate.postgres.journal import Journal
-from sidegate.postgres.judge import CHANGES_DEFINITIONS, Judge
+from sidegate.postgres.judge import Judge
 from sidegate.postgres.masker import Masker
 from sidegate.postgres.messages import (
     SYNC,
@@ -483,6 +483,8 @@ class Session:
         """Outside of a transaction no portal lives, and no cursor but those WITH HOLD."""
         self.status = status
         if status == "I":
+            if self.judge.transaction_ended():
+                self._actions.append(CatalogChanged())
             self.portals.clear()
             if self.cursors.has_new:
                 self.cursors.clear(lambda cursor: cursor.outlives_transaction)
@@ -490,8 +492,7 @@ class Session:
     def statement_ended(self, work: Work) -> None:
         if work.approval:
             self._actions.append(ReportExecuted(work.approval, work.sqlstate or work.tag))
-        if (not work.sqlstate or work.was_cut) and any(statement.kinds & CHANGES_DEFINITIONS for statement in work.statements):
-            self.judge.catalog_is_stale = True
+        if self.judge.changed_definitions(work):
             self._actions.append(CatalogChanged())
 
     def parameter_changed(self, name: str, value: str) -> None:

@@ -19,6 +19,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from sidegate.policy.decision import Decision, Masks
 from sidegate.policy.statement import Impact, SqlStatement, StatementKind
+from sidegate.postgres.cascades import Reach
 from sidegate.postgres.copy_out import CopyOutRewriter
 from sidegate.postgres.messages import Bind, ClientProtocolError
 from sidegate.postgres.results import ResultPlan
@@ -55,13 +56,14 @@ class Work:
     whose rows an Execute asks for, when its name is a cursor's.
     `approved_rows` is what an approver saw; `copy_rewriter` masks the rows of a COPY OUT; `masked_cells` counts by the
     source of the mask. `meter` is there when what it returns uses up a budget; `renews_budgets`: an approver gave those anew.
+    `reach` is what goes with its CASCADE, once the target was asked.
     `was_cut`: the client got an error in place of the rest of its result; what it did at the target isn't known.
     """
 
     __slots__ = (
         "alternatives", "approval", "approved_rows", "asked", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact",
         "is_simple", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan", "portal",
-        "position", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text", "was_cut",
+        "position", "reach", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text", "was_cut",
     )  # fmt: skip
 
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
@@ -86,6 +88,7 @@ class Work:
         self.approved_rows: int | None = None
         self.impact: Impact | None = None
         self.position: int | None = None
+        self.reach: Reach | None = None
         self.own_error: bytes | None = None  # said instead of the refusal: an error that clients know how to take
         self.rows = 0
         self.tag = ""
@@ -149,6 +152,7 @@ def weight_of(statements: Iterable[SqlStatement]) -> int:
         parts += len(statement.columns_output) + len(statement.columns_steering) + len(statement.columns_written)
         parts += len(statement.columns_changed) + len(statement.functions)
         parts += sum(1 + len(output.columns) for output in statement.lineage)
+        parts += len(statement.cascade.roots or ()) if statement.cascade is not None else 0
         weight += ANALYSIS_WEIGHT + PART_WEIGHT * parts + sys.getsizeof(statement.text) + sys.getsizeof(statement.normalised)
     return weight
 

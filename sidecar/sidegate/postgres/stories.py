@@ -10,15 +10,15 @@ the statement either answered by the target or refused.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from sidegate.approval.backend import HoldRequest, Phase, Verdict
 from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, RequireApproval
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
-from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, StatementKind, TableImpact
-from sidegate.postgres import drops, truncation
+from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, SqlStatement, StatementKind, TableImpact
+from sidegate.postgres import cascades, drops, truncation
 from sidegate.postgres.holds import hold_request
 from sidegate.postgres.pipeline import Answer
 
@@ -108,6 +108,13 @@ def tell(session: Session, runner: Runner, decision: Decision) -> Story:
         if isinstance(decision, Deny):
             session.refuse(runner, decision)
             return
+        if isinstance(decision, Measure) and decision.asks_reach and session.status != "E":
+            work.reach = yield from cascades.ask_reach(session, runner, decision.permit)
+            decision = session.decide(work, approved=work.approval is not None)
+            continue
+        if isinstance(decision, Allow) and work.reach is not None and work.reach.schemas is not None:
+            permit, masks, source = decision.permit, decision.masks, decision.source
+            decision = Measure(0, permit, masks, source, decision.revision, asks_reach=True)  # it runs where it can be taken back
         if isinstance(decision, Allow):
             if decision.masks and session.judge.copies_out(work):
                 yield from runner.copy_out_story(decision)
@@ -169,8 +176,9 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     if session.status == "E":  # the target refuses everything in a failed transaction; it says so itself
         session.allow(runner, measure)
         return None
-    truncates = any(truncation.is_truncation(statement) for statement in work.statements)
-    dropping = drops.is_drop(work.statements)
+    counts = not measure.asks_reach
+    truncates = counts and any(truncation.is_truncation(statement) for statement in work.statements)
+    dropping = counts and drops.is_drop(work.statements)
     if truncates and not _may_count_truncated(session, work):
         return _uncounted(session, work)
     if dropping and not (drops.may_be_counted(work.statements) and not _is_approved_uncounted(work)):
@@ -195,7 +203,7 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
             return _not_measured(session, runner, saved, measure)
     counted: truncation.Counted | None = None
     if truncates:
-        counted = yield from truncation.count_rows(work.statements[0], measure.more_than, permit)
+        counted = yield from truncation.count_rows(_emptied(work), measure.more_than, permit)
         if counted is None:
             yield from _take_back(session, permit, has_savepoint=has_savepoint, owns=owns)
             return _uncounted(session, work)
@@ -205,6 +213,8 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
         if going is None:
             yield from _take_back(session, permit, has_savepoint=has_savepoint, owns=owns)
             return _uncounted(session, work)
+    reach = work.reach if work.reach is not None and work.reach.schemas is not None else None
+    locked = (yield from cascades.locks(permit)) if reach is not None else None
     before: Answer = yield Ask(COUNTERS, permit)
     session.journal.decided(work, measure)
     work.masked_values = 0
@@ -219,12 +229,17 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     after: Answer = yield Ask(COUNTERS, permit)
     is_all = counted is None or (yield from truncation.was_all(counted, permit))
     is_all = is_all and (going is None or not (yield from drops.took_others(going, permit)))
+    is_found = reach is None or cascades.kept_within(reach, work, locked, (yield from cascades.locks(permit)))
     decision: Decision
-    if before.error is not None or after.error is not None or captured.is_over_limit:
+    if not is_found:
+        decision = _reaches_further(session, work, measure)
+    elif before.error is not None or after.error is not None or captured.is_over_limit:
         why = "its answer is larger than the gate keeps back" if captured.is_over_limit else "the target's counters can't be read"
         decision = Deny(Reason.IMPACT_NOT_MEASURABLE, measure.source, measure.revision, why)
     elif not is_all:
         decision = _uncounted(session, work)
+    elif not counts:
+        decision = session.over_budget(work, captured.frames) or session.decide(work, approved=work.approval is not None)
     else:
         emptied = (*(counted.tables if counted is not None else ()), *(going.counted if going is not None else ()))
         work.impact = impact_between(before, after, work.rows, emptied)
@@ -257,7 +272,24 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
 def _may_count_truncated(session: Session, work: Work) -> bool:
     """Alone in its string, in a transaction that can be taken back."""
     is_alone = len(work.own) == 1 and len(work.statements) == 1 and not session.expected.has_transaction_control
-    return is_alone and not _is_approved_uncounted(work) and truncation.may_be_counted(work.statements[0])
+    return is_alone and not _is_approved_uncounted(work) and truncation.may_be_counted(_emptied(work))
+
+
+def _emptied(work: Work) -> SqlStatement:
+    """A TRUNCATE, with the tables that its CASCADE empties if those are known. Rows of a table that inherits are its parent's too."""
+    statement, reach = work.statements[0], work.reach
+    if reach is None or reach.schemas is None:
+        return statement
+    return replace(cascades.reaching(work.statements, reach)[0], writes=reach.counted)
+
+
+def _reaches_further(session: Session, work: Work, measure: Measure) -> Decision:
+    """Something went with it that wasn't found before: it could be anything."""
+    work.reach = cascades.ANYWHERE
+    if work.approval is None:
+        return session.decide(work)
+    detail = "more would go with it now than was approved"
+    return Deny(Reason.IMPACT_EXCEEDS_APPROVAL, measure.source, measure.revision, detail)
 
 
 def _is_approved_uncounted(work: Work) -> bool:

@@ -2,7 +2,8 @@
 
 Rules it keeps:
 - A relation that is defined stands among `creates`; one that exists and is touched, among `writes`: rules on tables look at both.
-- What is in no schema, and what CASCADE may reach, could be anywhere: only a grant for every schema covers it.
+- What is in no schema, and what CASCADE may reach, could be anywhere: only a grant for every schema covers it. Where a CASCADE starts is
+  told (`cascade`), so that the target can be asked what goes with it.
 - Queries and bodies that are stored are walked for what they name, and for functions that aren't known; they don't run now.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sidegate.policy.statement import ColumnRef, RelationRef, StatementKind
+from sidegate.policy.statement import CascadeRoot, ColumnRef, RelationRef, Root, StatementKind
 from sidegate.sql import settings
 from sidegate.sql.changes import Changes
 from sidegate.sql.expressions import children
@@ -75,6 +76,17 @@ _CHECKS_VALUES: Final = frozenset({"C", "V"})
 _SCHEMA_CHANGES: Final = frozenset({"CreateSchemaStmt", "CreateExtensionStmt", "AlterExtensionStmt", "DropOwnedStmt"})
 _SCHEMA_OBJECTS: Final = frozenset({"OBJECT_SCHEMA", "OBJECT_EXTENSION"})
 _RIGHTS_SUBTYPES: Final = ("Trig", "Rule", "RowSecurity", "ChangeOwner")
+# What is dropped with CASCADE, where it can be told by name; a CASCADE of anything else could take anything.
+_ROOTS: Final = {
+    **dict.fromkeys(
+        ("OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_SEQUENCE", "OBJECT_INDEX", "OBJECT_FOREIGN_TABLE"),
+        Root.RELATION,
+    ),
+    **dict.fromkeys(("OBJECT_TYPE", "OBJECT_DOMAIN"), Root.TYPE),
+    **dict.fromkeys(("OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE", "OBJECT_AGGREGATE"), Root.ROUTINE),
+    "OBJECT_SCHEMA": Root.SCHEMA,
+}
+_ROOT_PARTS: Final = {"AT_DropColumn": Root.COLUMN, "AT_DropConstraint": Root.CONSTRAINT}
 _HOLDS_ROWS: Final = frozenset({"OBJECT_TABLE", "OBJECT_EXTENSION"})  # with CASCADE or without
 # The parent loses the rows of the child: nothing but a name tells it from a DELETE.
 _ROWS_LEAVE: Final = frozenset({"AT_DetachPartition", "AT_DetachPartitionFinalize", "AT_DropInherit"})
@@ -255,7 +267,12 @@ class Definitions(Changes):
         if subtype == "AT_ReplicaIdentity":
             self.facts.danger(K.REPLICATION, "REPLICA IDENTITY")
         if command.get("behavior") == "DROP_CASCADE":
-            self.facts.touch_schemas(None)
+            kind = _ROOT_PARTS.get(subtype)
+            if relation is None or kind is None:
+                self.facts.cascade(None)
+            else:
+                name, schemas = self._relation(relation)
+                self.facts.cascade([CascadeRoot(kind, name, schemas, command["name"])])
             self.facts.drop()
         if command.get("def", {}).get("PartitionCmd", {}).get("concurrent"):
             self.facts.controls_transaction = True
@@ -306,11 +323,22 @@ class Definitions(Changes):
         if fields["removeType"] in _HOLDS_ROWS:
             self.facts.drop(self.facts.writes)
         if fields.get("behavior") == "DROP_CASCADE":
-            self.facts.touch_schemas(None)
+            kind = _ROOTS.get(fields["removeType"])
+            for node in fields.get("objects", []):
+                self.facts.cascade(self._roots(kind, node))
             is_schema = fields["removeType"] == "OBJECT_SCHEMA"
             named = frozenset(strings(fields.get("objects", []))) if is_schema else frozenset()
             self.facts.drop(RelationRef(STAR, frozenset({name})) for name in named)
         self.facts.controls_transaction = self.facts.controls_transaction or bool(fields.get("concurrent"))
+
+    def _roots(self, kind: Root | None, node: Any) -> list[CascadeRoot] | None:
+        parts = _names_in(node)
+        if kind is None or parts is None:
+            return None
+        schema, name = split_name(parts)
+        if kind is Root.SCHEMA:
+            return [CascadeRoot(kind, name, frozenset({name}))]
+        return [CascadeRoot(kind, name, self.names.schemas_for(schema))]
 
     def _define_comment(self, fields: Node, scope: Scope) -> None:
         self.touch_object(fields["objtype"], fields.get("object"))

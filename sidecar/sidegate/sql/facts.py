@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from sidegate.policy.statement import ColumnRef, FunctionRef, OutputColumn, RelationRef, SqlStatement, StatementKind
+from sidegate.policy.statement import (
+    Cascade,
+    CascadeRoot,
+    ColumnRef,
+    FunctionRef,
+    OutputColumn,
+    RelationRef,
+    SqlStatement,
+    StatementKind,
+)
 from sidegate.sql import settings
 from sidegate.sql.builtins import CATALOG_RELATIONS
-from sidegate.sql.functions import LEAKY_RELATIONS
+from sidegate.sql.functions import LEAKY_RELATIONS, SECRET_COLUMNS, SecretColumns
 from sidegate.sql.names import INFORMATION_SCHEMA, PG_CATALOG
 
+_EVERY_COLUMN = "*"
 _CATALOGS = frozenset({PG_CATALOG, INFORMATION_SCHEMA})
 
 
@@ -48,6 +58,9 @@ class Facts:
     stores_code: str | None = None
     changed: set[ColumnRef] = field(default_factory=set)
     drops: set[RelationRef] | None = None
+    cascades: bool = False
+    guarded: set[str] = field(default_factory=set)  # catalogs that are read, with columns that hold secrets
+    roots: set[CascadeRoot] | None = field(default_factory=set)  # None: not to be told
     changes_schemas: bool = False
 
     def touch_schemas(self, schemas: frozenset[str] | None) -> None:
@@ -77,10 +90,33 @@ class Facts:
             return
         # Extensions' relations may be in any schema; the catalogs' own names elsewhere are somebody's tables.
         if relation.schemas is None or relation.schemas & _CATALOGS or relation.name not in CATALOG_RELATIONS:
-            self.danger(StatementKind.SERVER, f"`{relation.name}` ({why})")
+            if relation.name in SECRET_COLUMNS:
+                self.guarded.add(relation.name)
+            else:
+                self.danger(StatementKind.SERVER, f"`{relation.name}` ({why})")
+
+    def _guard_secrets(self) -> frozenset[ColumnRef]:
+        """Columns that hold secrets may stand plainly in the output of a SELECT if they can be masked there; else it is `Server`."""
+        shown: set[ColumnRef] = set()
+        for name in sorted(self.guarded):
+            secret = SECRET_COLUMNS[name]
+            plain = {column for column in self.output if _may_be(column, name, secret)}
+            others = self.steering | self.keys | self.compared | self.written | self.changed | {column for _, column in self.fields}
+            others = others.union(*(output.columns for output in self.lineage if output.is_computed))
+            is_reached = any(_may_be(column, name, secret) for column in others)
+            if is_reached or (plain and not secret.may_be_shown) or self.kinds != {StatementKind.READ}:
+                self.danger(StatementKind.SERVER, f"`{name}` ({LEAKY_RELATIONS[name]})")
+            elif plain:
+                shown |= {ColumnRef(each, RelationRef(name, frozenset({PG_CATALOG}))) for each in secret.names}
+        return frozenset(shown)
 
     def drop(self, relations: Iterable[RelationRef] = ()) -> None:
         self.drops = (self.drops or set()) | set(relations)
+
+    def cascade(self, roots: Iterable[CascadeRoot] | None) -> None:
+        """What depends on these goes too; None: on something that can't be told."""
+        self.cascades = True
+        self.roots = self.roots | set(roots) if self.roots is not None and roots is not None else None
 
     def danger(self, kind: StatementKind, why: str) -> None:
         self.kinds.add(kind)
@@ -116,13 +152,16 @@ class Facts:
     def statement(self, text: str, normalised: str) -> SqlStatement:
         if not self.kinds:
             self.not_known("a statement that does nothing known")
+        secrets = self._guard_secrets() if self.guarded else frozenset[ColumnRef]()
+        named = None if self.could_be_any_schema else frozenset(self.schemas)
+        cascade = Cascade(frozenset(self.roots) if self.roots is not None else None, named) if self.cascades else None
         return SqlStatement(
             text=text,
             kinds=frozenset(self.kinds),
             reads=frozenset(self.reads),
             writes=frozenset(self.writes),
             creates=frozenset(self.creates),
-            schemas=None if self.could_be_any_schema else frozenset(self.schemas),
+            schemas=None if self.cascades else named,
             columns_output=frozenset(self.output),
             fields_output=frozenset(self.fields),
             columns_steering=frozenset(self.steering | self.keys | self.compared),
@@ -147,5 +186,13 @@ class Facts:
             stores_code=self.stores_code,
             columns_changed=frozenset(self.changed),
             drops_tables=frozenset(self.drops) if self.drops is not None else None,
+            cascade=cascade,
+            secrets_output=secrets,
             changes_schemas=self.changes_schemas,
         )
+
+
+def _may_be(column: ColumnRef, relation: str, secret: SecretColumns) -> bool:
+    """Whether it is such a column of the relation, or could be."""
+    is_there = column.relation is None or column.relation.name == relation
+    return is_there and (column.name in secret.names or column.name == _EVERY_COLUMN)

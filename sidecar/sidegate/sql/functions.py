@@ -164,6 +164,26 @@ SAFE_VOLATILE: Final = frozenset(
 
 SAFE: Final = (SAFE_BY_KIND | SAFE_VOLATILE | INFORMATION_FUNCTIONS) - DANGEROUS.keys()
 
+
+@dataclass(frozen=True, slots=True)
+class SecretColumns:
+    """Of a catalog whose other columns may be read by SELECT. `may_be_shown`: plainly, and then masked."""
+
+    names: frozenset[str]
+    may_be_shown: bool = False
+
+
+# The catalogs among LEAKY_RELATIONS whose secrets are in columns of their own. What else stands in them anybody may see in pg_roles and the
+# like; pg_dump reads pg_subscription whenever a superuser runs it, and names each of its columns.
+SECRET_COLUMNS: Final[dict[str, SecretColumns]] = {
+    "pg_authid": SecretColumns(frozenset({"rolpassword"})),
+    "pg_shadow": SecretColumns(frozenset({"passwd"})),
+    "pg_user_mapping": SecretColumns(frozenset({"umoptions"})),
+    "pg_user_mappings": SecretColumns(frozenset({"umoptions"})),
+    "pg_subscription": SecretColumns(frozenset({"subconninfo"}), may_be_shown=True),
+    "pg_stat_activity": SecretColumns(frozenset({"query"})),
+}
+
 # Relations of pg_catalog, and of extensions, that hold secrets, values of columns, or other sessions' statements.
 LEAKY_RELATIONS: Final[dict[str, str]] = {
     "pg_authid": "password hashes",

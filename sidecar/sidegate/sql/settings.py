@@ -53,6 +53,7 @@ HARMLESS: Final = frozenset(
         "transaction_deferrable",
         "transaction_isolation",
         "transaction_read_only",
+        "transaction_snapshot",  # rows as another open session sees them; definitions, and masks, are those of now
         "transaction_timeout",
         "xmlbinary",
         "xmloption",

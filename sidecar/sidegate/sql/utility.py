@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from sidegate.policy.statement import ColumnRef, OutputColumn, StatementKind
+from sidegate.policy.statement import CascadeRoot, ColumnRef, OutputColumn, Root, StatementKind
 from sidegate.sql import settings
 from sidegate.sql.definitions import Definitions
 from sidegate.sql.names import strings
@@ -220,8 +220,9 @@ class Statements(Definitions):
         self.facts.affects_rows = True
         for node in fields.get("relations", []):
             self.target(node["RangeVar"])
-        if fields.get("behavior") == "DROP_CASCADE":
-            self.facts.touch_schemas(None)
+            if fields.get("behavior") == "DROP_CASCADE":
+                name, schemas = self._relation(node["RangeVar"])
+                self.facts.cascade([CascadeRoot(Root.EMPTIED, name, schemas)])
 
     # ---- maintenance and the server ---------------------------------------------------------------------------------------------------
 

@@ -300,8 +300,19 @@ class TestRows:
     def test_a_truncation_that_cannot_be_counted_is_over_every_limit(self, tmp_path: Path) -> None:
         limit = RuleConfig("big", RuleAction.DENY, statements=StatementMatch(kinds=("Truncate",), rows_more_than=10_000_000))
         with RecordedBench(tmp_path) as bench:
-            bench.ask("truncate orders cascade", tag="TRUNCATE TABLE")
+            bench.ask("truncate orders, " + ", ".join(f"orders_{number}" for number in range(40)), tag="TRUNCATE TABLE")
         assert groups(redecided(bench.path, policy([limit]))) == [{Group.DENIED}]
+
+    def test_what_goes_with_a_cascade_is_not_recorded(self, tmp_path: Path) -> None:
+        limit = RuleConfig("big", RuleAction.DENY, statements=StatementMatch(kinds=("Truncate",), rows_more_than=10_000_000))
+        elsewhere = RuleConfig("else", RuleAction.DENY, statements=StatementMatch(kinds=("DDL",), schemas=("prod",)))
+        public = RuleConfig("here", RuleAction.DENY, statements=StatementMatch(kinds=("DDL",), schemas=("public",)))
+        with RecordedBench(tmp_path) as bench:
+            bench.ask("truncate orders cascade", tag="TRUNCATE TABLE")
+            bench.ask("drop table orders cascade", tag="DROP TABLE")
+        assert groups(redecided(bench.path, policy([limit]))) == ["untold", UNCHANGED]
+        assert groups(redecided(bench.path, policy([elsewhere]))) == [UNCHANGED, "untold"]
+        assert groups(redecided(bench.path, policy([public]))) == [UNCHANGED, {Group.DENIED}]
 
 
 class TestMasks:

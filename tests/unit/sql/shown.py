@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sidegate.policy.statement import ColumnRef, FunctionRef, RelationRef, SqlStatement
+from sidegate.policy.statement import Cascade, ColumnRef, FunctionRef, RelationRef, SqlStatement
 
 
 def shown(statement: SqlStatement) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         "written": columns(statement.columns_written),
         "changed": columns(statement.columns_changed),
         "drops": relations(statement.drops_tables) if statement.drops_tables else statement.drops_tables is not None,
+        "cascades": _roots(statement.cascade),
         "unsafe": sorted(where(f.schemas) + f.name for f in statement.functions if not f.is_known_safe),
         "settings": [list(setting) for setting in statement.settings],
         "affects_rows": statement.affects_rows,
@@ -48,6 +49,18 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         for key, value in found.items()
         if value
     }
+
+
+def _roots(cascade: Cascade | None) -> list[str]:
+    """Where it starts: `column app.users.ssn`; what can't be told is `?`. Behind it the statement's own schemas."""
+    if cascade is None:
+        return []
+    roots = (
+        ["?"]
+        if cascade.roots is None
+        else [f"{root.kind} {where(root.schemas)}{root.name}{root.part and '.'}{root.part}" for root in cascade.roots]
+    )
+    return [*sorted(roots), "in " + ("any" if cascade.schemas is None else " ".join(sorted(cascade.schemas)))]
 
 
 def where(schemas: frozenset[str] | None) -> str:
