@@ -1,4 +1,4 @@
-"""The policy that the cases attack, as README.md tells it, and the gate config with it. No person is there to approve: what is held ends unrun.
+"""The policy that the cases attack, as README.md tells it, and the gate config with it. No person is there to approve: what is held stays so.
 
 Whoever is in the group `agents` gets the database's superuser; what they may do is what the grant names. Not granted: roles, weakening
 settings, server files and programs, replication, table locks, calls of functions nobody looked at, anonymous blocks.
@@ -17,7 +17,6 @@ from sidegate.policy.config import (
     CredentialConfig,
     GateConfig,
     GrantConfig,
-    HoldsConfig,
     PolicyConfig,
     RuleAction,
     RuleConfig,
@@ -30,7 +29,6 @@ from tests.support.gate import NAMESPACE, gate_config
 from tests.support.issuer import Issuer
 from tests.support.postgres_server import PostgresServer
 
-HELD_FOR_S: Final = 1.0
 GROUP: Final = "agents"
 MOST_DELETED: Final = 100
 GRANTED: Final = (
@@ -77,5 +75,4 @@ def redteam_config(server: PostgresServer, issuer: Issuer) -> GateConfig:
 
 def _as_gate(target: TargetConfig, password: Path) -> TargetConfig:
     credential = CredentialConfig(GATE_ROLE, GATE_ROLE, str(password))
-    holds = HoldsConfig(timeout_s=HELD_FOR_S, in_transaction_timeout_s=HELD_FOR_S)
-    return msgspec.structs.replace(target, credentials=(credential,), holds=holds)
+    return msgspec.structs.replace(target, credentials=(credential,))

@@ -79,6 +79,8 @@ class SqlStatement:
     `prepares`, `executes`, `deallocates`, `declares`, `fetches`, `closes`: names of SQL-level prepared statements and cursors.
     `outlives_transaction`: the cursor that it declares does (WITH HOLD).
     `stores_code`: code that it stores to run later, for a message (`a function`, `a trigger`, `a rule`).
+    `kinds_of_code`: those of its kinds that only what it stores has (a default calls a function, a rule acts with its owner's rights):
+    where a person approves the statement, they need no grant.
     `fields_output`: whole rows and fields taken out of them in the top-level output, by the output's name (None: `(row).*`, whose columns
     go by their own names); they are among `columns_output`, and the target may tell no origin for them.
     `drops_tables`: tables whose rows go with what it drops (name "*": every table of the schemas; others may go too, by CASCADE): a
@@ -111,6 +113,7 @@ class SqlStatement:
     closes: str | None = None  # "*" for ALL
     outlives_transaction: bool = False
     stores_code: str | None = None
+    kinds_of_code: frozenset[StatementKind] = frozenset()
     columns_changed: frozenset[ColumnRef] = frozenset()
     drops_tables: frozenset[RelationRef] | None = None
     fields_output: frozenset[tuple[str | None, ColumnRef]] = frozenset()

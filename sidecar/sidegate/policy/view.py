@@ -66,6 +66,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.closes,
         statement.outlives_transaction,
         statement.stores_code,
+        statement.kinds_of_code,
         statement.columns_changed,
         statement.drops_tables,
         statement.fields_output,

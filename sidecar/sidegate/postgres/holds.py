@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidegate.approval.backend import HoldRequest
-from sidegate.policy.decision import RequireApproval
+from sidegate.policy.decision import Deny, RequireApproval
+from sidegate.policy.reason import Reason
 from sidegate.policy.statement import Impact
 from sidegate.postgres.refusal import notice_message
 from sidegate.postgres.shown import shown_statement
@@ -49,6 +50,16 @@ def hold_request(session: Session, work: Work, decision: RequireApproval) -> Hol
         search_path=path or ("pg_catalog",) if path is not None else None,  # which is searched anyway
         current_role=session.judge.current_role,
     )
+
+
+def unseen_code(session: Session, work: Work, decision: RequireApproval) -> Deny | None:
+    """Why approvers can't be asked: what would be stored to run later has parts that are masked for them, which could hide any code."""
+    stores = any(statement.stores_code is not None or statement.kinds_of_code for statement in work.statements)
+    if not stores or session.masker.text(work.text) == work.text:
+        return None
+    detail = "code that is stored is read by its approvers, and a mask on values would hide a part of this from them"
+    way_forward = "take what looks like a secret, an address or a number of a card out of the text"
+    return Deny(Reason.APPROVAL_UNAVAILABLE, decision.source, decision.revision, detail, way_forward)
 
 
 def hold_notice(work: Work, name: str, *, is_first: bool) -> bytes | None:

@@ -19,7 +19,7 @@ from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, StatementKind, TableImpact
 from sidegate.postgres import drops, truncation
-from sidegate.postgres.holds import hold_request
+from sidegate.postgres.holds import hold_request, unseen_code
 from sidegate.postgres.pipeline import Answer
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ def tell(session: Session, runner: Runner, decision: Decision) -> Story:
                 session.allow(runner, decision)
             return
         if isinstance(decision, RequireApproval):
+            unseen = unseen_code(session, work, decision)
+            if unseen is not None:
+                session.refuse(runner, unseen)
+                return
             verdict = yield from _hold(session, work, decision)
             if (
                 session.is_skipping

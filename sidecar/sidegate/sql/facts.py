@@ -41,6 +41,7 @@ class Facts:
     closes: str | None = None
     outlives_transaction: bool = False
     stores_code: str | None = None
+    of_code: set[StatementKind] = field(default_factory=set)
     changed: set[ColumnRef] = field(default_factory=set)
     drops: set[RelationRef] | None = None
     changes_schemas: bool = False
@@ -127,6 +128,7 @@ class Facts:
             closes=self.closes,
             outlives_transaction=self.outlives_transaction,
             stores_code=self.stores_code,
+            kinds_of_code=frozenset(self.of_code & self.kinds),
             columns_changed=frozenset(self.changed),
             drops_tables=frozenset(self.drops) if self.drops is not None else None,
             changes_schemas=self.changes_schemas,

@@ -25,6 +25,7 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         "changed": columns(statement.columns_changed),
         "drops": relations(statement.drops_tables) if statement.drops_tables else statement.drops_tables is not None,
         "unsafe": sorted(where(f.schemas) + f.name for f in statement.functions if not f.is_known_safe),
+        "kinds_of_code": sorted(kind.value for kind in statement.kinds_of_code),
         "settings": [list(setting) for setting in statement.settings],
         "affects_rows": statement.affects_rows,
         "controls_transaction": statement.controls_transaction,
