@@ -197,7 +197,9 @@ def _restrict(
             elif trace is not None:
                 trace.add(f"approval rule `{rule.source.rule}`", "doesn't match", rule.source)
     if held:
-        return _hold(facts, permit, held if code is None else [(rule, f"{_of_code(facts, code)}; {why}") for rule, why in held], trace)
+        return _hold(
+            facts, permit, held if code is None else [(rule, f"{_of_code(facts, code)}; {why}") for rule, why in held], trace
+        )
     if lowest is not None:
         if trace is not None:
             trace.add("decision", f"its impact must be measured: the limit is {lowest} rows", permit.source)
@@ -224,7 +226,9 @@ def is_watched(facts: Facts, rules: RuleSet, statement: SqlStatement) -> bool:
 
 
 def _of_code(facts: Facts, code: str) -> str:
-    return f"it stores {code}, which may do whatever role `{facts.role}` may once it runs: neither rules nor masks see what it does"
+    return (
+        f"it stores {code}, which may do whatever role `{facts.role}` may once it runs: neither rules nor masks see what it does"
+    )
 
 
 def _over_approval(facts: Facts, approved_rows: int, impact: Impact | None, can_measure: bool) -> Deny | None:
