@@ -56,6 +56,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.settings,
         statement.affects_rows,
         statement.controls_transaction,
+        statement.ends_transaction,
         statement.unknown,
         statement.dangers,
         statement.prepares,
@@ -114,6 +115,7 @@ class PrincipalView:
             self._since <= now < self._until
             and impact is None
             and context.approved_fingerprint is None
+            and not context.waits_for_commit
             and context.database == self.database
             and context.role == self.role
         ):

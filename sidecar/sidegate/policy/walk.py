@@ -5,6 +5,8 @@ Rules it keeps:
 - What a rule can't see into, it holds for: an anonymous block or an unnamed function may do whatever the rule is about.
 - Code that is stored may later do anything, in any schema: a rule that holds DDL somewhere holds it everywhere. People read it, so it needs
   no more than the grant of DDL, and masks don't refuse it; without such a rule both do what they do.
+- A rule that holds at the COMMIT lets run what can be taken back and counted. What calls, defines, empties or can't be seen into is held
+  before it runs.
 - What drops tables is a deletion to row limits, whether `Delete` is granted or not; to grants and other rules it is what it is.
 - With a trace every step is written down; the answer is the same without.
 
@@ -31,6 +33,11 @@ from sidegate.policy.trace import Trace
 
 DEFAULT_DENY: Final = Builtin("default-deny")
 MOST_DETAILS: Final = 8  # of the statements of one string, for their approvers
+# What can be taken back whole, and whose rows the target counts: of this a rule may hold the COMMIT. All else it holds before it runs.
+MAY_AWAIT_COMMIT: Final = IMPLICIT_KINDS | {
+    *(StatementKind.READ, StatementKind.EXPLAIN, StatementKind.SELECT_FOR_UPDATE),
+    *(StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE, StatementKind.MERGE, StatementKind.COPY_IN),
+}
 _UNKNOWN_STATEMENT: Final = Builtin("unknown-statement")
 _GUARDED_SETTINGS: Final = Builtin("guarded-settings")
 _APPROVED_IMPACT: Final = Builtin("approved-impact")
@@ -190,16 +197,24 @@ def _restrict(
                 f"{context.rows_so_far + impact.rows_affected} rows are within {limit}",
                 rule.source,
             )
-    if not has_approval and not statement.kinds <= IMPLICIT_KINDS:
+    later: list[tuple[Rule, str]] = []
+    if not statement.kinds <= IMPLICIT_KINDS:
+        may_wait = statement.kinds <= MAY_AWAIT_COMMIT and opaque is None and code is None
         for rule in rules.approve:
+            waits = rule.holds_at_commit and may_wait
+            if context.waits_for_commit if waits else has_approval:
+                continue
             if rule_matches(rule, statement, opaque) or (code is not None and holds_code(rule)):
-                held.append((rule, _why(rule, statement, opaque)))
+                (later if waits else held).append((rule, _why(rule, statement, opaque)))
             elif trace is not None:
                 trace.add(f"approval rule `{rule.source.rule}`", "doesn't match", rule.source)
     if held:
         return _hold(
             facts, permit, held if code is None else [(rule, f"{_of_code(facts, code)}; {why}") for rule, why in held], trace
         )
+    if later:
+        hold = _hold(facts, permit, [(rule, f"at its COMMIT, because {why}") for rule, why in later], trace)
+        return replace(hold, reason=Reason.AWAITS_COMMIT, at_commit=True)
     if lowest is not None:
         if trace is not None:
             trace.add("decision", f"its impact must be measured: the limit is {lowest} rows", permit.source)
@@ -328,6 +343,8 @@ def _decide_nothing(facts: Facts) -> Decision:
 
 
 def _strictest_hold(holds: list[RequireApproval]) -> RequireApproval:
+    """What is held before it runs is held first; what waits for its COMMIT is asked about once that is approved."""
+    holds = [hold for hold in holds if not hold.at_commit] or holds
     strictest = min(holds, key=lambda hold: approval_order(hold.terms, hold.source))
     shortest = min(hold.terms.expires_after_s for hold in holds)
     details = list(dict.fromkeys([strictest.detail, *(hold.detail for hold in holds)]))

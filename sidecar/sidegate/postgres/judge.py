@@ -16,6 +16,7 @@ from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind, TableImpact
+from sidegate.postgres.awaiting import Awaiting
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
@@ -65,6 +66,7 @@ class Judge:
         self._path_may_roll_back = False
         self.rows_so_far = 0
         self.restrictions = Restrictions()
+        self.awaiting = Awaiting()
         self.catalog: Catalog | None = None
         self.catalog_is_stale = False
         self._catalog_learned_at = 0.0
@@ -181,8 +183,11 @@ class Judge:
         if statements is not work.statements and work.impact is not None:
             work.impact = deletions_of(work.impact)
         decision = self._view.decide_all(statements, self._context_of(work, approved=approved), now, work.impact)
-        if isinstance(decision, Deny) or not decision.masks.columns:
+        if isinstance(decision, Deny):
             return decision
+        ending = self.awaiting.at_end(work.own, self.revision) if self.awaiting.held is not None else None
+        if ending is not None or not decision.masks.columns:
+            return ending or decision
         return self._steering_problem(work, decision) or decision
 
     def meter(self, work: Work, now: float, *, is_rest: bool = False) -> None:
@@ -223,12 +228,12 @@ class Judge:
             context = self._context = StatementContext(
                 self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far, spent=self.spending.spent
             )
-        if not approved:
+        if not (approved or work.waits_for_commit):
             return context
         return StatementContext(
             self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far,
-            approved_fingerprint=work.fingerprint, approved_rows=work.approved_rows,
-            spent=self.spending.spent, renews_budgets=work.renews_budgets,
+            approved_fingerprint=work.fingerprint if approved else None, approved_rows=work.approved_rows if approved else None,
+            spent=self.spending.spent, renews_budgets=work.renews_budgets and approved, waits_for_commit=work.waits_for_commit,
         )  # fmt: skip
 
     def _steering_problem(self, work: Work, decision: Allow | RequireApproval | Measure) -> Deny | None:
@@ -298,6 +303,7 @@ class Judge:
 
     def statement_sent(self, work: Work) -> None:
         """From here on the search path may be another: until it is read again, unqualified names could be anywhere."""
+        self.awaiting.sent(work.own)
         for statement in work.statements:
             if may_change_path(statement):
                 self._path_may_roll_back = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sidegate.policy.statement import ColumnRef, FunctionRef, RelationRef, SqlStatement, StatementKind
+from sidegate.policy.statement import ColumnRef, FunctionRef, RelationRef, SqlStatement, StatementKind, TransactionEnd
 from sidegate.sql import settings
 from sidegate.sql.builtins import CATALOG_RELATIONS
 from sidegate.sql.functions import LEAKY_RELATIONS
@@ -32,6 +32,7 @@ class Facts:
     dangers: list[str] = field(default_factory=list)
     affects_rows: bool = False
     controls_transaction: bool = False
+    ends: TransactionEnd | None = None
     depends_on_constants: bool = False  # another constant in its place could classify otherwise
     prepares: str | None = None
     executes: str | None = None
@@ -117,6 +118,7 @@ class Facts:
             settings=tuple(self.settings),
             affects_rows=self.affects_rows,
             controls_transaction=self.controls_transaction,
+            ends_transaction=self.ends,
             unknown=tuple(self.unknown),
             dangers=tuple(self.dangers),
             normalised=normalised,

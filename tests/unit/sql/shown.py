@@ -34,7 +34,17 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         "dangers": list(statement.dangers),
     }
     for name in (
-        *("prepares", "executes", "deallocates", "declares", "outlives_transaction", "fetches", "closes", "stores_code"),
+        *(
+            "prepares",
+            "executes",
+            "deallocates",
+            "declares",
+            "outlives_transaction",
+            "fetches",
+            "closes",
+            "stores_code",
+            "ends_transaction",
+        ),
     ):
         found[name] = getattr(statement, name)
     return {
