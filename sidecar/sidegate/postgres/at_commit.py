@@ -67,11 +67,15 @@ def _begin(session: Session) -> Story:
 def tell(session: Session, runner: Runner, decision: RequireApproval) -> Generator[Step, Any, bool]:
     """A statement that waits for its COMMIT, or that COMMIT. True: it was told to its end. False: it is noted, and is decided again."""
     work = runner.work
-    if session.status == "E":  # the target refuses everything, and makes a COMMIT a ROLLBACK
-        session.allow(runner, _allowed(decision))
-        return True
     awaiting = session.judge.awaiting
-    if awaiting.held is not None and any(statement.ends_transaction is not None for statement in work.own):
+    is_end = awaiting.held is not None and any(statement.ends_transaction is not None for statement in work.own)
+    may_leave = session.expected.has_transaction_control or any(statement.controls_transaction for statement in work.own)
+    if session.status == "E" and (not may_leave or (is_end and not session.expected.has_transaction_control)):
+        session.allow(
+            runner, _allowed(decision)
+        )  # the target refuses everything in a failed transaction, and makes COMMIT a ROLLBACK
+        return True
+    if is_end:
         yield from _commit(session, runner, decision)  # alone: of strings `Awaiting.at_end` says no
         return True
     if session.status == "T" and awaiting.baseline is None and awaiting.began_alone and not session.expected.has_unsynced:
@@ -81,7 +85,7 @@ def tell(session: Session, runner: Runner, decision: RequireApproval) -> Generat
         yield from _run_alone(session, runner, decision)
         return True
     if refused is None and not awaiting.note(work, decision):
-        detail = f"more than {MOST_SHOWN} different statements would wait for it, and approvers are shown no more"
+        detail = f"more than {MOST_SHOWN} different statements would wait for it, or a longer one than approvers can be shown"
         refused = Deny(decision.reason, decision.source, decision.revision, detail, "split the transaction")
     if refused is not None:
         session.refuse(runner, refused)
@@ -131,7 +135,7 @@ def _commit(session: Session, runner: Runner, decision: RequireApproval) -> Stor
         after = yield from _counters(decision)
         error = after.error
     if error is not None:  # what the COMMIT would have said
-        yield Ask("ROLLBACK", permit)
+        yield from _roll_back(session, decision)
         work.sqlstate = error.get("C", "")
         runner.fail(Captured([session.masker.error(error)]))
         return
@@ -140,8 +144,15 @@ def _commit(session: Session, runner: Runner, decision: RequireApproval) -> Stor
     if denied is None:
         session.allow(runner, _allowed(decision))
         return
-    yield Ask("ROLLBACK", permit)
+    yield from _roll_back(session, decision)
     session.refuse(runner, denied)
+
+
+def _roll_back(session: Session, decision: RequireApproval) -> Generator[Step, Any, None]:
+    from sidegate.postgres.stories import Ask
+
+    yield Ask("ROLLBACK", decision.permit)
+    session.judge.rolled_back()
 
 
 def _counters(decision: RequireApproval) -> Generator[Step, Any, Answer]:
@@ -221,7 +232,7 @@ def _run_alone(session: Session, runner: Runner, decision: RequireApproval) -> S
     if settled is None or settled.error is not None:
         if settled is not None and settled.error is not None:
             captured.frames, work.sqlstate = [session.masker.error(settled.error)], settled.error.get("C", "")
-        yield Ask("ROLLBACK", permit)
+        yield from _roll_back(session, decision)
         runner.fail(captured)
         return
     after = yield from _counters(decision)
@@ -238,7 +249,7 @@ def _run_alone(session: Session, runner: Runner, decision: RequireApproval) -> S
         work.decision = _allowed(decision)
         yield from runner.finish(captured, owns_transaction=True)
         return
-    yield Ask("ROLLBACK", permit)
+    yield from _roll_back(session, decision)
     work.was_rolled_back()
     runner.has_been_rolled_back()
     session.refuse(runner, refused)

@@ -8,7 +8,7 @@ Rules it keeps:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -21,6 +21,8 @@ from sidegate.postgres.statements import BoundText, Work
 
 MOST_SHOWN: Final = 16  # different statements; approvers are shown no more beside one
 MOST_VALUES: Final = 256
+LONGEST: Final = 16_384  # characters of one
+LONGEST_VALUE: Final = 4_096
 _QUIET: Final = frozenset({StatementKind.TRANSACTION, StatementKind.SESSION})
 
 
@@ -38,7 +40,7 @@ class Awaiting:
         self.baseline: Answer | None = None
         self.held: RequireApproval | None = None
         self._statements = 0
-        self._texts: list[BoundText] = []
+        self._texts: dict[BoundText, None] | None = {}  # None: more than can be shown
         self._shapes: dict[str, None] = {}
 
     def ended(self) -> None:
@@ -58,23 +60,22 @@ class Awaiting:
         self.baseline = counters
 
     def note(self, work: Work, decision: RequireApproval) -> bool:
-        """It runs now, and waits. False: more different statements than approvers can be shown."""
-        shapes = dict.fromkeys([work.normalised(), *(each.text for each in (*work.referred, *work.alternatives))])
-        if len(self._shapes | shapes) > MOST_SHOWN:
+        """It runs now, and waits. False: more, or longer, than approvers can be shown."""
+        beside = (*work.referred, *work.alternatives)
+        shapes = self._shapes | dict.fromkeys([work.normalised(), *(each.text for each in beside)])
+        if len(shapes) > MOST_SHOWN or any(len(shape) > LONGEST for shape in shapes):
             return False
-        self._shapes |= shapes
+        self._shapes = shapes
         self._statements += 1
-        if len(self._texts) <= MOST_SHOWN:
-            self._texts += [work.bound(), *work.referred, *work.alternatives]
+        if self._texts is not None:
+            texts = dict.fromkeys([*self._texts, work.bound(), *beside])
+            self._texts = texts if _can_be_shown(texts) else None
         self.held = decision if self.held is None else _strictest(self.held, decision)
         return True
 
     def texts(self) -> tuple[BoundText, ...]:
         """What waits, for its approvers: with all values where they can be shown, else each different statement once, without constants."""
-        texts = tuple(dict.fromkeys(self._texts))
-        if len(texts) <= MOST_SHOWN and sum(len(each.parameters) for each in texts) <= MOST_VALUES:
-            return texts
-        return tuple(map(BoundText, self._shapes))
+        return tuple(self._texts) if self._texts is not None else tuple(map(BoundText, self._shapes))
 
     def at_end(self, own: Sequence[SqlStatement], revision: str) -> RequireApproval | Deny | None:
         """What is said of these while something waits. None: they don't end the transaction, or only by taking it back."""
@@ -98,6 +99,16 @@ class Awaiting:
 def changes_nothing(own: Sequence[SqlStatement]) -> bool:
     """Settings of the transaction, which PostgreSQL wants before its first query."""
     return all(statement.kinds <= _QUIET for statement in own)
+
+
+def _can_be_shown(texts: Collection[BoundText]) -> bool:
+    values = [value for each in texts for value in each.parameters]
+    return (
+        len(texts) <= MOST_SHOWN
+        and len(values) <= MOST_VALUES
+        and all(len(each.text) <= LONGEST for each in texts)
+        and all(value is None or len(value) <= LONGEST_VALUE for value in values)
+    )
 
 
 def _strictest(held: RequireApproval, other: RequireApproval) -> RequireApproval:

@@ -311,6 +311,10 @@ class Judge:
                 continue
             self.search_path, self.search_path_is_stale, self.current_role = None, True, None
 
+    def rolled_back(self) -> None:
+        """The gate took back the client's transaction, and with it what was set there."""
+        self.search_path, self.search_path_is_stale, self.current_role = None, True, None
+
     def path_settled(self, status: str) -> None:
         """It was read with this transaction status: outside of a transaction nothing of it rolls back any more."""
         if status == "I":

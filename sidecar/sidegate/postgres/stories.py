@@ -175,7 +175,8 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     work = runner.work
     permit = measure.permit
     work.masks = measure.masks
-    if session.status == "E":  # the target refuses everything in a failed transaction; it says so itself
+    if session.status == "E" and not session.expected.has_transaction_control:
+        # the target refuses everything in a failed transaction, and says so itself
         session.allow(runner, measure)
         return None
     truncates = any(truncation.is_truncation(statement) for statement in work.statements)

@@ -369,3 +369,93 @@ def test_psycopg_commits_as_ever(gate: GateProcess, postgres: PostgresServer, is
     assert "~39 -0 public.accounts" in shown(gate, names[0])
     wait_for_event(gate, "Held", approval=names[0], rowsMeasured=39)
     assert any(event["event"] == "StatementDecided" and event.get("reason") == "AwaitsCommit" for event in events_of(gate))
+
+
+@pytest.mark.parametrize("first", ["ROLLBACK", "ROLLBACK TO SAVEPOINT s"])
+def test_what_leaves_a_failed_transaction_commits_nothing_behind_it(
+    gate: GateProcess, postgres: PostgresServer, issuer: Issuer, database: str, first: str
+) -> None:
+    update = "UPDATE accounts SET balance = 7 WHERE id = 1"
+    for waits in (False, True):
+        for texts in ((first, update, "COMMIT"), (first, "COMMIT", update), (first, "COMMIT")):
+            with wire(gate, issuer, database, "owner") as client:
+                for text in ("BEGIN", *([update] if waits else ()), "SAVEPOINT s", "SELECT 1 / 0"):
+                    run(client, text)
+                client.send(*[part for text in texts for part in (m.parse(text), m.bind(), m.execute())], m.sync())
+                if waits and first != "ROLLBACK":
+                    replies = client.receive_until(m.NoticeResponse, m.ErrorResponse)
+                    if isinstance(replies[-1], m.NoticeResponse):
+                        name = next(word for word in replies[-1].message.split() if word.startswith("ar-"))
+                        decide(gate, issuer, "deny", name)
+                client.receive_until_ready()
+            with wire(gate, issuer, database, "owner") as client:
+                for text in ("BEGIN", *([update] if waits else ()), "SAVEPOINT s", "SELECT 1 / 0"):
+                    run(client, text)
+                client.send(m.query("; ".join(texts)))
+                client.receive_until_ready()
+            assert balance(postgres, database, 1) != 7, (waits, texts)
+
+
+def test_a_commit_that_was_prepared_or_bound_before_is_held(
+    gate: GateProcess, postgres: PostgresServer, issuer: Issuer, database: str
+) -> None:
+    for is_bound in (False, True):
+        with wire(gate, issuer, database, "owner") as client:
+            client.send(m.parse("COMMIT", name="c"), m.sync())
+            client.receive_until_ready()
+            run(client, "BEGIN")
+            if is_bound:
+                client.send(m.bind(portal="p", statement="c"), m.sync())
+                client.receive_until_ready()
+            run(client, "UPDATE accounts SET balance = 7 WHERE id = 1")
+            client.send(*([] if is_bound else [m.bind(portal="p", statement="c")]), m.execute("p"), m.sync())
+            decide(gate, issuer, "deny", held(client))
+            error_in(client.receive_until_ready())
+        assert balance(postgres, database, 1) != 7
+
+
+def test_what_a_taken_back_transaction_set_is_forgotten(gate: GateProcess, issuer: Issuer, database: str) -> None:
+    """Names are looked up as the target looks them up: behind the rollback `settings` isn't `prod.settings` any more."""
+    with wire(gate, issuer, database, "owner") as client:
+        run(client, "BEGIN")
+        run(client, "SET search_path = prod")
+        run(client, "UPDATE public.accounts SET balance = 7 WHERE id = 1")
+        send(client, "COMMIT")
+        decide(gate, issuer, "deny", held(client))
+        error_in(client.receive_until_ready())
+        assert client.rows("SHOW search_path") != [(b"prod",)]
+        send(client, "UPDATE accounts SET balance = 7 WHERE id = 1")
+        name = held(client)
+        assert "path public" in shown(gate, name)
+        decide(gate, issuer, "deny", name)
+        client.receive_until_ready()
+
+
+def test_a_copy_and_many_rows_wait_too(postgres: PostgresServer, issuer: Issuer, database: str) -> None:
+    rule = RuleConfig("copies", RuleAction.REQUIRE_APPROVAL, statements=StatementMatch(kinds=("CopyIn",)), approval=AT_COMMIT)
+    with running(config_with(postgres, issuer, rule, role="owner")) as gate, wire(gate, issuer, database, "owner") as client:
+        error = error_in(run(client, "COPY audit_trail (what) FROM STDIN"))
+        assert "a COPY would commit by itself" in error.message
+        run(client, "BEGIN")
+        client.send(m.query("COPY audit_trail (what) FROM STDIN"))
+        client.receive_until(m.CopyResponse)
+        client.send(m.copy_data(b"x\n" * 1000), m.copy_done())
+        assert m.CommandComplete("COPY 1000") in client.receive_until_ready()
+        send(client, "COMMIT")
+        name = held(client)
+        assert "+1000 ~0 -0 public.audit_trail" in shown(gate, name)
+        decide(gate, issuer, "approve", name)
+        assert m.CommandComplete("COMMIT") in client.receive_until_ready()
+        assert client.rows("SELECT count(*) FROM audit_trail") == [(b"1000",)]
+
+
+def test_a_transaction_too_long_to_be_shown_is_refused_before_it_grows(gate: GateProcess, issuer: Issuer, database: str) -> None:
+    with wire(gate, issuer, database, "owner") as client:
+        run(client, "BEGIN")
+        error_in(run(client, f"UPDATE accounts SET owner = owner WHERE owner IN ({', '.join(['owner'] * 3000)})"))
+    with wire(gate, issuer, database, "owner") as client:
+        run(client, "BEGIN")
+        for number in range(16):
+            run(client, f"UPDATE accounts SET balance = 7 WHERE id = 1 {'AND id = 1 ' * number}")
+        error = error_in(run(client, f"UPDATE accounts SET balance = 7 WHERE id = 1 {'AND id = 1 ' * 16}"))
+        assert "more than 16 different statements" in error.message
