@@ -130,6 +130,9 @@ def _commit(session: Session, runner: Runner, decision: RequireApproval) -> Stor
     if settled.was_skipped:  # an earlier message of its pipeline failed: the client has that error
         session.skip_to_sync()
         return
+    if session.status == "I":  # an earlier message of its pipeline ended the transaction: there is none to commit
+        session.allow(runner, _allowed(decision))
+        return
     error, after = settled.error, settled
     if error is None:
         after = yield from _counters(decision)
