@@ -29,7 +29,7 @@ _QUIET: Final = frozenset({StatementKind.TRANSACTION, StatementKind.SESSION})
 class Awaiting:
     """`baseline`: the target's counters when the transaction had changed nothing. `held`: the strictest of what waits."""
 
-    __slots__ = ("_is_first", "_shapes", "_statements", "_texts", "baseline", "began_alone", "held")
+    __slots__ = ("_is_denied", "_is_first", "_shapes", "_statements", "_texts", "baseline", "began_alone", "held", "revision")
 
     def __init__(self) -> None:
         self._is_first = True  # of its transaction is the next statement
@@ -41,7 +41,9 @@ class Awaiting:
         self.held: RequireApproval | None = None
         self._statements = 0
         self._texts: dict[BoundText, None] | None = {}  # None: more than can be shown
-        self._shapes: dict[str, None] = {}
+        self._shapes: dict[str, tuple[SqlStatement, ...]] = {}
+        self._is_denied = False
+        self.revision = ""  # of the rules that were asked about what waits
 
     def ended(self) -> None:
         """No transaction is open."""
@@ -62,7 +64,7 @@ class Awaiting:
     def note(self, work: Work, decision: RequireApproval) -> bool:
         """It runs now, and waits. False: more, or longer, than approvers can be shown."""
         beside = (*work.referred, *work.alternatives)
-        shapes = self._shapes | dict.fromkeys([work.normalised(), *(each.text for each in beside)])
+        shapes = {**dict.fromkeys((each.text for each in beside), ()), **self._shapes, work.normalised(): work.statements}
         if len(shapes) > MOST_SHOWN or any(len(shape) > LONGEST for shape in shapes):
             return False
         self._shapes = shapes
@@ -70,8 +72,17 @@ class Awaiting:
         if self._texts is not None:
             texts = dict.fromkeys([*self._texts, work.bound(), *beside])
             self._texts = texts if _can_be_shown(texts) else None
+        self.revision = decision.revision
         self.held = decision if self.held is None else _strictest(self.held, decision)
         return True
+
+    def waiting(self) -> tuple[tuple[SqlStatement, ...], ...]:
+        """What waits, each different statement once."""
+        return tuple(filter(None, self._shapes.values()))
+
+    def asked_again(self, revision: str, *, is_denied: bool) -> None:
+        """Other rules are in force by now. What they deny isn't committed, whoever approves it."""
+        self.revision, self._is_denied = revision, self._is_denied or is_denied
 
     def texts(self) -> tuple[BoundText, ...]:
         """What waits, for its approvers: with all values where they can be shown, else each different statement once, without constants."""
@@ -92,6 +103,9 @@ class Awaiting:
             return Deny(
                 Reason.AWAITS_COMMIT, held.source, revision, detail, "send COMMIT or ROLLBACK, and what follows behind it"
             )
+        if self._is_denied:
+            detail = "the rules changed, and deny what waits for it"
+            return Deny(Reason.AWAITS_COMMIT, held.source, revision, detail, "send ROLLBACK")
         count = f"{self._statements} statements wait" if self._statements > 1 else "a statement waits"
         return replace(held, detail=f"{count} for this COMMIT; {held.detail}")
 

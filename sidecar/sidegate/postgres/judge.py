@@ -185,10 +185,18 @@ class Judge:
         decision = self._view.decide_all(statements, self._context_of(work, approved=approved), now, work.impact)
         if isinstance(decision, Deny):
             return decision
-        ending = self.awaiting.at_end(work.own, self.revision) if self.awaiting.held is not None else None
+        ending = self._at_end(work, now) if self.awaiting.held is not None else None
         if ending is not None or not decision.masks.columns:
             return ending or decision
         return self._steering_problem(work, decision) or decision
+
+    def _at_end(self, work: Work, now: float) -> RequireApproval | Deny | None:
+        awaiting = self.awaiting
+        if awaiting.revision != self.revision:
+            context = StatementContext(self._database, self._role, search_path=self.search_path, waits_for_commit=True)
+            answers = (self._view.decide_all(each, context, now) for each in awaiting.waiting())
+            awaiting.asked_again(self.revision, is_denied=any(isinstance(answer, Deny) for answer in answers))
+        return awaiting.at_end(work.own, self.revision)
 
     def meter(self, work: Work, now: float, *, is_rest: bool = False) -> None:
         """It is sent now. `is_rest`: of rows that it returned a part of, so no statement more."""

@@ -459,3 +459,35 @@ def test_a_transaction_too_long_to_be_shown_is_refused_before_it_grows(gate: Gat
             run(client, f"UPDATE accounts SET balance = 7 WHERE id = 1 {'AND id = 1 ' * number}")
         error = error_in(run(client, f"UPDATE accounts SET balance = 7 WHERE id = 1 {'AND id = 1 ' * 16}"))
         assert "more than 16 different statements" in error.message
+
+
+@pytest.mark.parametrize("is_alone", [False, True], ids=["transaction", "statement"])
+@pytest.mark.parametrize("is_denied", [False, True], ids=["other rules", "denied"])
+def test_rules_that_deny_it_meanwhile_take_it_back_and_others_leave_it(
+    postgres: PostgresServer, issuer: Issuer, database: str, is_alone: bool, is_denied: bool
+) -> None:
+    denied = RuleConfig("updates", RuleAction.DENY, statements=StatementMatch(kinds=("Update",)))
+    other = RuleConfig("other", RuleAction.DENY, statements=StatementMatch(kinds=("Truncate",)))
+    with running(config_with(postgres, issuer, BALANCES, role="owner")) as gate, wire(gate, issuer, database, "owner") as client:
+        if not is_alone:
+            run(client, "BEGIN")
+            run(client, "UPDATE accounts SET balance = 7 WHERE id = 1")
+        send(client, "UPDATE accounts SET balance = 7 WHERE id = 1" if is_alone else "COMMIT")
+        name = held(client)
+        gate.reload(config_with(postgres, issuer, BALANCES, denied if is_denied else other, role="owner"))
+        if is_denied:
+            assert "the transaction was rolled back" in error_in(client.receive_until_ready()).message
+            assert client.rows("SELECT count(*) FROM accounts WHERE balance = 7") == [(b"0",)]
+        else:
+            decide(gate, issuer, "approve", name)
+            assert m.CommandComplete("UPDATE 1" if is_alone else "COMMIT") in client.receive_until_ready()
+
+
+def test_rules_that_deny_it_before_its_commit_refuse_that(postgres: PostgresServer, issuer: Issuer, database: str) -> None:
+    denied = RuleConfig("updates", RuleAction.DENY, statements=StatementMatch(kinds=("Update",)))
+    with running(config_with(postgres, issuer, BALANCES, role="owner")) as gate, wire(gate, issuer, database, "owner") as client:
+        run(client, "BEGIN")
+        run(client, "UPDATE accounts SET balance = 7 WHERE id = 1")
+        gate.reload(config_with(postgres, issuer, denied, role="owner"))
+        assert "the rules changed" in error_in(run(client, "COMMIT")).message
+        assert m.CommandComplete("ROLLBACK") in run(client, "ROLLBACK")
