@@ -24,7 +24,7 @@ from tests.redteam.tee import messages
 MOST_ROWS: Final = 5000
 COPY_BOTH_S: Final = 1.5  # a stream of WAL has no end of its own
 CHUNK: Final = 1 << 18
-HELD_S: Final = 1.0
+HELD_S: Final = 2.0  # longer than what is to end by itself
 LOOK_S: Final = 0.1  # how often it is looked whether a statement is held
 
 
