@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidegate.approval.backend import HoldRequest
 from sidegate.policy.decision import Deny, RequireApproval
@@ -72,8 +72,12 @@ def hold_notice(work: Work, name: str, *, is_first: bool) -> bytes | None:
         f"{'held' if is_first else 'still held'} by sidegate: approval request {name} must be approved"
         f" by {decision.terms.required} of {who}{_impact_text(work.impact)}",
         f"reason {decision.reason}, by {decision.source}, at revision {decision.revision}",
-        "wait, or cancel to withdraw it; after a disconnect, send the same statement again once it is approved",
+        _UNTIL_THEN if decision.at_commit else _WHENEVER,
     )
+
+
+_WHENEVER: Final = "wait, or cancel to withdraw it; after a disconnect, send the same statement again once it is approved"
+_UNTIL_THEN: Final = "wait, or cancel to roll the transaction back, as a disconnect does, or nobody who decides in time"
 
 
 def _impact_text(impact: Impact | None) -> str:
