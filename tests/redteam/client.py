@@ -1,6 +1,7 @@
 """One session of a case: libpq driven by hand with a time limit on every answer, and raw messages on the same logged-in socket.
 
-Rules: an answer that doesn't come in time is a fact about the gate (`has_hung`), not an error of the runner; so is a connection that ends.
+Rules: an answer that doesn't come in time is a fact about the gate (`has_hung`), not an error of the runner; so is a connection that ends. What
+the gate says is held is waited for no longer than `HELD_S`: nobody approves.
 What a step brought is an `Outcome`, which can be compared between two runs.
 """
 
@@ -23,6 +24,8 @@ from tests.redteam.tee import messages
 MOST_ROWS: Final = 5000
 COPY_BOTH_S: Final = 1.5  # a stream of WAL has no end of its own
 CHUNK: Final = 1 << 18
+HELD_S: Final = 2.0  # longer than what is to end by itself
+LOOK_S: Final = 0.1  # how often it is looked whether a statement is held
 
 
 class _Hang(Exception):
@@ -56,11 +59,28 @@ class Outcome:
         return [] if self.may_fail else self.errors
 
 
+class Patience:
+    """Runs out once a statement has been held for `HELD_S`."""
+
+    def __init__(self, is_held: Callable[[], bool]) -> None:
+        self._is_held = is_held
+        self._since: float | None = None
+
+    def is_over(self) -> bool:
+        if not self._is_held():
+            self._since = None
+            return False
+        now = time.monotonic()
+        self._since = self._since if self._since is not None else now
+        return now - self._since >= HELD_S
+
+
 class Session:
     """Raises psycopg.OperationalError when the gate doesn't let it in."""
 
-    def __init__(self, dsn: str, timeout_s: float, **startup: str) -> None:
+    def __init__(self, dsn: str, timeout_s: float, is_held: Callable[[], bool], **startup: str) -> None:
         self._timeout_s = timeout_s
+        self._patience = Patience(is_held)
         limit = max(5, int(timeout_s))
         self._connection = psycopg.connect(dsn, autocommit=True, connect_timeout=limit, prepare_threshold=None, **startup)  # type: ignore[arg-type]
         self._pg = self._connection.pgconn
@@ -153,8 +173,9 @@ class Session:
         return self._pg.get_result()
 
     def _wait_readable(self, end: float) -> None:
-        if not select.select([self._pg.socket], [], [], max(0.0, end - time.monotonic()))[0]:
-            raise _Hang
+        while not select.select([self._pg.socket], [], [], max(0.0, min(LOOK_S, end - time.monotonic())))[0]:
+            if time.monotonic() >= end or self._patience.is_over():
+                raise _Hang
 
     def _flush(self, end: float) -> None:
         while self._pg.flush():
@@ -173,7 +194,7 @@ class Session:
         fd, left = self._pg.socket, memoryview(data)
         os.set_blocking(fd, False)
         while left or not ready or sum(kind == "Z" for kind, _ in messages(bytes(received))) < ready:
-            limit = max(0.0, min(0.5, end - time.monotonic()))
+            limit = max(0.0, min(LOOK_S, end - time.monotonic()))
             readable, writable, _ = select.select([fd], [fd] if left else [], [], limit)
             try:
                 if readable:
@@ -187,7 +208,7 @@ class Session:
             except ConnectionError:
                 outcome.is_lost = True
                 break
-            if time.monotonic() >= end:
+            if time.monotonic() >= end or self._patience.is_over():
                 outcome.has_hung = bool(ready)
                 break
         for kind, body in messages(bytes(received)):

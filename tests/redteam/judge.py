@@ -11,7 +11,7 @@ import enum
 import json
 import re
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -65,13 +65,13 @@ class Judgement:
 
 @dataclass(slots=True)
 class Judge:
-    """`gate_dsn` leads through `tee`."""
+    """`gate_dsn` leads through the tee at a port, as somebody of a name: how often one may ask for approval is counted by person."""
 
     target: RedTeamTarget
     words: Words
     hunter: Hunter
     tee: Tee
-    gate_dsn: str
+    gate_dsn: Callable[[str, int], str]
     timeout_s: float
     is_dirty: bool = True
 
@@ -92,7 +92,15 @@ class Judge:
 
     def _play(self, case: Case, guess: str | None = None, dsn: str | None = None) -> Play:
         self.tee.forget()
-        return Play(self.target, self.words, case, dsn or self.gate_dsn, self.timeout_s, guess)
+        return Play(
+            self.target,
+            self.words,
+            case,
+            dsn or self.gate_dsn(case.id, self.tee.port),
+            self.timeout_s,
+            guess,
+            lambda: self.tee.is_held(),
+        )
 
     def _reset_again(self) -> None:
         if self.is_dirty:
@@ -206,7 +214,7 @@ class Judge:
                 Verdict.EFFECT, f"changed: {', '.join(changed[:3])}{f' and {len(changed) - 3} more' * (len(changed) > 3)}"
             )
         if play.has_hung:
-            return Judgement(Verdict.HELD, f"no answer in {self.timeout_s:g} s")
+            return Judgement(Verdict.HELD, "the gate holds it" if self.tee.is_held() else f"no answer in {self.timeout_s:g} s")
         errors = [error for outcome in play.outcomes for error in outcome.raised()]
         if errors or play.is_lost:
             return Judgement(Verdict.DENIED, _said(errors, is_lost=play.is_lost))

@@ -73,23 +73,28 @@ def bench(gate_port: int | None = None, answer_s: float = ANSWER_S) -> Iterator[
     planted = plant()
     with ExitStack() as stack:
         target = stack.enter_context(RedTeamTarget(installation, planted))
-        password = "none"
+        issuer: Issuer | None = None
         if gate_port is None:
             issuer = stack.enter_context(Issuer(now=None, lifetime_s=TOKEN_LIFETIME_S))
             gate = stack.enter_context(GateProcess(redteam_config(target.server, issuer)))
             gate_port = gate.port
-            password = issuer.token("ada", groups=[GROUP])
         tee = stack.enter_context(Tee(gate_port))
-        dsn = make_conninfo(
-            "",
-            host="127.0.0.1",
-            port=tee.port,
-            user=GATE_ROLE,
-            password=password,
-            dbname=DATABASE,
-            sslmode="disable",
-            gssencmode="disable",
-        )
+
+        def token(who: str) -> str:
+            return issuer.token(groups=[GROUP], sub=who, email=f"{who}@example.com") if issuer is not None else "none"
+
+        def dsn(who: str, port: int) -> str:
+            return make_conninfo(
+                "",
+                host="127.0.0.1",
+                port=port,
+                user=GATE_ROLE,
+                password=token(who),
+                dbname=DATABASE,
+                sslmode="disable",
+                gssencmode="disable",
+            )
+
         words = Words(planted.rows, target.admin_dsn, target.server.port)
         yield Judge(target, words, Hunter(planted), tee, dsn, answer_s)
 

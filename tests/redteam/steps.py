@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.redteam.client import Outcome, Session
+from tests.redteam.client import LOOK_S, Outcome, Patience, Session
 from tests.redteam.corpus import Case, Step, Words
 from tests.redteam.target import DATABASE, RedTeamTarget
 
@@ -38,6 +38,7 @@ class Play:
     dsn: str
     timeout_s: float
     guess: str | None = None
+    is_held: Callable[[], bool] = lambda: False
     outcomes: list[Outcome] = field(default_factory=list)
     sessions: dict[str, Session] = field(default_factory=dict)
     _background: list[tuple[psycopg.Connection[Any], threading.Thread]] = field(default_factory=list)
@@ -125,13 +126,20 @@ class Play:
             "RT_DSN": self.dsn,
         }
         outcome, began = Outcome(), time.monotonic()
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, timeout=self.timeout_s * 4, check=False)
-            outcome.copied = done.stdout
-            if done.returncode:
-                outcome.errors.append(("exit", done.stderr.decode("utf8", "replace").strip()[-400:]))
-        except subprocess.TimeoutExpired:
-            outcome.has_hung = True
+        patience = Patience(self.is_held)
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+            while True:
+                try:
+                    outcome.copied, complaint = program.communicate(timeout=LOOK_S)
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() - began < self.timeout_s * 4 and not patience.is_over():
+                        continue
+                    program.kill()
+                    outcome.has_hung = True
+                    break
+                if program.returncode:
+                    outcome.errors.append(("exit", complaint.decode("utf8", "replace").strip()[-400:]))
+                break
         outcome.seconds = time.monotonic() - began
         return outcome
 
@@ -140,7 +148,7 @@ class Play:
         if name not in self.sessions:
             startup = step.get("startup") or (self.case.given.get("startup", {}) if name == "a" else {})
             options = {option: self.fill(str(value)) for option, value in startup.items()}
-            self.sessions[name] = Session(self.dsn, self.timeout_s, **options)
+            self.sessions[name] = Session(self.dsn, self.timeout_s, self.is_held, **options)
         return self.sessions[name]
 
     def _in_session(self, session: Session, step: Step) -> Outcome:

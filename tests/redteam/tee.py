@@ -17,6 +17,7 @@ from typing import Final, Self
 from tests.redteam.hunter import Unit
 
 RAW_LIMIT_BYTES: Final = 2_000_000
+HELD: Final = b"held by sidegate"  # in the notice to the client of a held statement
 ERROR_FIELDS: Final = b"MDHWqtcnsd"  # texts and names of an error or notice; not severity, code and place
 
 
@@ -40,6 +41,10 @@ class Tee:
 
     def forget(self) -> None:
         self.streams = []
+
+    def is_held(self) -> bool:
+        """The last that the gate said, on some connection, is that a statement is held."""
+        return any(_ends_held(bytes(stream[-4096:])) for stream in list(self.streams))
 
     def units(self) -> list[Unit]:
         return [unit for stream in list(self.streams) for unit in units(bytes(stream))]
@@ -75,6 +80,11 @@ def _pump(source: socket.socket, sink: socket.socket, kept: bytearray | None) ->
     for each in (source, sink):
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
+
+
+def _ends_held(stream: bytes) -> bool:
+    at = stream.rfind(HELD)
+    return at >= 0 and stream.find(b"\0\0", at) == len(stream) - 2  # where the notice ends
 
 
 def messages(stream: bytes) -> Iterator[tuple[str, bytes]]:

@@ -82,16 +82,18 @@ class RecordedBench(Bench):
     def ask(self, text: str, *answer: bytes, tag: str = "SELECT 1") -> None:
         sent = self.client(query(text))
         if self.answers_holds and self.session.is_holding:
-            self.take(self.session.hold_submitted("ar-1", self.now))
-            self.take(
-                self.session.hold_decided(Verdict(Phase.APPROVED, "ar-1", ("dana",), "", self.now, self.now + 3600), self.now)
-            )
+            self.approve()
             sent = self.sent()
         if sent == DENIED:
             self.target(target_error(), ready())
         elif sent:
             self.target(*(answer or (complete(tag),)), ready())
         self.write()
+
+    def approve(self) -> None:
+        """What is held."""
+        self.take(self.session.hold_submitted("ar-1", self.now))
+        self.take(self.session.hold_decided(Verdict(Phase.APPROVED, "ar-1", ("dana",), "", self.now, self.now + 3600), self.now))
 
     def ask_measured(self, text: str, rows: int, *tables: tuple[bytes, bytes, bytes, bytes]) -> None:
         """A statement that is measured outside of a transaction; `tables` as the target's counters have them."""

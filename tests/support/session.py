@@ -36,6 +36,7 @@ from sidegate.postgres.journal import Journal
 from sidegate.postgres.judge import Judge
 from sidegate.postgres.masker import Masker
 from sidegate.postgres.messages import decode_fields, frame
+from sidegate.postgres.pipeline import Kind
 from sidegate.postgres.session import Session, SessionFacts, SessionLimits
 from sidegate.record.frame import RecordEntry
 from sidegate.sql import StatementCache
@@ -141,7 +142,9 @@ class Bench:
 
     def answer_ask(self, *rows: Sequence[bytes | None], tag: str = "SELECT 1", status: str = "I") -> list[Message]:
         """Answer one statement of the gate's own; what the target got next. What the client saw is kept for `seen`."""
+        closed = self.session.expected.head is not None and self.session.expected.head.kind is Kind.CLOSE
         answer = (
+            *((CLOSE_COMPLETE,) * 2 if closed else ()),  # the names of one that failed
             PARSE_COMPLETE,
             BIND_COMPLETE,
             *(data_row(*row) for row in rows),
@@ -177,7 +180,9 @@ def error_of(messages: list[Message]) -> dict[str, str]:
 
 
 def asked(messages: list[Message]) -> str:
-    """The text of the gate's own statement."""
+    """The text of the gate's own statement, behind what closes the names of one that failed."""
+    while messages and messages[0][0] == "C":
+        messages = messages[1:]
     assert messages
     assert messages[0][0] == "P", messages
     return messages[0][1].split(b"\0")[1].decode()

@@ -356,7 +356,8 @@ class Holds(ApiModel):
         AtMost("10m"),
         Field(
             default=Duration("30s"),
-            description="The same inside a transaction block, which keeps its locks meanwhile. At most 10m.",
+            description="The same inside a transaction block, and for one that is held at its COMMIT: it keeps its locks meanwhile. "
+            "At most 10m.",
         ),
     ]
     notice_interval: Annotated[

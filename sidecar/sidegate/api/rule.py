@@ -43,6 +43,13 @@ class RuleAction(enum.StrEnum):
     MASK = "Mask"
 
 
+class HoldAt(enum.StrEnum):
+    """What waits for the approval."""
+
+    STATEMENT = "Statement"
+    COMMIT = "Commit"
+
+
 class MaskStrategy(enum.StrEnum):
     """What a client sees instead of a masked value."""
 
@@ -378,6 +385,15 @@ class Approval(ApiModel):
             description="How long a decision may take, and how long an approval stays usable; at most 30d.",
         ),
     ]
+    hold_at: Annotated[
+        HoldAt,
+        Field(
+            default=HoldAt.STATEMENT,
+            description="What waits: the statement, before it runs (`Statement`), or the end of its transaction (`Commit`): it runs, the "
+            "approver sees the rows that the transaction changed in each table, and it is committed or rolled back. Its locks are kept "
+            "meanwhile, so what isn't decided within `holds.inTransactionTimeout` of the target is rolled back.",
+        ),
+    ]
     constraints: ClassVar[tuple[Constraint, ...]] = (
         Constraint(
             name="approvers-enough",
@@ -388,6 +404,17 @@ class Approval(ApiModel):
             way_forward="lower required, or name more users or a group",
         ),
     )
+
+
+AWAITING_COMMIT: Final = tuple(kind for kind in ROW_CHANGING if kind is not StatementKind.TRUNCATE)
+_AWAITING_COMMIT_CEL: Final = "[" + ", ".join(f"'{kind.value}'" for kind in AWAITING_COMMIT) + "]"
+
+
+def _may_await_commit(match: Match) -> bool:
+    statements = match.statements
+    if statements is None or statements.rows_affected is not None or match.budget is not None:
+        return False
+    return bool(statements.kinds) and all(kind in AWAITING_COMMIT for kind in statements.kinds)
 
 
 def _is(action: RuleAction) -> str:
@@ -489,6 +516,19 @@ class PolicyRule(ApiModel):
             holds=lambda self: self.action is not RuleAction.REQUIRE_APPROVAL or self.approval is not None,
             problem="a RequireApproval rule must say who approves",
             way_forward="give approval.approvers.groups or approval.approvers.users",
+        ),
+        Constraint(
+            name="hold-at-commit-needs-kinds",
+            field="approval.holdAt",
+            cel="!has(self.approval) || self.approval.holdAt != 'Commit' || (has(self.match.statements) && has(self.match.statements.kinds)"
+            f" && self.match.statements.kinds.all(kind, kind in {_AWAITING_COMMIT_CEL})"
+            " && !has(self.match.statements.rowsAffected) && !has(self.match.budget))",
+            holds=lambda self: (
+                self.approval is None or self.approval.hold_at is not HoldAt.COMMIT or _may_await_commit(self.match)
+            ),
+            problem="only statements that change rows can wait for their COMMIT, without a limit on rows or a budget",
+            way_forward=f"give match.statements.kinds, from {', '.join(AWAITING_COMMIT)}; put rowsAffected, a budget and other kinds into "
+            "rules of their own",
         ),
         Constraint(
             name="approval-only-with-require-approval",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sidegate.policy.decision import ApprovalTerms
+from sidegate.policy.reason import Reason
 from sidegate.policy.statement import Impact
 
 
@@ -99,6 +100,11 @@ class HoldRequest:
     alternatives: tuple[ShownStatement, ...] = ()
     search_path: tuple[str, ...] | None = None
     current_role: str | None = None
+
+    @property
+    def ends_with_session(self) -> bool:
+        """It is for a transaction that is open now: whoever asks again asks for another."""
+        return self.reason == Reason.AWAITS_COMMIT
 
     @property
     def expires_at(self) -> float:

@@ -89,6 +89,7 @@ class Expected(_Part, frozen=True):
     approvers: list[str] | msgspec.UnsetType = msgspec.UNSET
     required: int | msgspec.UnsetType = msgspec.UNSET
     expires_after: float | msgspec.UnsetType = msgspec.UNSET
+    hold_at: Literal["Statement", "Commit"] | msgspec.UnsetType = msgspec.UNSET
     observed: str | msgspec.UnsetType | None = msgspec.UNSET
     observed_source: str | msgspec.UnsetType | None = msgspec.UNSET
     masks: dict[Literal["columns", "detectors"], list[str]] | msgspec.UnsetType = msgspec.UNSET

@@ -280,6 +280,7 @@ def _approval(approval: api.Approval | None) -> wire.ApprovalConfig | None:
         approver_users=_strings(approval.approvers.users),
         required=approval.required,
         expires_after_s=float(approval.expires_after.seconds),
+        hold_at=wire.HoldAt(approval.hold_at.value),
     )
 
 

@@ -63,6 +63,11 @@ class RuleAction(enum.StrEnum):
     MASK = "Mask"
 
 
+class HoldAt(enum.StrEnum):
+    STATEMENT = "Statement"  # before it runs
+    COMMIT = "Commit"  # it runs, and its transaction waits
+
+
 class AddressConfig(_Part, frozen=True):
     """Where the target listens: `host` is a name, an IP address, or a directory (starts with "/") that holds its Unix socket."""
 
@@ -238,6 +243,7 @@ class ApprovalConfig(_Part, frozen=True):
     approver_users: tuple[str, ...] = ()
     required: int = 1
     expires_after_s: float = 3600.0
+    hold_at: HoldAt = HoldAt.STATEMENT
 
 
 class RuleConfig(_Part, frozen=True):

@@ -142,7 +142,9 @@ class Deny:
 
 @dataclass(frozen=True, slots=True)
 class RequireApproval:
-    """Held until approved by `terms`; `permit` is used only after the approval was verified."""
+    """Held until approved by `terms`; `permit` is used only after the approval was verified. `at_commit`: it runs, and the end of
+    its transaction is held.
+    """
 
     terms: ApprovalTerms
     permit: Permit
@@ -151,6 +153,7 @@ class RequireApproval:
     revision: str
     detail: str = ""
     reason: Reason = Reason.APPROVAL_REQUIRED
+    at_commit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,8 @@ def _answer_lines(answer: Decision | SessionGrant) -> list[str]:
     if isinstance(answer, RequireApproval):
         approvers = [f"group {group}" for group in sorted(answer.terms.approver_groups)] + sorted(answer.terms.approver_users)
         lines.append(f"  why: {answer.detail}")
+        if answer.at_commit:
+            lines.append("  held: at the COMMIT of its transaction, which its approvers see with the rows that it changed")
         lines.append(f"  approvers: {', '.join(approvers) or 'nobody'}; {answer.terms.required} must approve")
     if isinstance(answer, Allow) and answer.observed is not None:
         observed = answer.observed
@@ -208,6 +210,7 @@ def summary(answer: Decision | SessionGrant) -> dict[str, Json]:
         found["approvers"] = [*sorted(answer.terms.approver_groups), *sorted(answer.terms.approver_users)]
         found["required"] = answer.terms.required
         found["expiresAfter"] = answer.terms.expires_after_s
+        found["holdAt"] = "Commit" if answer.at_commit else "Statement"
     if isinstance(answer, Allow) and answer.observed is not None:
         found["observed"] = answer.observed.reason.value
         found["observedSource"] = str(answer.observed.source)

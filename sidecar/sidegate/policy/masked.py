@@ -3,7 +3,8 @@
 Rules it keeps:
 - A masked column may stand plainly in the output (it is masked there) and nowhere else, unless its rule says `use: Allowed`.
 - It may never be copied to where no mask follows: into another table, a view, a new column. `use: Allowed` doesn't change that.
-- Code that can't be seen into, and code that would be stored, is refused, because it could do either.
+- Code that can't be seen into, and code that would be stored, is refused, because it could do either. Code that is stored is let through
+  where a rule has people read it first: what it does later they have to answer for.
 - Statistics, other sessions' statements and raw files hold column values too: they are refused.
 
 It leaves out lineage: which output column shows which table's column is for the gate and `sidegate.sql`.
@@ -51,13 +52,18 @@ class MaskRefusal(NamedTuple):
     detail: str
 
 
-def mask_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement, opaque: str | None) -> MaskRefusal | None:
-    """Why the statement may not run while these columns are masked; None when the masks can be kept."""
+def mask_refusal(
+    masks: tuple[ColumnMask, ...], statement: SqlStatement, opaque: str | None, *, is_watched: bool = False
+) -> MaskRefusal | None:
+    """Why the statement may not run while these columns are masked; None when the masks can be kept.
+
+    `is_watched`: a person reads the code that it stores, and decides. Nothing else is easier for it.
+    """
     if not masks:
         return None
     first = masks[0].source
     for kind, why in _UNPROVABLE.items():
-        if kind in statement.kinds:
+        if kind in statement.kinds and not (is_watched and kind in statement.kinds_of_code):
             return MaskRefusal(Reason.MASK_NOT_PROVABLE, first, why)
     if opaque is not None:
         return MaskRefusal(
@@ -72,7 +78,7 @@ def mask_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement, opaque:
         return MaskRefusal(
             Reason.MASKED_COLUMN_COPIED, first, f"what the prepared statement `{statement.executes}` reads would be copied unseen"
         )
-    if statement.stores_code is not None:
+    if statement.stores_code is not None and not is_watched:
         detail = f"{statement.stores_code} could read masked columns unseen once it runs"
         return MaskRefusal(Reason.MASK_NOT_PROVABLE, first, detail)
     for mask in masks:

@@ -16,6 +16,7 @@ from sidegate.policy.config import (
     CallerMatch,
     GateConfig,
     GrantConfig,
+    HoldAt,
     PolicyConfig,
     PolicyMode,
     RuleAction,
@@ -74,6 +75,7 @@ class Rule:
     value_masks: tuple[ValueMask, ...]
     message: str
     is_observed: bool
+    holds_at_commit: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ def _prepare_rule(policy: PolicyConfig, rule: RuleConfig, is_observed: bool) -> 
         value_masks=(ValueMask(frozenset(rule.detectors), rule.strategy, source),) if rule.detectors else (),
         message=rule.message,
         is_observed=is_observed,
+        holds_at_commit=rule.approval is not None and rule.approval.hold_at is HoldAt.COMMIT,
     )
 
 

@@ -15,6 +15,7 @@ class Reason(enum.StrEnum):
     OUTSIDE_VALIDITY = "OutsideValidity"
     DENIED_BY_RULE = "DeniedByRule"
     APPROVAL_REQUIRED = "ApprovalRequired"
+    AWAITS_COMMIT = "AwaitsCommit"
     APPROVAL_DENIED = "ApprovalDenied"
     APPROVAL_EXPIRED = "ApprovalExpired"
     APPROVAL_WITHDRAWN = "ApprovalWithdrawn"
@@ -72,6 +73,10 @@ MEANINGS: dict[Reason, tuple[str, str]] = {
     Reason.APPROVAL_REQUIRED: (
         "a rule lets the statement run only after approval",
         "wait for an approver, or come back and send the same statement again once it is approved",
+    ),
+    Reason.AWAITS_COMMIT: (
+        "a rule lets the transaction be committed only after approval",
+        "send BEGIN, the statements and COMMIT as messages of their own, and keep the session open while an approver decides",
     ),
     Reason.APPROVAL_DENIED: (
         "an approver denied the statement",

@@ -33,7 +33,8 @@ _TOKEN_LIFE: Final = Builtin("token-life")
 @dataclass(frozen=True, slots=True)
 class SessionGrant:
     """The right to log in to the target. `masks` hold for what belongs to no statement: errors, notices, parameter status.
-    `limits_deletions`: a rule limits how many rows may be deleted, by whatever deletes them.
+    `limits_deletions`: a rule limits how many rows may be deleted, by whatever deletes them. `holds_at_commit`: a rule holds
+    transactions at their end.
     """
 
     permit: Permit
@@ -42,6 +43,7 @@ class SessionGrant:
     revision: str
     masks: Masks
     limits_deletions: bool
+    holds_at_commit: bool = False
 
 
 def decide_session(
@@ -96,6 +98,7 @@ def decide_session(
     return SessionGrant(
         Permit(ENGINE_SEAL, f"session as {role} on {database}", source, revision), role, credential, revision, facts.masks,
         limits_deletions=any(StatementKind.DELETE in rule.kinds for rule in facts.enforced.limit_rows),
+        holds_at_commit=any(rule.holds_at_commit for rule in facts.enforced.approve),
     )  # fmt: skip
 
 

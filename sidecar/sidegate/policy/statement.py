@@ -44,6 +44,14 @@ class StatementKind(enum.StrEnum):
     UNKNOWN = "Unknown"  # could not be classified: always denied
 
 
+class TransactionEnd(enum.StrEnum):
+    """How a statement ends a transaction."""
+
+    COMMIT = "Commit"
+    ROLLBACK = "Rollback"
+    OTHER = "Other"  # by beginning the next one (AND CHAIN), or in two phases
+
+
 class RelationRef(NamedTuple):
     """A table, view or other named relation. `schemas` None: could be in any schema."""
 
@@ -120,12 +128,15 @@ class SqlStatement:
     `lineage`: the columns of its result in order, for what returns rows by a query; what an expression that can't tell anything but by its
     value is made of stands there alone.
     `columns_written` are targets of INSERT, UPDATE, COPY FROM. `affects_rows`: the statement changes rows, so its impact can be
-    measured. `controls_transaction`: it can't run inside a savepoint of the gate's. `unknown` says, for a person, what couldn't
-    be classified (then UNKNOWN is among the kinds). `normalised` is the text with its constants replaced (for fingerprints and
-    records). `settings`: names of settings it changes, lower case, with the new value where it is a plain constant.
+    measured. `controls_transaction`: it can't run inside a savepoint of the gate's; `ends_transaction`: it is the end of one.
+    `unknown` says, for a person, what couldn't be classified (then UNKNOWN is among the kinds). `normalised` is the text with its
+    constants replaced (for fingerprints and records). `settings`: names of settings it changes, lower case, with the new value
+    where it is a plain constant.
     `prepares`, `executes`, `deallocates`, `declares`, `fetches`, `closes`: names of SQL-level prepared statements and cursors.
     `outlives_transaction`: the cursor that it declares does (WITH HOLD).
     `stores_code`: code that it stores to run later, for a message (`a function`, `a trigger`, `a rule`).
+    `kinds_of_code`: those of its kinds that only what it stores has (a default calls a function, a rule acts with its owner's rights):
+    where a person approves the statement, they need no grant.
     `fields_output`: whole rows and fields taken out of them in the top-level output, by the output's name (None: `(row).*`, whose columns
     go by their own names); they are among `columns_output`, and the target may tell no origin for them.
     `drops_tables`: tables whose rows go with what it drops (name "*": every table of the schemas; others may go too, by CASCADE): a
@@ -152,6 +163,7 @@ class SqlStatement:
     settings: tuple[tuple[str, str | None], ...] = ()
     affects_rows: bool = False
     controls_transaction: bool = False
+    ends_transaction: TransactionEnd | None = None
     unknown: tuple[str, ...] = ()
     dangers: tuple[str, ...] = ()  # why it is Server, Settings or Replication, for the message
     normalised: str = ""
@@ -163,6 +175,7 @@ class SqlStatement:
     closes: str | None = None  # "*" for ALL
     outlives_transaction: bool = False
     stores_code: str | None = None
+    kinds_of_code: frozenset[StatementKind] = frozenset()
     columns_changed: frozenset[ColumnRef] = frozenset()
     drops_tables: frozenset[RelationRef] | None = None
     cascade: Cascade | None = None
@@ -234,4 +247,5 @@ class StatementContext:
     approved_rows: int | None = None
     rows_so_far: int = field(default=0)  # affected by earlier statements of this session that the same rules limit
     spent: Mapping[PolicyRule, Spent] = field(default_factory=dict)  # by the rules with budgets; one that isn't there: nothing
+    waits_for_commit: bool = False  # what rules hold at its COMMIT is noted: its transaction won't be committed without them
     renews_budgets: bool = False  # an approver was told which budgets are used up, and gives them anew

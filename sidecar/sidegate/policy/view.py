@@ -59,6 +59,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.settings,
         statement.affects_rows,
         statement.controls_transaction,
+        statement.ends_transaction,
         statement.unknown,
         statement.dangers,
         statement.prepares,
@@ -69,6 +70,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.closes,
         statement.outlives_transaction,
         statement.stores_code,
+        statement.kinds_of_code,
         statement.columns_changed,
         statement.drops_tables,
         statement.cascade,
@@ -119,6 +121,7 @@ class PrincipalView:
             self._since <= now < self._until
             and impact is None
             and context.approved_fingerprint is None
+            and not context.waits_for_commit
             and context.database == self.database
             and context.role == self.role
         ):

@@ -3,6 +3,10 @@
 Rules it keeps:
 - The answer is the strictest that any part gives: Deny over RequireApproval over Measure over Allow. Masks add up.
 - What a rule can't see into, it holds for: an anonymous block or an unnamed function may do whatever the rule is about.
+- Code that is stored may later do anything, in any schema: a rule that holds DDL somewhere holds it everywhere. People read it, so it needs
+  no more than the grant of DDL, and masks don't refuse it; without such a rule both do what they do.
+- A rule that holds at the COMMIT lets run what can be taken back and counted. What calls, defines, empties or can't be seen into is held
+  before it runs.
 - What drops tables is a deletion to row limits, whether `Delete` is granted or not; to grants and other rules it is what it is.
 - With a trace every step is written down; the answer is the same without.
 
@@ -29,6 +33,12 @@ from sidegate.policy.statement import Impact, SqlStatement, StatementContext, St
 from sidegate.policy.trace import Trace
 
 DEFAULT_DENY: Final = Builtin("default-deny")
+MOST_DETAILS: Final = 8  # of the statements of one string, for their approvers
+# What can be taken back whole, and whose rows the target counts: of this a rule may hold the COMMIT. All else it holds before it runs.
+MAY_AWAIT_COMMIT: Final = IMPLICIT_KINDS | {
+    *(StatementKind.READ, StatementKind.EXPLAIN, StatementKind.SELECT_FOR_UPDATE),
+    *(StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE, StatementKind.MERGE, StatementKind.COPY_IN),
+}
 _UNKNOWN_STATEMENT: Final = Builtin("unknown-statement")
 _GUARDED_SETTINGS: Final = Builtin("guarded-settings")
 _APPROVED_IMPACT: Final = Builtin("approved-impact")
@@ -39,13 +49,12 @@ _UNLISTED_REACH: Final = frozenset(
 
 
 class Asked(NamedTuple):
-    """What is asked, with what can't be seen into: the argument of every rule."""
+    """What is asked: the argument of every rule."""
 
     statement: SqlStatement
     context: StatementContext
     impact: Impact | None
     can_measure: bool
-    opaque: str | None
 
 
 def walk(
@@ -77,6 +86,9 @@ def _decide(
         return _told(Deny(Reason.NO_POLICY, DEFAULT_DENY, facts.revision, "no policy of this target names you"), trace)
     grant = covering_grant(facts, statement)
     observed: Deny | RequireApproval | None = None
+    if isinstance(grant, str) and statement.kinds_of_code and is_watched(facts, facts.enforced, statement):
+        without_code = covering_grant(facts, replace(statement, kinds=statement.kinds - statement.kinds_of_code))
+        grant = grant if isinstance(without_code, str) else without_code
     if isinstance(grant, str):
         ungranted = _ungranted(facts, statement, grant)
         if facts.lets_ungranted_pass is None:
@@ -91,7 +103,7 @@ def _decide(
     permit = facts.permits[grant]
     changes_rows = statement.affects_rows or statement.drops_tables is not None
     can_measure = is_measurable and changes_rows and not statement.controls_transaction
-    asked = Asked(statement, context, impact, can_measure, opaque_part(facts, statement))
+    asked = Asked(statement, context, impact, can_measure)
     answer = _restrict(facts, facts.enforced, permit, asked, trace)
     if answer is not None:
         return answer
@@ -143,14 +155,17 @@ def _restrict(
     facts: Facts, rules: RuleSet, permit: Permit, asked: Asked, trace: Trace | None
 ) -> Deny | RequireApproval | Measure | None:
     """What the rules take away of a statement that is granted."""
-    statement, context, impact, can_measure, opaque = asked
+    statement, context, impact, can_measure = asked
+    code = stored_code(facts, statement)
+    watched = code is not None and is_watched(facts, rules, statement)
+    opaque = None if watched else opaque_part(facts, statement)  # whoever approves it sees into it
     for rule in rules.deny:
         if rule_matches(rule, statement, opaque):
             return _told(_denied(facts, rule, Reason.DENIED_BY_RULE, _why(rule, statement, opaque)), trace)
         if trace is not None:
             trace.add(f"deny rule `{rule.source.rule}`", "doesn't match", rule.source)
     if rules.guarded_columns:
-        refusal = mask_refusal(rules.guarded_columns, statement, opaque)
+        refusal = mask_refusal(rules.guarded_columns, statement, opaque, is_watched=watched)
         if refusal is not None:
             return _told(Deny(refusal.reason, refusal.source, facts.revision, refusal.detail), trace)
         if trace is not None:
@@ -195,19 +210,53 @@ def _restrict(
                 f"{context.rows_so_far + impact.rows_affected} rows are within {limit}",
                 rule.source,
             )
-    if not has_approval and not statement.kinds <= IMPLICIT_KINDS:
+    later: list[tuple[Rule, str]] = []
+    if not statement.kinds <= IMPLICIT_KINDS:
+        may_wait = statement.kinds <= MAY_AWAIT_COMMIT and opaque is None and code is None
         for rule in rules.approve:
-            if rule_matches(rule, statement, opaque):
-                held.append((rule, _why(rule, statement, opaque)))
+            waits = rule.holds_at_commit and may_wait
+            if context.waits_for_commit if waits else has_approval:
+                continue
+            if rule_matches(rule, statement, opaque) or (code is not None and holds_code(rule)):
+                (later if waits else held).append((rule, _why(rule, statement, opaque)))
             elif trace is not None:
                 trace.add(f"approval rule `{rule.source.rule}`", "doesn't match", rule.source)
     if held:
-        return _hold(facts, permit, held, trace)
+        return _hold(
+            facts, permit, held if code is None else [(rule, f"{_of_code(facts, code)}; {why}") for rule, why in held], trace
+        )
+    if later:
+        hold = _hold(facts, permit, [(rule, f"at its COMMIT, because {why}") for rule, why in later], trace)
+        return replace(hold, reason=Reason.AWAITS_COMMIT, at_commit=True)
     if lowest is not None:
         if trace is not None:
             trace.add("decision", f"its impact must be measured: the limit is {lowest} rows", permit.source)
         return Measure(lowest, permit, facts.masks, permit.source, facts.revision)
     return None
+
+
+def stored_code(facts: Facts, statement: SqlStatement) -> str | None:
+    """What the statement stores to run later, for a message. None: nothing, or nothing but calls of functions that grants name."""
+    if statement.stores_code is not None:
+        return statement.stores_code
+    opaque = opaque_part(facts, statement) if StatementKind.CALL in statement.kinds_of_code else None
+    return f"an expression that calls {opaque}" if opaque is not None else None
+
+
+def holds_code(rule: Rule) -> bool:
+    """Whether the rule is about DDL somewhere, be it on some schemas or tables only: what is stored may reach those."""
+    return not rule.functions and (not rule.kinds or StatementKind.DDL in rule.kinds)
+
+
+def is_watched(facts: Facts, rules: RuleSet, statement: SqlStatement) -> bool:
+    """Whether a rule puts what the statement stores before people. INVARIANT: then it doesn't run without an approval."""
+    return stored_code(facts, statement) is not None and any(map(holds_code, rules.approve))
+
+
+def _of_code(facts: Facts, code: str) -> str:
+    return (
+        f"it stores {code}, which may do whatever role `{facts.role}` may once it runs: neither rules nor masks see what it does"
+    )
 
 
 def _over_approval(facts: Facts, approved_rows: int, impact: Impact | None, can_measure: bool) -> Deny | None:
@@ -315,6 +364,11 @@ def _decide_nothing(facts: Facts) -> Decision:
 
 
 def _strictest_hold(holds: list[RequireApproval]) -> RequireApproval:
+    """What is held before it runs is held first; what waits for its COMMIT is asked about once that is approved."""
+    holds = [hold for hold in holds if not hold.at_commit] or holds
     strictest = min(holds, key=lambda hold: approval_order(hold.terms, hold.source))
     shortest = min(hold.terms.expires_after_s for hold in holds)
-    return replace(strictest, terms=replace(strictest.terms, expires_after_s=shortest))
+    details = list(dict.fromkeys([strictest.detail, *(hold.detail for hold in holds)]))
+    more = f"; and {len(details) - MOST_DETAILS} more reasons" if len(details) > MOST_DETAILS else ""
+    detail = "; ".join(details[:MOST_DETAILS]) + more
+    return replace(strictest, terms=replace(strictest.terms, expires_after_s=shortest), detail=detail)

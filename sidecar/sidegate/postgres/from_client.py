@@ -7,12 +7,13 @@ ReadyForQuery.
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
 from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, RequireApproval
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import SqlStatement
+from sidegate.postgres import at_commit
+from sidegate.postgres.between import end_own_transaction, settle_search_path
 from sidegate.postgres.frames import HEADER_BYTES, frame_length, skip_run
 from sidegate.postgres.messages import (
     CLIENT_MESSAGES,
@@ -31,13 +32,13 @@ from sidegate.postgres.messages import (
     encode_query,
 )
 from sidegate.postgres.own_catalog import waits_for_catalog
-from sidegate.postgres.pipeline import Answer, Expected, Kind
+from sidegate.postgres.pipeline import Expected, Kind
 from sidegate.postgres.refusal import refusal_message, unknown_name_message
 from sidegate.postgres.runners import ExecuteRunner, QueryRunner, poison_bind, poison_parse
 from sidegate.postgres.spending import HELD_NEXT_TIME
 from sidegate.postgres.startup import NAME_BYTES
 from sidegate.postgres.statements import MAX_NAMES, Portal, Prepared, Work
-from sidegate.postgres.stories import Ask, Step, deny_builtin
+from sidegate.postgres.stories import deny_builtin
 
 if TYPE_CHECKING:
     from sidegate.postgres.session import Session
@@ -246,6 +247,11 @@ class ClientSide:
         ):
             session.start_story(settle_search_path(session))
             return False
+        if session.grant.holds_at_commit and code in (QUERY, PARSE, BIND, EXECUTE):
+            story = at_commit.before(session, code, frame)
+            if story is not None:
+                session.start_story(story)
+                return False
         if CLIENT_MESSAGES[code].treatment is Treatment.REFUSED:
             self._refuse_function_call()
         elif code == QUERY:
@@ -583,31 +589,3 @@ def _describing(session: Session, name: str) -> Work | None:
     work = session.new_work("", portals[-1].statements, is_simple=False)
     work.portal = portals[-1]
     return work
-
-
-def end_own_transaction(session: Session) -> Generator[Step, Answer, None]:
-    """The client's Sync (or next Query) ends the transaction that a measured statement was put in, as it would have
-    ended by itself.
-    """
-    session.owns_transaction = False
-    error = None
-    if session.is_skipping:  # the target takes nothing before a Sync
-        session.send(session.grant.permit, SYNC, Expected(Kind.SYNC, is_visible=False))
-    else:
-        answer = yield Ask("COMMIT", session.grant.permit)
-        error = answer.error
-    if session.is_skipping or session.status != "I":  # something in the pipeline failed, or a cancel hit the COMMIT
-        answer = yield Ask("ROLLBACK", session.grant.permit)
-        error = error or answer.error
-    if error is not None:
-        session.deliver(session.masker.error(error))
-
-
-def settle_search_path(session: Session) -> Generator[Step, Answer, None]:
-    """Names resolve by the target's search_path; after it may have changed it is read again before the next statement. So is the
-    role in force, which can change by the same statements.
-    """
-    session.judge.search_path_is_stale = False
-    answer = yield Ask("SELECT pg_catalog.current_schemas(false), current_user", session.grant.permit)
-    session.judge.path_settled(session.status)
-    session.judge.learn_search_path(*(answer.rows[0] if answer.rows else (None,)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidegate.approval.backend import HoldRequest
-from sidegate.policy.decision import RequireApproval
+from sidegate.policy.decision import Deny, RequireApproval
+from sidegate.policy.reason import Reason
 from sidegate.policy.statement import Impact
 from sidegate.postgres.refusal import notice_message
 from sidegate.postgres.shown import shown_statement
@@ -51,6 +52,16 @@ def hold_request(session: Session, work: Work, decision: RequireApproval) -> Hol
     )
 
 
+def unseen_code(session: Session, work: Work, decision: RequireApproval) -> Deny | None:
+    """Why approvers can't be asked: what would be stored to run later has parts that are masked for them, which could hide any code."""
+    stores = any(statement.stores_code is not None or statement.kinds_of_code for statement in work.statements)
+    if not stores or session.masker.text(work.text) == work.text:
+        return None
+    detail = "code that is stored is read by its approvers, and a mask on values would hide a part of this from them"
+    way_forward = "take what looks like a secret, an address or a number of a card out of the text"
+    return Deny(Reason.APPROVAL_UNAVAILABLE, decision.source, decision.revision, detail, way_forward)
+
+
 def hold_notice(work: Work, name: str, *, is_first: bool) -> bytes | None:
     """A NoticeResponse: by whom the request `name` must be approved. None when the statement isn't held."""
     decision = work.decision
@@ -61,8 +72,12 @@ def hold_notice(work: Work, name: str, *, is_first: bool) -> bytes | None:
         f"{'held' if is_first else 'still held'} by sidegate: approval request {name} must be approved"
         f" by {decision.terms.required} of {who}{_impact_text(work.impact)}",
         f"reason {decision.reason}, by {decision.source}, at revision {decision.revision}",
-        "wait, or cancel to withdraw it; after a disconnect, send the same statement again once it is approved",
+        _UNTIL_THEN if decision.at_commit else _WHENEVER,
     )
+
+
+_WHENEVER: Final = "wait, or cancel to withdraw it; after a disconnect, send the same statement again once it is approved"
+_UNTIL_THEN: Final = "wait, or cancel to roll the transaction back, as a disconnect does, or nobody who decides in time"
 
 
 def _impact_text(impact: Impact | None) -> str:

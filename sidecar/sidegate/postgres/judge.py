@@ -17,6 +17,7 @@ from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind, TableImpact
 from sidegate.postgres import cascades
+from sidegate.postgres.awaiting import Awaiting
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.derived import Derived
 from sidegate.postgres.refusal import unknown_name_message
@@ -66,6 +67,7 @@ class Judge:
         self.rows_so_far = 0
         self.restrictions = Restrictions()
         self._derived = Derived()
+        self.awaiting = Awaiting()
         self.catalog: Catalog | None = None
         self.catalog_is_stale = False
         self.has_changed_definitions = False  # in a transaction that hasn't ended
@@ -194,8 +196,11 @@ class Judge:
         )
         if cascades.cascades(statements):
             decision = self._with_reach(work, statements, decision, now)
-        if isinstance(decision, Deny) or not decision.masks.columns:
+        if isinstance(decision, Deny):
             return decision
+        ending = self._at_end(work, now) if self.awaiting.held is not None else None
+        if ending is not None or not decision.masks.columns:
+            return ending or decision
         return self._steering_problem(work, decision) or decision
 
     def _with_reach(self, work: Work, statements: tuple[SqlStatement, ...], decision: Decision, now: float) -> Decision:
@@ -213,6 +218,14 @@ class Judge:
         if not counts and alone == self._view.decide_all(statements, context, now, work.impact):
             return decision
         return Measure(0, alone.permit, alone.masks, alone.permit.source, self.revision, asks_reach=True)
+
+    def _at_end(self, work: Work, now: float) -> RequireApproval | Deny | None:
+        awaiting = self.awaiting
+        if awaiting.revision != self.revision:
+            context = StatementContext(self._database, self._role, search_path=self.search_path, waits_for_commit=True)
+            answers = (self._view.decide_all(each, context, now) for each in awaiting.waiting())
+            awaiting.asked_again(self.revision, is_denied=any(isinstance(answer, Deny) for answer in answers))
+        return awaiting.at_end(work.own, self.revision)
 
     def meter(self, work: Work, now: float, *, is_rest: bool = False) -> None:
         """It is sent now. `is_rest`: of rows that it returned a part of, so no statement more."""
@@ -252,12 +265,12 @@ class Judge:
             context = self._context = StatementContext(
                 self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far, spent=self.spending.spent
             )
-        if not approved:
+        if not (approved or work.waits_for_commit):
             return context
         return StatementContext(
             self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far,
-            approved_fingerprint=work.fingerprint, approved_rows=work.approved_rows,
-            spent=self.spending.spent, renews_budgets=work.renews_budgets,
+            approved_fingerprint=work.fingerprint if approved else None, approved_rows=work.approved_rows if approved else None,
+            spent=self.spending.spent, renews_budgets=work.renews_budgets and approved, waits_for_commit=work.waits_for_commit,
         )  # fmt: skip
 
     def _steering_problem(self, work: Work, decision: Allow | RequireApproval | Measure) -> Deny | None:
@@ -333,12 +346,17 @@ class Judge:
 
     def statement_sent(self, work: Work) -> None:
         """From here on the search path may be another: until it is read again, unqualified names could be anywhere."""
+        self.awaiting.sent(work.own)
         for statement in work.statements:
             if may_change_path(statement):
                 self._path_may_roll_back = True
             elif not (statement.controls_transaction and self._path_may_roll_back):
                 continue
             self.search_path, self.search_path_is_stale, self.current_role = None, True, None
+
+    def rolled_back(self) -> None:
+        """The gate took back the client's transaction, and with it what was set there."""
+        self.search_path, self.search_path_is_stale, self.current_role = None, True, None
 
     def path_settled(self, status: str) -> None:
         """It was read with this transaction status: outside of a transaction nothing of it rolls back any more."""

@@ -226,6 +226,8 @@ class _Reading:
 
     def _judged(self, work: Work, asked: AskedStatement, was: Answer, grant: SessionGrant) -> _Found | Untold:
         judge = self._judge
+        if was.reason == Reason.AWAITS_COMMIT and work.own and all(each.ends_transaction is not None for each in work.own):
+            return _Found(was, grant.masks, work.statements, work.normalised())  # its statements tell what changes
         decision = judge.decide(work, asked.time)
         if isinstance(decision, Measure) and decision.asks_reach:
             work.reach = cascades.ANYWHERE
@@ -334,6 +336,8 @@ class _Reading:
 def recorded_answer(decisions: Sequence[DecisionRecord]) -> Answer | None:
     """What the policies said then: a hold stays one whatever people made of it, and of several answers the last counts."""
     for decision in decisions:
+        if decision.decision == "RequireApproval" and decision.reason == Reason.AWAITS_COMMIT:
+            return Answer(Fate.HOLD, Reason.AWAITS_COMMIT.value, decision.source, decision.detail)
         if decision.decision == "RequireApproval" or (decision.decision == "Deny" and decision.reason in _HELD_REASONS):
             return Answer(Fate.HOLD, Reason.APPROVAL_REQUIRED.value, decision.source, decision.detail)
     if not decisions:

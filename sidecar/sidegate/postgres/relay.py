@@ -217,7 +217,7 @@ class Relay:
                 if self._hold is not None:
                     self._hold.cancel()
                 if name:
-                    self._spawn(self._report(self._services.approvals.withdraw(name, why, self._services.now())))
+                    self._withdraw(name, why)
             case ReportExecuted(name=name, outcome=outcome):
                 self._spawn(self._report(self._services.approvals.executed(name, outcome, self._services.now())))
             case RefreshCatalog(is_forced=is_forced):
@@ -292,6 +292,9 @@ class Relay:
             while not waiting.done():
                 left = request.hold_until - services.now()
                 if left <= 0:
+                    if request.ends_with_session:
+                        self._withdraw(name, "its transaction was rolled back: nobody decided in time")
+                        return Verdict(Phase.EXPIRED, name, (), "", services.now(), services.now())
                     comment = f"approval request {name} is still pending: approved later, the same statement runs at once"
                     return Verdict(Phase.EXPIRED, name, (), comment, services.now(), services.now())
                 interval = self.session.config.target.holds.notice_interval_s
@@ -300,11 +303,18 @@ class Relay:
                 if not waiting.done() and request.hold_until - services.now() > interval / 2:
                     self.run(self.session.remind(services.now()))
             verdict = waiting.result()
+        except asyncio.CancelledError:
+            if request.ends_with_session:
+                self._withdraw(name, "its transaction ended with its session, or was rolled back")
+            raise
         finally:
             waiting.cancel()
         if verdict.phase is Phase.EXECUTED:  # one approval, one execution
             return Verdict(Phase.EXPIRED, name, (), "the approval was used by another session", services.now(), services.now())
         return verdict
+
+    def _withdraw(self, name: str, why: str) -> None:
+        self._spawn(self._report(self._services.approvals.withdraw(name, why, self._services.now())))
 
     # ---- the end ------------------------------------------------------------------------------------------------------------------
 

@@ -127,6 +127,7 @@ class Session:
         self.is_closed = False
         self.target_has_ended = False  # it said so itself, and the client was told
         self.waits_for_catalog = False
+        self._ask_failed = False  # the last statement of the gate's own: its names weren't closed then
         self.poisons_sync = (
             False  # a result was cut: whatever came of it at the target, its transaction must fail as the client's did
         )
@@ -403,6 +404,7 @@ class Session:
 
     def resume_answer(self, answer: Answer) -> None:
         """The target answered an `Ask`."""
+        self._ask_failed = answer.error is not None
         self._resume(answer)
 
     def ready(self) -> None:
@@ -483,6 +485,7 @@ class Session:
         """Outside of a transaction no portal lives, and no cursor but those WITH HOLD."""
         self.status = status
         if status == "I":
+            self.judge.awaiting.ended()
             if self.judge.transaction_ended():
                 self._actions.append(CatalogChanged())
             self.portals.clear()
@@ -513,6 +516,7 @@ class Session:
         else:
             middle = [(encode_bind(name, name), Kind.BIND), (encode_execute(name), Kind.EXECUTE)]
         frames = [
+            *([(encode_close(kind, name), Kind.CLOSE) for kind in "PS"] if self._ask_failed else ()),
             (encode_parse(name, step.sql), Kind.PARSE),
             *middle,
             (encode_close("P", name), Kind.CLOSE),
@@ -576,6 +580,9 @@ class Session:
     def _reconsider_hold(self, runner: Runner) -> None:
         decision = self.decide(runner.work)
         if isinstance(decision, RequireApproval) and decision.terms == _terms(runner.work.decision):
+            return
+        if runner.work.holds_transaction:
+            self._withdraw_hold(f"the rules changed to revision {self.config.revision}")
             return
         if runner.work.impact is not None:  # what it would change was measured before people thought about it
             runner.work.impact = None

@@ -57,13 +57,15 @@ class Work:
     `approved_rows` is what an approver saw; `copy_rewriter` masks the rows of a COPY OUT; `masked_cells` counts by the
     source of the mask. `meter` is there when what it returns uses up a budget; `renews_budgets`: an approver gave those anew.
     `reach` is what goes with its CASCADE, once the target was asked.
+    `waits_for_commit`: its rows are held at the end of their transaction; `holds_transaction`: one stays open while this is held.
     `was_cut`: the client got an error in place of the rest of its result; what it did at the target isn't known.
     """
 
     __slots__ = (
-        "alternatives", "approval", "approved_rows", "asked", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact",
-        "is_simple", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan", "portal",
-        "position", "reach", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text", "was_cut",
+        "alternatives", "approval", "approved_rows", "asked", "copy_rewriter", "cursor", "decision", "fingerprint", "holds_transaction",
+        "id", "impact", "is_simple", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan",
+        "portal", "position", "reach", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text",
+        "waits_for_commit", "was_cut",
     )  # fmt: skip
 
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
@@ -98,6 +100,8 @@ class Work:
         self.meter: Meter | None = None
         self.renews_budgets = False
         self.was_cut = False
+        self.waits_for_commit = False
+        self.holds_transaction = False
 
     def was_rolled_back(self) -> None:
         """It ran and was taken back: what the target said of it is void."""

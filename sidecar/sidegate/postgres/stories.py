@@ -18,8 +18,8 @@ from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, Req
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, SqlStatement, StatementKind, TableImpact
-from sidegate.postgres import cascades, drops, truncation
-from sidegate.postgres.holds import hold_request
+from sidegate.postgres import at_commit, cascades, drops, truncation
+from sidegate.postgres.holds import hold_request, unseen_code
 from sidegate.postgres.pipeline import Answer
 
 if TYPE_CHECKING:
@@ -121,14 +121,23 @@ def tell(session: Session, runner: Runner, decision: Decision) -> Story:
             else:
                 session.allow(runner, decision)
             return
+        if isinstance(decision, RequireApproval) and decision.at_commit:
+            if (yield from at_commit.tell(session, runner, decision)):
+                return
+            decision = session.decide(work, approved=work.approval is not None)
+            continue
         if isinstance(decision, RequireApproval):
+            unseen = unseen_code(session, work, decision)
+            if unseen is not None:
+                session.refuse(runner, unseen)
+                return
             verdict = yield from _hold(session, work, decision)
             if (
                 session.is_skipping
             ):  # an earlier message of its pipeline failed: the client has that error, and waits for no other
                 session.journal.outcome(work)
                 return
-            deny = _denial(verdict, decision)
+            deny = denial(verdict, decision)
             if deny is not None:
                 session.refuse(runner, deny)
                 return
@@ -136,8 +145,8 @@ def tell(session: Session, runner: Runner, decision: Decision) -> Story:
             work.impact = None  # measured again: what was approved may no longer be what it would do
             work.renews_budgets = decision.reason is Reason.BUDGET_EXHAUSTED
             decision = session.decide(work, approved=True)
-            if isinstance(
-                decision, RequireApproval
+            if (
+                isinstance(decision, RequireApproval) and not decision.at_commit
             ):  # the rules changed while it was held: what was approved is not what is asked now
                 decision = Deny(Reason.APPROVAL_DENIED, decision.source, decision.revision, "the rules changed while it was held")
             continue
@@ -152,7 +161,7 @@ def _hold(session: Session, work: Work, decision: RequireApproval) -> Generator[
     return verdict
 
 
-def _denial(verdict: Verdict, decision: RequireApproval) -> Deny | None:
+def denial(verdict: Verdict, decision: RequireApproval) -> Deny | None:
     if verdict.phase is Phase.APPROVED:
         return None
     reason = {
@@ -173,7 +182,8 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     work = runner.work
     permit = measure.permit
     work.masks = measure.masks
-    if session.status == "E":  # the target refuses everything in a failed transaction; it says so itself
+    if session.status == "E" and not session.expected.has_transaction_control:
+        # the target refuses everything in a failed transaction, and says so itself
         session.allow(runner, measure)
         return None
     counts = not measure.asks_reach

@@ -71,6 +71,23 @@ _STORED_CODE: Final = {
     "CreateConversionStmt": "a conversion",
     "CreateRangeStmt": "a range type",
 }
+# What code that is stored needs beyond DDL: the right to act as its owner, or to be in no schema.
+_RIGHTS_OF_CODE: Final = {
+    "RuleStmt": K.ROLES,
+    "CreatePolicyStmt": K.ROLES,
+    "AlterPolicyStmt": K.ROLES,
+    "CreateFunctionStmt": K.ROLES,
+    "AlterFunctionStmt": K.ROLES,
+    "CreateEventTrigStmt": K.SERVER,
+    "CreateCastStmt": K.SERVER,
+    "CreateTransformStmt": K.SERVER,
+}
+# Their expressions are stored (defaults, checks, what is generated or indexed); some run now as well.
+_STORED_EXPRESSIONS: Final = frozenset(
+    {"AlterDomainStmt", "AlterTableStmt", "CreateDomainStmt", "CreateStatsStmt", "CreateStmt", "IndexStmt", *_STORED_CODE}
+)
+# Code that is called by name: under another one, it is other code.
+_NAMED_CODE: Final = frozenset({"OBJECT_AGGREGATE", "OBJECT_FUNCTION", "OBJECT_OPERATOR", "OBJECT_PROCEDURE", "OBJECT_ROUTINE"})
 # ALTER DOMAIN ... ADD and VALIDATE CONSTRAINT look at every table that has the type, and an error tells what they found.
 _CHECKS_VALUES: Final = frozenset({"C", "V"})
 _SCHEMA_CHANGES: Final = frozenset({"CreateSchemaStmt", "CreateExtensionStmt", "AlterExtensionStmt", "DropOwnedStmt"})
@@ -140,12 +157,18 @@ class Definitions(Changes):
             facts.danger(next(iter(placed.kinds & {K.SERVER, K.REPLICATION})), _words(tag))
         if placed.kinds & {K.SERVER, K.REPLICATION, K.ROLES} and tag not in _LOCAL:
             facts.touch_schemas(None)
+        if fields.get("renameType", fields.get("objectType")) in _NAMED_CODE and tag in ("RenameStmt", "AlterObjectSchemaStmt"):
+            facts.stores_code = "a function by another name"
         scope = self._created(tag, fields)
         specific = _DEFINE.get(tag)
         if specific is not None:
             specific(self, fields, scope)
         else:
             self.parts(tag, fields, scope)
+        if tag in _RIGHTS_OF_CODE:
+            facts.of_code.add(_RIGHTS_OF_CODE[tag])
+        if tag in _STORED_EXPRESSIONS:
+            facts.of_code.add(K.CALL)
 
     def _created(self, tag: str, fields: Node) -> Scope:
         """Note what is created or altered by name; the scope is of the relation that expressions speak of."""

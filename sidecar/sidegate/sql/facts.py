@@ -14,6 +14,7 @@ from sidegate.policy.statement import (
     RelationRef,
     SqlStatement,
     StatementKind,
+    TransactionEnd,
 )
 from sidegate.sql import settings
 from sidegate.sql.builtins import CATALOG_RELATIONS
@@ -47,6 +48,7 @@ class Facts:
     dangers: list[str] = field(default_factory=list)
     affects_rows: bool = False
     controls_transaction: bool = False
+    ends: TransactionEnd | None = None
     depends_on_constants: bool = False  # another constant in its place could classify otherwise
     prepares: str | None = None
     executes: str | None = None
@@ -56,6 +58,7 @@ class Facts:
     closes: str | None = None
     outlives_transaction: bool = False
     stores_code: str | None = None
+    of_code: set[StatementKind] = field(default_factory=set)
     changed: set[ColumnRef] = field(default_factory=set)
     drops: set[RelationRef] | None = None
     cascades: bool = False
@@ -101,7 +104,9 @@ class Facts:
         for name in sorted(self.guarded):
             secret = SECRET_COLUMNS[name]
             plain = {column for column in self.output if _may_be(column, name, secret)}
-            others = self.steering | self.keys | self.compared | self.written | self.changed | {column for _, column in self.fields}
+            others = (
+                self.steering | self.keys | self.compared | self.written | self.changed | {column for _, column in self.fields}
+            )
             others = others.union(*(output.columns for output in self.lineage if output.is_computed))
             is_reached = any(_may_be(column, name, secret) for column in others)
             if is_reached or (plain and not secret.may_be_shown) or self.kinds != {StatementKind.READ}:
@@ -173,6 +178,7 @@ class Facts:
             settings=tuple(self.settings),
             affects_rows=self.affects_rows,
             controls_transaction=self.controls_transaction,
+            ends_transaction=self.ends,
             unknown=tuple(self.unknown),
             dangers=tuple(self.dangers),
             normalised=normalised,
@@ -184,6 +190,7 @@ class Facts:
             closes=self.closes,
             outlives_transaction=self.outlives_transaction,
             stores_code=self.stores_code,
+            kinds_of_code=frozenset(self.of_code & self.kinds),
             columns_changed=frozenset(self.changed),
             drops_tables=frozenset(self.drops) if self.drops is not None else None,
             cascade=cascade,

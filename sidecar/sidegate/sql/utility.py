@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from sidegate.policy.statement import CascadeRoot, ColumnRef, OutputColumn, Root, StatementKind
+from sidegate.policy.statement import CascadeRoot, ColumnRef, OutputColumn, Root, StatementKind, TransactionEnd
 from sidegate.sql import settings
 from sidegate.sql.definitions import Definitions
 from sidegate.sql.names import strings
@@ -24,6 +24,11 @@ _FALSE: Final = frozenset({"false", "off", "0"})
 CURSOR_OPT_HOLD: Final = 0x0020  # nodes/parsenodes.h
 _ACCESS_SHARE: Final = 1  # AccessShareLock (storage/lockdefs.h): what a SELECT takes too; pg_dump begins so
 _TWO_PHASE: Final = frozenset({"TRANS_STMT_PREPARE", "TRANS_STMT_COMMIT_PREPARED", "TRANS_STMT_ROLLBACK_PREPARED"})
+_ENDS: Final = {
+    "TRANS_STMT_COMMIT": TransactionEnd.COMMIT,
+    "TRANS_STMT_ROLLBACK": TransactionEnd.ROLLBACK,
+    **dict.fromkeys(_TWO_PHASE, TransactionEnd.OTHER),
+}
 
 
 class Statements(Definitions):
@@ -188,7 +193,10 @@ class Statements(Definitions):
     def _run_transaction(self, fields: Node) -> None:
         self.facts.controls_transaction = True
         self.facts.settings += settings.of_transaction(fields.get("options", []))
-        if fields.get("kind") in _TWO_PHASE:
+        kind = fields.get("kind", "")
+        if kind in _ENDS:
+            self.facts.ends = TransactionEnd.OTHER if fields.get("chain") else _ENDS[kind]
+        if kind in _TWO_PHASE:
             self.facts.danger(K.SERVER, "two-phase commit")
 
     def _run_constraints_set(self, fields: Node) -> None:

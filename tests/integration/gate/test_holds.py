@@ -421,3 +421,20 @@ def test_rows_that_a_trigger_deletes_count_against_the_limit(
         decide(gate, issuer, "deny", name)
         assert error_in(client.receive_until_ready()).sqlstate == "42501"
         assert client.rows("SELECT count(*) FROM accounts") == [(b"5000",)]
+
+
+@pytest.mark.parametrize("first", ["ROLLBACK", "ROLLBACK TO SAVEPOINT s"])
+def test_a_failed_transaction_that_a_pipeline_leaves_hides_no_rows(
+    gate: GateProcess, postgres: PostgresServer, issuer: Issuer, database: str, first: str
+) -> None:
+    """The status that the target told last isn't the one in which the statement runs."""
+    with wire(gate, issuer, database, "owner") as client:
+        for text in ("BEGIN", "SAVEPOINT s", "SELECT 1 / 0"):
+            client.send(m.query(text))
+            client.receive_until_ready()
+        texts = (first, "DELETE FROM accounts WHERE id <= 50", "COMMIT")
+        client.send(*[part for text in texts for part in (m.parse(text), m.bind(), m.execute())], m.sync())
+        error = error_in(client.receive_until_ready())
+        assert "same pipeline" in error.message
+    with postgres.admin(database) as admin:
+        assert admin.execute("SELECT count(*) FROM accounts").fetchone() == (5000,)

@@ -33,7 +33,6 @@ def verdicts(judge: Judge, gate: StandInGate, ids: tuple[str, ...]) -> dict[str,
     cases: dict[str, Case] = {case.id: case for case in read_folder(SHOWN)[0]}
     judge.is_dirty = True
     with gate, Tee(gate.port) as tee:
-        judge.gate_dsn = judge.gate_dsn.replace(f"port={judge.tee.port}", f"port={tee.port}")
         judge.tee = tee
         return {result.case.id: result.judgement.verdict for result in play(judge, [cases[each] for each in ids])}
 

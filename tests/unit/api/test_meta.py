@@ -77,7 +77,7 @@ def test_python_code_builds_by_field_names_and_writes_wire_names() -> None:
     window = Window(days=(Days("Mon"),), from_=TimeOfDay("08:00"), to=TimeOfDay("18:00"), time_zone=TimeZoneName("UTC"))
     assert window.to_wire() == {"days": ["Mon"], "from": "08:00", "to": "18:00", "timeZone": "UTC"}
     assert Approval(approvers=Approvers(users=(Label("ann"),))).to_wire() == {
-        "approvers": {"users": ["ann"]}, "required": 1, "expiresAfter": "1h",
+        "approvers": {"users": ["ann"]}, "required": 1, "expiresAfter": "1h", "holdAt": "Statement",
     }  # fmt: skip
 
 

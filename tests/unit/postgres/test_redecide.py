@@ -17,6 +17,7 @@ from sidegate.policy.config import (
     ColumnMatch,
     GateConfig,
     GrantConfig,
+    HoldAt,
     PassthroughConfig,
     PolicyConfig,
     PolicyMode,
@@ -58,6 +59,12 @@ from tests.support.session import (
 DBA = ApprovalConfig(approver_groups=("dba",))
 NO_DELETES = RuleConfig("no-deletes", RuleAction.DENY, statements=StatementMatch(kinds=("Delete",)))
 HOLD_DELETES = RuleConfig("ask", RuleAction.REQUIRE_APPROVAL, statements=StatementMatch(kinds=("Delete",)), approval=DBA)
+AT_COMMIT = RuleConfig(
+    "ask",
+    RuleAction.REQUIRE_APPROVAL,
+    statements=StatementMatch(kinds=("Delete",)),
+    approval=ApprovalConfig(approver_groups=("dba",), hold_at=HoldAt.COMMIT),
+)
 BIG_DELETES = RuleConfig(
     "big", RuleAction.REQUIRE_APPROVAL, statements=StatementMatch(kinds=("Delete",), rows_more_than=100), approval=DBA
 )
@@ -135,6 +142,33 @@ class TestOutcomes:
             bench.ask("select id from users")
             bench.ask("delete from orders where id = 7", tag="DELETE 1")
         assert groups(redecided(bench.path, policy(after))) == [UNCHANGED, frozenset(expected)]
+
+    @pytest.mark.parametrize(
+        ("after", "expected"),
+        [((AT_COMMIT,), UNCHANGED), ((), {Group.ALLOWED}), ((NO_DELETES,), {Group.DENIED}), ((HOLD_DELETES,), {Group.RULE})],
+    )
+    def test_of_what_waited_for_its_commit_the_statements_tell_what_changes(
+        self, tmp_path: Path, after: tuple[RuleConfig, ...], expected: set[Group]
+    ) -> None:
+        with RecordedBench(tmp_path, policy([AT_COMMIT])) as bench:
+            bench.client(query("begin"))
+            bench.target(complete("BEGIN"), ready("T"))
+            bench.client(query("delete from orders where id = 7"))
+            bench.answer_ask(tag="SELECT 0", status="T")
+            bench.target(complete("DELETE 1"), ready("T"))
+            bench.client(query("commit"))
+            bench.answer_ask(tag="SET CONSTRAINTS", status="T")
+            bench.answer_ask((b"public.orders", b"0", b"0", b"1"), status="T")
+            bench.approve()
+            bench.target(complete("COMMIT"), ready())
+        assert groups(redecided(bench.path, policy(after))) == [UNCHANGED, frozenset(expected), UNCHANGED]
+
+    def test_what_would_wait_for_its_commit_is_newly_held(self, tmp_path: Path) -> None:
+        with RecordedBench(tmp_path) as bench:
+            bench.ask("delete from orders where id = 7", tag="DELETE 1")
+        found = only(redecided(bench.path, policy([AT_COMMIT])))
+        assert found.comparison.groups == {Group.HELD}
+        assert found.now.reason == Reason.AWAITS_COMMIT
 
     def test_a_lost_grant_denies_every_statement(self, tmp_path: Path) -> None:
         with RecordedBench(tmp_path) as bench:

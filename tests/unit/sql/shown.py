@@ -33,6 +33,7 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         "drops": relations(statement.drops_tables) if statement.drops_tables else statement.drops_tables is not None,
         "cascades": _roots(statement.cascade),
         "unsafe": sorted(where(f.schemas) + f.name for f in statement.functions if not f.is_known_safe),
+        "kinds_of_code": sorted(kind.value for kind in statement.kinds_of_code),
         "settings": [list(setting) for setting in statement.settings],
         "affects_rows": statement.affects_rows,
         "controls_transaction": statement.controls_transaction,
@@ -41,7 +42,17 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         "dangers": list(statement.dangers),
     }
     for name in (
-        *("prepares", "executes", "deallocates", "declares", "outlives_transaction", "fetches", "closes", "stores_code"),
+        *(
+            "prepares",
+            "executes",
+            "deallocates",
+            "declares",
+            "outlives_transaction",
+            "fetches",
+            "closes",
+            "stores_code",
+            "ends_transaction",
+        ),
     ):
         found[name] = getattr(statement, name)
     return {
