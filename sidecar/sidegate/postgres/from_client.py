@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, RequireApproval
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import SqlStatement
+from sidegate.postgres.encoding_changes import in_utf8, read_change
 from sidegate.postgres.frames import HEADER_BYTES, frame_length, skip_run
 from sidegate.postgres.messages import (
     CLIENT_MESSAGES,
@@ -27,6 +28,7 @@ from sidegate.postgres.messages import (
     decode_query,
     encode_bind,
     encode_describe,
+    encode_query,
 )
 from sidegate.postgres.pipeline import Answer, Expected, Kind
 from sidegate.postgres.refusal import refusal_message, unknown_name_message
@@ -244,6 +246,8 @@ class ClientSide:
         ):
             session.start_story(settle_search_path(session))
             return False
+        if session.edge.encoding is not None and not (frame := in_utf8(session, self, code, frame)):
+            return True
         if CLIENT_MESSAGES[code].treatment is Treatment.REFUSED:
             self._refuse_function_call()
         elif code == QUERY:
@@ -271,10 +275,15 @@ class ClientSide:
         session.fence_names()
         text = decode_query(frame[HEADER_BYTES:])
         statements, deny = session.judge.read(text)
+        change = read_change(session, text, statements)
+        if change is not None:
+            text, frame = change.text, encode_query(change.text)
+            statements, deny = session.judge.read(text)
         if len(session.prepared) + len(session.cursors) >= MAX_NAMES and any(s.prepares or s.declares for s in statements):
             way = "DEALLOCATE some of them, or connect again"
             raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements and cursors in one session", "54000", way)
         work = session.new_work(text, statements, is_simple=True)
+        work.encoding_change = change
         runner = QueryRunner(session, self, work, frame)
         if deny is not None:
             work.position = deny.position

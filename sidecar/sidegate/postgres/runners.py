@@ -48,6 +48,9 @@ def poison_bind(session: Session, work: Work, refusal: bytes) -> None:
 
 def _await(session: Session, work: Work, entry: Expected) -> bool:
     """What it returns may have to be cut: what comes behind is decided and sent once that is known. COPY data is part of it, though."""
+    if work.encoding_change is not None:
+        session.expected.awaited = entry  # the next message is in the new encoding, if this one doesn't fail
+        return True
     if work.meter is None or not work.meter.limits or copies_in(work):
         return False
     session.expected.awaited = entry

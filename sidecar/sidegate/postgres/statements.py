@@ -20,6 +20,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from sidegate.policy.decision import Decision, Masks
 from sidegate.policy.statement import Impact, SqlStatement, StatementKind
 from sidegate.postgres.copy_out import CopyOutRewriter
+from sidegate.postgres.edge import EncodingChange
 from sidegate.postgres.messages import Bind, ClientProtocolError
 from sidegate.postgres.results import ResultPlan
 from sidegate.postgres.spending import Meter
@@ -55,12 +56,13 @@ class Work:
     whose rows an Execute asks for, when its name is a cursor's.
     `approved_rows` is what an approver saw; `copy_rewriter` masks the rows of a COPY OUT; `masked_cells` counts by the
     source of the mask. `meter` is there when what it returns uses up a budget; `renews_budgets`: an approver gave those anew.
+    `encoding_change` is what it does to the encoding that the client speaks.
     `was_cut`: the client got an error in place of the rest of its result; what it did at the target isn't known.
     """
 
     __slots__ = (
-        "alternatives", "approval", "approved_rows", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact",
-        "is_simple", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan", "portal",
+        "alternatives", "approval", "approved_rows", "copy_rewriter", "cursor", "decision", "encoding_change", "fingerprint", "id",
+        "impact", "is_simple", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan", "portal",
         "position", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text", "was_cut",
     )  # fmt: skip
 
@@ -94,6 +96,7 @@ class Work:
         self.meter: Meter | None = None
         self.renews_budgets = False
         self.was_cut = False
+        self.encoding_change: EncodingChange | None = None
 
     def was_rolled_back(self) -> None:
         """It ran and was taken back: what the target said of it is void."""

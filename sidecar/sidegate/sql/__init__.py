@@ -2,6 +2,7 @@
 
 from sidegate.sql.analyse import Analysis, analyse
 from sidegate.sql.cache import StatementCache
+from sidegate.sql.client_encoding import EncodingSet, encoding_set, names_copy_encoding
 from sidegate.sql.copy_out import CopyOut, copy_out_options, copy_out_query, copy_out_relation
 from sidegate.sql.disguises import may_disguise, shows_values
 from sidegate.sql.fingerprint import Part, canonical_tokens, fingerprint
@@ -11,6 +12,7 @@ from sidegate.sql.parse import Limits, ParseProblem
 __all__ = [
     "Analysis",
     "CopyOut",
+    "EncodingSet",
     "Limits",
     "OutputColumns",
     "ParseProblem",
@@ -21,8 +23,10 @@ __all__ = [
     "copy_out_options",
     "copy_out_query",
     "copy_out_relation",
+    "encoding_set",
     "fingerprint",
     "may_disguise",
+    "names_copy_encoding",
     "query_outputs",
     "shows_values",
 ]
