@@ -45,11 +45,11 @@ class Encoding:
         try:
             text = data.decode(self.codec)
         except UnicodeDecodeError as error:
-            raise self._unread(data[error.start : error.end]) from None
+            raise self._unread(data[error.start :]) from None
         strange = _strange(self.codec)
         found = strange.search(text) if strange is not None else None
         if found is not None:
-            raise self._unread(found[0].encode(self.codec))
+            raise self._unread(text[found.start() :].encode(self.codec))
         return text.encode()
 
     def from_utf8(self, data: bytes) -> bytes:
@@ -86,7 +86,10 @@ class Encoding:
         except Untranslatable:
             return b"?"
 
-    def _unread(self, code: bytes) -> Untranslatable:
+    def _unread(self, rest: bytes) -> Untranslatable:
+        """`rest` begins with what isn't a character; so much is told of it as its first bytes say that it has."""
+        length = 1 if self.has_single_bytes else 4 if self.codec == "gb18030" and rest[1:2].isdigit() else 2
+        code = rest[:length].partition(b"\0")[0]
         if self.has_single_bytes:
             message = f'character with byte sequence {_hex(code)} in encoding "{self.name}" has no equivalent in encoding "UTF8"'
             return Untranslatable("22P05", message)

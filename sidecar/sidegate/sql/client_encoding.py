@@ -50,7 +50,8 @@ def encoding_set(text: str) -> EncodingSet | None:
     if token is None:
         return None
     stop = token.end + 1
-    return EncodingSet(value, text[:start] + _UTF8.ljust(stop - start) + text[stop:])
+    utf8 = f"'{_UTF8}'" if token.name.endswith("SCONST") else _UTF8  # NAMES takes strings alone
+    return EncodingSet(value, text[:start] + utf8.ljust(stop - start) + text[stop:])
 
 
 def names_copy_encoding(text: str) -> bool:
