@@ -6,7 +6,9 @@ The measure is the target: the same bytes are sent to it directly and through th
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
 from collections.abc import Iterator, Sequence
 
 import psycopg
@@ -269,6 +271,14 @@ def test_in_a_transaction_such_an_error_fails_it(pair: Pair) -> None:
         pair.said(query(b"ROLLBACK"))
 
 
+@begun_with("LATIN1")
+def test_what_such_a_statement_wrote_in_the_extended_protocol_is_undone(pair: Pair) -> None:
+    insert = m.parse("INSERT INTO words SELECT 99, U&'\\20AC' RETURNING word")
+    said = pair.said(insert, m.bind(), m.execute(), m.sync(), query(b"SELECT count(*) FROM words WHERE id = 99"), times=2)
+    assert [kind for kind, _ in said][:4] == [b"1", b"2", b"E", b"Z"]
+    assert cells(said) == [b"0"]
+
+
 @begun_with("SJIS")
 @pytest.mark.parametrize(
     "text", [b"SELECT '\x83'", b"SELECT '\x83\x27'", b"SELECT '\xfd'", b"SELECT '\x80'", b"SELECT 1 AS a\x81"]
@@ -403,3 +413,30 @@ def test_binary_format_is_refused_where_it_could_be_text(pair: Pair) -> None:
     assert said[-1] == (b"Z", b"E")
     pair.gated.ask("ROLLBACK")
     pair.said(query(b"SELECT '\xfc'"))
+
+
+# ---- drivers ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_psycopg_speaks_latin1_from_the_start_and_sjis_by_set(gate: GateProcess, issuer: Issuer, database: str) -> None:
+    dsn = gate.endpoint(issuer).dsn("readwrite", database)
+    with psycopg.connect(dsn, autocommit=True, client_encoding="latin1") as connection:
+        assert connection.info.encoding == "iso8859-1"
+        assert connection.execute("SELECT word FROM words WHERE word = %s", ["Grüße"]).fetchall() != []
+        with pytest.raises(psycopg.errors.UntranslatableCharacter):
+            connection.execute("SELECT word FROM words WHERE id = %s", [2])
+        connection.execute("SET client_encoding TO 'SJIS'")
+        assert connection.execute("SELECT word FROM words WHERE word = %s", ["表能ソ"]).fetchall() == [("表能ソ",)]
+
+
+def test_psqls_encoding_command_changes_it(gate: GateProcess, issuer: Issuer, database: str, postgres: PostgresServer) -> None:
+    endpoint = gate.endpoint(issuer)
+    done = subprocess.run(
+        [postgres.installation.program("psql"), "-X", "-A", "-t", "-q", endpoint.dsn("readwrite", database)],
+        input=b"\\encoding WIN1252\nSELECT word FROM words WHERE id = 3;\n\\encoding\n\\encoding SJIS\nSELECT word FROM words WHERE id = 2;\n",
+        env={**os.environ, "PGCLIENTENCODING": "LATIN1"},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [b"\x80", b"WIN1252", HYO + NO + SO]
