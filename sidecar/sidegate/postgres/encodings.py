@@ -70,8 +70,8 @@ class Encoding:
             if special:
                 return b"".join([special.get(character) or character.encode(self.codec) for character in text])
             return text.encode(self.codec)
-        except UnicodeEncodeError as error:
-            raise self._unwritten(error.object[error.start]) from None
+        except UnicodeEncodeError as unwritten:
+            raise self._unwritten(unwritten.object[unwritten.start]) from None
 
     def from_utf8_or_mark(self, data: bytes) -> bytes:
         """With a question mark for each character that has no code: for texts in which an error would help nobody."""
