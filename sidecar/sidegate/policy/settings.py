@@ -14,7 +14,10 @@ _TRUE: Final = frozenset({"on", "true", "t", "yes", "y", "1"})
 GUARDED_SETTINGS: Final[dict[str, tuple[frozenset[str], str]]] = {
     "standard_conforming_strings": (_TRUE, "the target would read backslashes in strings otherwise than the gate"),
     "backslash_quote": (frozenset({"safe_encoding"}), "the target would read quotes in strings otherwise than the gate"),
-    "client_encoding": (frozenset({"utf8", "utf-8", "unicode"}), "the gate reads statements as UTF-8 and nothing else"),
+    "client_encoding": (
+        frozenset({"utf8", "utf-8", "unicode"}),
+        "only a plain SET by a simple query outside of a transaction changes it, and only to an encoding that the gate converts",
+    ),
     "track_counts": (_TRUE, "the rows that a statement changes couldn't be counted"),
     "stats_fetch_consistency": (frozenset({"none", "cache"}), "the rows that a statement changes couldn't be counted"),
     "debug_discard_caches": (frozenset({"0"}), "it serves to slow the target down"),

@@ -14,6 +14,7 @@ from sidegate.policy.reason import Reason
 from sidegate.policy.statement import SqlStatement
 from sidegate.postgres import at_commit
 from sidegate.postgres.between import end_own_transaction, settle_search_path
+from sidegate.postgres.encoding_changes import in_utf8, read_change
 from sidegate.postgres.frames import HEADER_BYTES, frame_length, skip_run
 from sidegate.postgres.messages import (
     CLIENT_MESSAGES,
@@ -238,6 +239,8 @@ class ClientSide:
         if session.owns_transaction and code in (QUERY, SYNC_CODE, FUNCTION_CALL):
             session.start_story(end_own_transaction(session))
             return False
+        if session.edge.encoding is not None and not (frame := in_utf8(session, self, code, frame)):
+            return True
         if waits_for_catalog(session, code, frame):
             return False
         if (
@@ -279,6 +282,10 @@ class ClientSide:
         session.fence_names()
         text = decode_query(frame[HEADER_BYTES:])
         statements, deny = session.judge.read(text)
+        change = read_change(session, text, statements)
+        if change is not None:
+            text, frame = change.text, encode_query(change.text)
+            statements, deny = session.judge.read(text)
         instead = session.judge.rewritten(text, statements, session.grant.masks)
         if instead is not None:
             frame, statements = encode_query(instead.text), instead.statements
@@ -288,6 +295,7 @@ class ClientSide:
             raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements and cursors in one session", "54000", way)
         work = session.new_work(instead.text if instead is not None else text, statements, is_simple=True)
         work.asked = text if instead is not None else None
+        work.encoding_change = change
         runner = QueryRunner(session, self, work, frame)
         if deny is not None:
             work.position = deny.position

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidegate.policy.decision import Deny
+from sidegate.postgres.encoding_changes import settle_encoding, take_encoding
 from sidegate.postgres.frames import HEADER_BYTES, frame_length, skip_frames, skip_run
 from sidegate.postgres.masker import count_masked
 from sidegate.postgres.messages import (
@@ -256,7 +257,8 @@ class TargetSide:
         deny = work.meter.refusal(session.config.revision, rows, values)
         assert deny is not None
         work.copy_rewriter = None
-        session.cut(entry, work, deny)
+        if not entry.is_cut:  # by a row before it
+            session.cut(entry, work, deny)
         return self._drop_rows(data, at, len(data), data[at]) if at < len(data) else at
 
     def _drop_rows(self, data: bytes, at: int, end: int, code: int) -> int:
@@ -273,7 +275,8 @@ class TargetSide:
         length = frame_length(data, at)
         if length < HEADER_BYTES:
             raise TargetProtocolError("invalid message length")
-        if is_plain and entry.capture is None:
+        session = self._session
+        if is_plain and entry.capture is None and session.edge.encoding is None:
             self._stream, self._stream_work = length - (end - at), entry.work
             self._deliver_rows(data[at:end], entry.work)
             return end
@@ -304,6 +307,13 @@ class TargetSide:
         self, rows: bytes, work: Work | None, entry: Expected | None = None, *, starts_message: bool = True
     ) -> None:
         session = self._session
+        if session.edge.encoding is not None and work is not None and entry is not None and entry.capture is None:
+            problem = None if entry.is_cut else session.edge.row_problem(rows)
+            if entry.is_cut or problem is not None:
+                if problem is not None:
+                    self._deliver_rows(rows[: problem.at], work, entry)
+                    session.cut_short(entry, work, problem.error, problem.sqlstate)
+                return
         if work is not None and (entry is None or entry.capture is None):  # what is kept back is recorded once it goes out
             session.journal.result(work, rows, starts_message=starts_message)
         session.deliver(rows, entry)
@@ -417,6 +427,8 @@ class TargetSide:
         if code == COMMAND_COMPLETE:
             work.tag = decode_command_tag(frame[HEADER_BYTES:])
             work.rows += rows_of_tag(work.tag)
+            if work.encoding_change is not None:
+                take_encoding(session, work.encoding_change)
         if work.portal is not None:
             work.portal.is_suspended = code == SUSPENDED
         if work.copy_rewriter is not None and self._copy_work is work:
@@ -535,6 +547,8 @@ class TargetSide:
 
     def _finish(self, work: Work) -> None:
         session = self._session
+        if work.encoding_change is not None and work.sqlstate:
+            settle_encoding(session, work.encoding_change)
         session.journal.outcome(work)
         session.statement_ended(work)
 

@@ -33,6 +33,7 @@ from sidegate.postgres.cancels import CancelKey, CancelPost, Cancels
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.catalog_reader import CatalogReader
 from sidegate.postgres.duplex import ConnectionLostError, Duplex
+from sidegate.postgres.edge import ClientEdge
 from sidegate.postgres.greeting import read_startup, secure, take_over
 from sidegate.postgres.journal import Journal
 from sidegate.postgres.judge import Judge
@@ -53,7 +54,7 @@ from sidegate.postgres.relay import Meter, Relay, RelayServices
 from sidegate.postgres.restrictions import Restrictions
 from sidegate.postgres.scram import ScramKeyCache
 from sidegate.postgres.session import READING_SETTINGS, Session, SessionFacts, SessionLimits
-from sidegate.postgres.startup import CancelRequest, StartupMessage, allowed_parameters
+from sidegate.postgres.startup import CancelRequest, StartupMessage, allowed_parameters, encoding_of
 from sidegate.record.budget import RecordError, RecordingBudget
 from sidegate.record.entries import MasksFields, OpenedRecord
 from sidegate.record.writer import SessionRecorder
@@ -363,6 +364,7 @@ class PostgresGate:
             role=grant.role,
         )
         session = Session(facts, config, grant, judge, masker, journal, services.limits)
+        session.edge = ClientEdge(encoding_of(startup.parameters))
         loop = asyncio.get_running_loop()
 
         def read_catalog(is_forced: bool) -> asyncio.Task[Catalog | None]:
@@ -389,7 +391,7 @@ class PostgresGate:
             left = principal.expires_at + identity.clock_skew_s + identity.session_grace_s - now
             timer = loop.call_later(max(0.0, left), relay.end, Reason.SESSION_ENDED, "the token's life is over")
         try:
-            login.side.write(self._hello(target, key))
+            login.side.write(self._hello(target, key, session.edge.name))
             relay.start()
             if self.config is not config and self.config is not None:  # the rules changed while it logged in
                 self.adopt(self.config)
@@ -464,9 +466,10 @@ class PostgresGate:
         except RecordError as error:
             log.error("recording couldn't be closed: %s", error)
 
-    def _hello(self, target: TargetLogin, key: CancelKey) -> bytes:
+    def _hello(self, target: TargetLogin, key: CancelKey, encoding: str) -> bytes:
         parts = [AUTHENTICATION_OK]
-        parts += [encode_parameter_status(name, value) for name, value in target.parameters.items()]
+        told = {**target.parameters, "client_encoding": encoding}
+        parts += [encode_parameter_status(name, value) for name, value in told.items()]
         parts.append(frame(b"K", key[0].to_bytes(4, "big") + key[1]))
         parts.append(encode_ready("I"))
         return b"".join(parts)

@@ -47,8 +47,11 @@ def poison_bind(session: Session, work: Work, refusal: bytes) -> None:
 
 
 def _await(session: Session, work: Work, entry: Expected) -> bool:
-    """What it returns may have to be cut: what comes behind is decided and sent once that is known. COPY data is part of it, though."""
-    if work.meter is None or not work.meter.limits or copies_in(work):
+    """Whether what comes behind waits for its answer. What it returns may have to be cut: by a budget, or because the client's encoding
+    lacks a character of it. COPY data is part of it, though. After a change of the encoding the next message is read otherwise.
+    """
+    may_be_cut = session.edge.encoding is not None or (work.meter is not None and work.meter.limits)
+    if work.encoding_change is None and (not may_be_cut or copies_in(work)):
         return False
     session.expected.awaited = entry
     return True

@@ -20,6 +20,7 @@ from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import Impact, SqlStatement
 from sidegate.postgres.catalog import Catalog
+from sidegate.postgres.edge import ClientEdge
 from sidegate.postgres.effects import (
     Action,
     CancelTarget,
@@ -31,6 +32,7 @@ from sidegate.postgres.effects import (
     ReportExecuted,
     WithdrawHold,
 )
+from sidegate.postgres.encoding_changes import refuse_unfit
 from sidegate.postgres.frames import count_run
 from sidegate.postgres.from_client import ClientSide
 from sidegate.postgres.from_target import TargetSide
@@ -116,6 +118,7 @@ class Session:
         self.journal = journal
         self.limits = limits
         self.status = "I"
+        self.edge = ClientEdge()
         self.now = 0.0
         self.room = Room(limits.max_name_bytes)
         self.prepared: Names[Prepared] = Names(self.room)
@@ -344,7 +347,7 @@ class Session:
                 if captured.is_over_limit:
                     entry.capture.clear()
             return
-        self._to_client.append(data)
+        self._to_client.append(data if self.edge.encoding is None else self.edge.to_client(data))
 
     def fence_names(self) -> None:
         self.prepared.fence()
@@ -370,7 +373,8 @@ class Session:
         return work
 
     def decide(self, work: Work, *, approved: bool = False) -> Decision:
-        return self.judge.decide(work, self.now, approved=approved)
+        unfit = None if self.edge.is_plain and work.encoding_change is None else refuse_unfit(self, work)
+        return unfit or self.judge.decide(work, self.now, approved=approved)
 
     def count_rows(self, impact: Impact | None) -> None:
         if impact is not None:
@@ -419,15 +423,19 @@ class Session:
         return work.meter.refusal(self.config.revision, _rows_of(frames), work.masked_values)
 
     def cut(self, entry: Expected, work: Work, deny: Deny) -> None:
-        """The client gets `deny` in place of the rest of a result. INVARIANT: in the extended protocol the target's transaction fails as
+        """The client gets `deny` in place of the rest of a result."""
+        work.decision = deny
+        self.journal.decided(work, deny)
+        self.cut_short(entry, work, refusal_message(deny, request=work.approval), sqlstate_of(deny.reason))
+
+    def cut_short(self, entry: Expected, work: Work, error: bytes, sqlstate: str) -> None:
+        """The client gets `error` in place of the rest of a result. INVARIANT: in the extended protocol the target's transaction fails as
         the client's did: by the cancel, or where that comes too late by what is sent before the Sync.
         """
-        work.decision, work.sqlstate, work.was_cut = deny, sqlstate_of(deny.reason), True
+        work.sqlstate, work.was_cut = sqlstate, True
         work.rows = work.meter.rows if work.meter is not None else 0
-        refusal = refusal_message(deny, request=work.approval)
-        self.journal.decided(work, deny)
-        self.journal.result(work, refusal)
-        self.deliver(refusal)
+        self.journal.result(work, error)
+        self.deliver(error)
         self._cancels += 1
         self._actions.append(CancelTarget(is_told=True))
         if not self.expected.cut():
@@ -606,7 +614,7 @@ class Session:
             sqlstate = sqlstate_from.sqlstate
             deny = Deny(deny.reason, deny.source, deny.revision, detail, sqlstate_from.way_forward)
         if not self._target.is_mid_message:  # in the middle of a row it would be taken for the row's bytes
-            self._to_client.append(refusal_message(deny, "FATAL", sqlstate=sqlstate))
+            self._to_client.append(self.edge.to_client(refusal_message(deny, "FATAL", sqlstate=sqlstate)))
         self._actions.append(CloseSession(f"{reason}: {detail}"))
 
     def _end_if_finished(self) -> None:

@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from sidegate.postgres.encodings import Encoding, find_encoding, is_utf8
 from sidegate.postgres.messages import ClientProtocolError
 
 MAX_STARTUP_PACKET_BYTES: Final = 10_000  # PostgreSQL's MAX_STARTUP_PACKET_LENGTH
@@ -38,7 +39,6 @@ ALLOWED_PARAMETERS: Final = frozenset({
     "default_transaction_read_only",
     "default_transaction_deferrable",
 })  # fmt: skip
-UTF8_NAMES: Final = frozenset({"utf8", "utf-8", "unicode"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def _decode_startup_message(body: bytes, minor: int) -> StartupMessage:
 
 
 def allowed_parameters(parameters: dict[str, str]) -> dict[str, str]:
-    """What of the client's parameters goes to the target.
+    """What of the client's parameters goes to the target. Its client_encoding doesn't: it is the gate's to keep (`encoding_of`).
 
     Raises:
         ClientProtocolError: one that isn't let through.
@@ -152,9 +152,9 @@ def allowed_parameters(parameters: dict[str, str]) -> dict[str, str]:
     for name, value in parameters.items():
         lowered = name.lower()
         if lowered == "client_encoding":
-            if value.lower().strip("'\" ") not in UTF8_NAMES:
+            if find_encoding(value) is None and not is_utf8(value):
                 raise ClientProtocolError(
-                    f"client_encoding `{value}` isn't let through: statements are read as UTF-8",
+                    f"client_encoding `{value}` isn't let through: the gate can't convert it as the target would",
                     "22023",
                     "connect with client_encoding=UTF8 (PGCLIENTENCODING=UTF8)",
                 )
@@ -165,6 +165,11 @@ def allowed_parameters(parameters: dict[str, str]) -> dict[str, str]:
         elif lowered not in ALLOWED_PARAMETERS:
             raise _refused(name)
     return allowed
+
+
+def encoding_of(parameters: dict[str, str]) -> Encoding | None:
+    """What the client begins with; None: UTF-8. Of parameters that `allowed_parameters` let through."""
+    return next((find_encoding(value) for name, value in parameters.items() if name.lower() == "client_encoding"), None)
 
 
 def _decode_options(options: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from sidegate.policy.decision import Decision, Masks
 from sidegate.policy.statement import Impact, SqlStatement, StatementKind
 from sidegate.postgres.cascades import Reach
 from sidegate.postgres.copy_out import CopyOutRewriter
+from sidegate.postgres.edge import EncodingChange
 from sidegate.postgres.messages import Bind, ClientProtocolError
 from sidegate.postgres.results import ResultPlan
 from sidegate.postgres.spending import Meter
@@ -58,11 +59,13 @@ class Work:
     source of the mask. `meter` is there when what it returns uses up a budget; `renews_budgets`: an approver gave those anew.
     `reach` is what goes with its CASCADE, once the target was asked.
     `waits_for_commit`: its rows are held at the end of their transaction; `holds_transaction`: one stays open while this is held.
+    `encoding_change` is what it does to the encoding that the client speaks.
     `was_cut`: the client got an error in place of the rest of its result; what it did at the target isn't known.
     """
 
     __slots__ = (
-        "alternatives", "approval", "approved_rows", "asked", "copy_rewriter", "cursor", "decision", "fingerprint", "holds_transaction",
+        "alternatives", "approval", "approved_rows", "asked", "copy_rewriter", "cursor", "decision", "encoding_change",
+        "fingerprint", "holds_transaction",
         "id", "impact", "is_simple", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan",
         "portal", "position", "reach", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text",
         "waits_for_commit", "was_cut",
@@ -102,6 +105,7 @@ class Work:
         self.was_cut = False
         self.waits_for_commit = False
         self.holds_transaction = False
+        self.encoding_change: EncodingChange | None = None
 
     def was_rolled_back(self) -> None:
         """It ran and was taken back: what the target said of it is void."""

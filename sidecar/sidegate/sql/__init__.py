@@ -2,6 +2,7 @@
 
 from sidegate.sql.analyse import Analysis, analyse
 from sidegate.sql.cache import StatementCache
+from sidegate.sql.client_encoding import EncodingSet, encoding_set, names_copy_encoding
 from sidegate.sql.copy_out import CopyOut, copy_out_options, copy_out_query, copy_out_relation
 from sidegate.sql.disguises import may_disguise, shows_values
 from sidegate.sql.fingerprint import Part, canonical_tokens, fingerprint
@@ -13,6 +14,7 @@ from sidegate.sql.substitution import substituted
 __all__ = [
     "Analysis",
     "CopyOut",
+    "EncodingSet",
     "Limits",
     "OutputColumns",
     "ParseProblem",
@@ -23,9 +25,11 @@ __all__ = [
     "copy_out_options",
     "copy_out_query",
     "copy_out_relation",
+    "encoding_set",
     "fingerprint",
     "floored",
     "may_disguise",
+    "names_copy_encoding",
     "query_outputs",
     "shows_values",
     "substituted",

@@ -20,6 +20,7 @@ from sidegate.postgres.startup import (
     allowed_parameters,
     decode_startup_packet,
     encode_startup_message,
+    encoding_of,
     packet_length,
 )
 
@@ -117,8 +118,9 @@ def test_refuses_a_length_no_startup_packet_has(length: int) -> None:
         ("standard_conforming_strings", "off"),
         ("row_security", "off"),
         ("search_path", "evil, pg_catalog"),
-        ("client_encoding", "SJIS"),
-        ("client_encoding", "LATIN1"),
+        ("client_encoding", "EUC_JP"),
+        ("client_encoding", "no_such"),
+        ("options", "-c client_encoding=LATIN1"),
         ("options", "-c role=pg_monitor"),
         ("options", "-crole=pg_monitor"),
         ("options", "--role=pg_monitor"),
@@ -149,6 +151,15 @@ def test_passes_harmless_parameters_on() -> None:
         "statement_timeout": "5s",
         "lock_timeout": "1s",
     }
+
+
+@pytest.mark.parametrize("value", ["LATIN1", "latin-1", "ISO-8859-1", "iso_8859_1"])
+def test_an_encoding_that_the_gate_converts_is_the_gates_to_keep(value: str) -> None:
+    assert allowed_parameters({"Client_Encoding": value}) == {}
+    encoding = encoding_of({"application_name": "x", "Client_Encoding": value})
+    assert encoding is not None
+    assert encoding.name == "LATIN1"
+    assert encoding_of({"client_encoding": "utf-8"}) is None
 
 
 @pytest.mark.parametrize(
