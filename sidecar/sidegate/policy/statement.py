@@ -85,6 +85,7 @@ class SqlStatement:
     deletion to row limits, and to nothing else. None: it drops none.
     `columns_changed`: columns that it renames, retypes or moves to another name ("*" for a whole table that is renamed or moved), so
     that a mask by name would no longer find them.
+    `names_defined`: of a definition (DDL) every name in it, whatever it names, lower case.
     """
 
     text: str = field(compare=False)  # nothing is decided by it, and a kept analysis has its normal form here
@@ -114,6 +115,7 @@ class SqlStatement:
     columns_changed: frozenset[ColumnRef] = frozenset()
     drops_tables: frozenset[RelationRef] | None = None
     fields_output: frozenset[tuple[str | None, ColumnRef]] = frozenset()
+    names_defined: frozenset[str] = frozenset()
     changes_schemas: bool = (
         False  # it makes, drops or renames a schema, or an extension that may have its own: the search path may change
     )

@@ -70,6 +70,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.drops_tables,
         statement.fields_output,
         statement.changes_schemas,
+        statement.names_defined,
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidegate.mask.compounds import DEEPEST, FieldMask, RowFields
-from sidegate.mask.strategies import STRICTNESS
+from sidegate.mask.strategies import strategy_of
 from sidegate.policy.decision import ColumnMask, Masks
 from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind
 from sidegate.postgres.results import ColumnOrigin
@@ -240,6 +240,29 @@ class MaskedView:
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         return table_oid in self._tainted_relations or (table_oid, attnum) in self._tainted_columns
 
+    def is_own(self, table_oid: int, attnum: int) -> bool:
+        relation = self._catalog.find(table_oid)
+        return relation is not None and attnum in relation.columns and self._is_own(relation, attnum, 0)
+
+    def _is_own(self, relation: Relation, number: int, depth: int) -> bool:
+        if depth > DEEPEST or relation.oid in self._tainted_relations or relation.is_opaque:
+            return False
+        if relation.definition is None:
+            is_made = (relation.oid, number) in self._tainted_columns or number in relation.generated
+            return not is_made and any(_applies(mask, relation, relation.columns[number]) for mask in self._masks)
+        outputs = relation.outputs
+        if outputs is None or len(outputs) != len(relation.columns):
+            return False
+        columns = outputs[sorted(relation.columns).index(number)]
+        if not columns:
+            return False
+        for column in columns:
+            bases = self._catalog.named(column.relation) if column.relation is not None else []
+            own = [(base, at) for base in bases for at, name in base.columns.items() if name == column.name]
+            if not own or not all(self._is_own(base, at, depth + 1) for base, at in own):
+                return False
+        return True
+
     def row_fields(self, table_oid: int, attnum: int) -> RowFields | None:
         relation = self._catalog.find(table_oid)
         if relation is None or table_oid in self._tainted_relations:
@@ -266,7 +289,7 @@ class MaskedView:
             masks = self._masks
         if not masks:
             return FieldMask()
-        strategy = max((mask.strategy for mask in masks), key=STRICTNESS.__getitem__)
+        strategy = strategy_of((mask.strategy for mask in masks), is_own=self.is_own(relation.oid, number))
         return FieldMask(strategy, tuple(dict.fromkeys(mask.source for mask in masks)))
 
     def may_be_masked(self, column: ColumnRef) -> bool:

@@ -17,6 +17,7 @@ from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind, TableImpact
 from sidegate.postgres.catalog import Catalog
+from sidegate.postgres.pseudonyms import written_refusal
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
 from sidegate.postgres.spending import Meter, Spending
@@ -183,7 +184,8 @@ class Judge:
         decision = self._view.decide_all(statements, self._context_of(work, approved=approved), now, work.impact)
         if isinstance(decision, Deny) or not decision.masks.columns:
             return decision
-        return self._steering_problem(work, decision) or decision
+        refused = self._steering_problem(work, decision)
+        return refused or written_refusal(decision.masks, work.statements, self.catalog, self.revision) or decision
 
     def meter(self, work: Work, now: float, *, is_rest: bool = False) -> None:
         """It is sent now. `is_rest`: of rows that it returned a part of, so no statement more."""

@@ -35,6 +35,9 @@ class _NoCatalog:
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         return True
 
+    def is_own(self, table_oid: int, attnum: int) -> bool:
+        return False
+
     def row_fields(self, table_oid: int, attnum: int) -> RowFields | None:
         return None
 

@@ -42,6 +42,7 @@ class Facts:
     outlives_transaction: bool = False
     stores_code: str | None = None
     changed: set[ColumnRef] = field(default_factory=set)
+    defined: frozenset[str] = frozenset()
     drops: set[RelationRef] | None = None
     changes_schemas: bool = False
 
@@ -130,4 +131,5 @@ class Facts:
             columns_changed=frozenset(self.changed),
             drops_tables=frozenset(self.drops) if self.drops is not None else None,
             changes_schemas=self.changes_schemas,
+            names_defined=self.defined,
         )

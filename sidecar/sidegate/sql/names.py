@@ -51,6 +51,21 @@ def split_name(parts: list[str]) -> tuple[str | None, str]:
     return (parts[-2] if len(parts) > 1 else None), parts[-1]
 
 
+def names_in(tree: dict[str, Any]) -> frozenset[str]:
+    """Every text in a parse tree but constants, in lower case: whatever a statement names is among them."""
+    found: set[str] = set()
+    pending: list[Any] = [tree]
+    while pending:
+        node = pending.pop()
+        if type(node) is dict:
+            pending.extend(value for key, value in node.items() if key != "A_Const")
+        elif type(node) is list:
+            pending.extend(node)
+        elif type(node) is str:
+            found.add(node.lower())
+    return frozenset(found)
+
+
 class Names:
     """The names of one search_path."""
 
