@@ -40,7 +40,7 @@ from sidegate.postgres.messages import (
     decode_query,
     rows_of_tag,
 )
-from sidegate.postgres.results import ColumnOrigin, FieldDescription, ResultPlan, decode_row_description, plan_result
+from sidegate.postgres.results import ColumnOrigin, FieldDescription, Reach, ResultPlan, decode_row_description, plan_result
 from sidegate.postgres.rows import rewrite_rows
 from sidegate.postgres.scram import ScramClient, ScramError, ScramLimits
 from sidegate.postgres.startup import StartupMessage, allowed_parameters, decode_startup_packet, packet_length
@@ -83,7 +83,7 @@ class _Origins:
 def _plan(*types: tuple[int, int, int]) -> ResultPlan:
     """Columns as (attribute number, type OID, format)."""
     fields = [FieldDescription(f"c{number}", 20000, number, oid, -1, -1, code) for number, oid, code in types]
-    plan = plan_result(fields, None, MASKS, _Origins(), True, hash_key=b"k" * 32)
+    plan = plan_result(fields, None, MASKS, _Origins(), (Reach.NONE,) * len(fields), hash_key=b"k" * 32)
     assert isinstance(plan, ResultPlan)
     return plan
 

@@ -13,7 +13,7 @@ from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy,
 from sidegate.policy.source import PolicyRule
 from sidegate.postgres.copy_out import CopyFormat, CopyKind, CopyOutRewriter
 from sidegate.postgres.messages import TargetProtocolError, decode_data_row, encode_rows
-from sidegate.postgres.results import ColumnOrigin, FieldDescription, ResultPlan, plan_result
+from sidegate.postgres.results import ColumnOrigin, FieldDescription, Reach, ResultPlan, plan_result
 from sidegate.postgres.rows import rewrite_rows
 
 RULE = PolicyRule("ns", "policy", "rule")
@@ -37,7 +37,7 @@ def plan(masked: tuple[bool, ...], strategy: MaskStrategy, *, detect: bool) -> R
         (ValueMask(DETECTOR_NAMES, MaskStrategy.REDACT, RULE),) if detect else (),
     )
     fields = [FieldDescription("masked" if flag else "other", 0, 0, 25, -1, -1, 0) for flag in masked]
-    made = plan_result(fields, None, masks, NoCatalog(), True, hash_key=b"key")
+    made = plan_result(fields, None, masks, NoCatalog(), (Reach.NONE,) * len(fields), hash_key=b"key")
     assert isinstance(made, ResultPlan)
     return made
 

@@ -24,7 +24,7 @@ from sidegate.policy.decision import (
     strictest,
 )
 from sidegate.policy.masked import ANY_COLUMN, may_be_masked
-from sidegate.policy.statement import ColumnRef, SqlStatement, StatementKind
+from sidegate.policy.statement import ColumnRef, SqlStatement, StatementKind, columns_reaching
 
 
 class Fate(enum.StrEnum):
@@ -132,7 +132,7 @@ def effects_of(masks: Masks, statements: Sequence[SqlStatement]) -> dict[str, Ma
 
 def shown_columns(mask: ColumnMask, statement: SqlStatement) -> Iterable[ColumnRef]:
     """Columns under the mask that the statement may show, plainly or, where the rule lets them be used, in what is made of them."""
-    columns = statement.columns_output
+    columns = columns_reaching(statement)
     if mask.use is ColumnUse.ALLOWED:
         columns = columns | statement.columns_steering
     return (column for column in columns if may_be_masked(mask, column))

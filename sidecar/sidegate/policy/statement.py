@@ -58,6 +58,19 @@ class ColumnRef(NamedTuple):
     relation: RelationRef | None = None
 
 
+class OutputColumn(NamedTuple):
+    """A column of a statement's result by its lineage. `columns`: all that can reach it, through whatever makes it. `is_run`: any number of
+    columns (a star), told together. `is_computed`: made of them, not one of them passed on. `is_of_row`: a whole row, or taken out of one,
+    which `fields_output` tells more of.
+    """
+
+    name: str | None
+    columns: frozenset[ColumnRef]
+    is_computed: bool = False
+    is_run: bool = False
+    is_of_row: bool = False
+
+
 class FunctionRef(NamedTuple):
     """A function that is called. `is_known_safe` only for built-ins that neither write, nor reach out, nor read tables."""
 
@@ -71,7 +84,10 @@ class SqlStatement:
     """One top-level SQL statement as the engine judges it.
 
     `columns_output` are the columns that stand plainly in the top-level output (masked there by their origin);
-    `columns_steering` are those named anywhere else: predicates, joins, ordering, grouping, expressions, function arguments.
+    `columns_steering` are those named where they decide what is returned, or in an expression that may fail or linger by their values:
+    predicates, joins, ordering, grouping, functions. `columns_keys`: those of them that are only sorted, grouped or joined by.
+    `lineage`: the columns of its result in order, for what returns rows by a query; what an expression that can't tell anything but by its
+    value is made of stands there alone.
     `columns_written` are targets of INSERT, UPDATE, COPY FROM. `affects_rows`: the statement changes rows, so its impact can be
     measured. `controls_transaction`: it can't run inside a savepoint of the gate's. `unknown` says, for a person, what couldn't
     be classified (then UNKNOWN is among the kinds). `normalised` is the text with its constants replaced (for fingerprints and
@@ -96,6 +112,7 @@ class SqlStatement:
     schemas: frozenset[str] | None = frozenset()  # every schema it could touch; None: any
     columns_output: frozenset[ColumnRef] = frozenset()
     columns_steering: frozenset[ColumnRef] = frozenset()
+    columns_keys: frozenset[ColumnRef] = frozenset()
     columns_written: frozenset[ColumnRef] = frozenset()
     functions: frozenset[FunctionRef] = frozenset()
     settings: tuple[tuple[str, str | None], ...] = ()
@@ -116,9 +133,18 @@ class SqlStatement:
     drops_tables: frozenset[RelationRef] | None = None
     fields_output: frozenset[tuple[str | None, ColumnRef]] = frozenset()
     names_defined: frozenset[str] = frozenset()
+    lineage: tuple[OutputColumn, ...] = ()
     changes_schemas: bool = (
         False  # it makes, drops or renames a schema, or an extension that may have its own: the search path may change
     )
+
+
+def columns_reaching(statement: SqlStatement) -> frozenset[ColumnRef]:
+    """Every column that can reach the client in the statement's result, passed on or as part of what is made of it."""
+    found = set(statement.columns_output)
+    for output in statement.lineage:
+        found |= output.columns
+    return frozenset(found)
 
 
 class TableImpact(NamedTuple):

@@ -39,6 +39,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         + len(statement.columns_output)
         + len(statement.columns_steering)
         + len(statement.functions)
+        + sum(len(output.columns) for output in statement.lineage)
         + len(statement.settings)
     )
     if parts > MAX_KEY_PARTS:
@@ -51,6 +52,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.schemas,
         statement.columns_output,
         statement.columns_steering,
+        statement.columns_keys,
         statement.columns_written,
         statement.functions,
         statement.settings,
@@ -69,6 +71,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.columns_changed,
         statement.drops_tables,
         statement.fields_output,
+        statement.lineage,
         statement.changes_schemas,
         statement.names_defined,
     )

@@ -20,7 +20,7 @@ from typing import Final
 from sidegate.mask.compounds import DEEPEST, FieldMask, RowFields
 from sidegate.mask.strategies import strategy_of
 from sidegate.policy.decision import ColumnMask, Masks
-from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind
+from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind, columns_reaching
 from sidegate.postgres.results import ColumnOrigin
 from sidegate.sql import Analysis, OutputColumns, analyse, query_outputs
 
@@ -201,7 +201,7 @@ class MaskedView:
 
     def _taint_relation(self, relation: Relation) -> None:
         for number, expression in relation.generated.items():
-            if expression is None or self._computes_with_masked(expression) or self._any(expression.columns_output):
+            if expression is None or self._computes_with_masked(expression) or self._any(columns_reaching(expression)):
                 self._tainted_columns.add((relation.oid, number))
         for number, fields in relation.composites.items():
             kind = self._catalog.find(fields)
@@ -215,7 +215,7 @@ class MaskedView:
         if self._computes_with_masked(definition):
             self._tainted_relations.add(relation.oid)
         elif outputs is None or len(outputs) != len(relation.columns):
-            if self._any(definition.columns_output):
+            if self._any(columns_reaching(definition)):
                 self._tainted_relations.add(relation.oid)
         else:
             numbers = sorted(relation.columns)
@@ -250,13 +250,13 @@ class MaskedView:
         if relation.definition is None:
             is_made = (relation.oid, number) in self._tainted_columns or number in relation.generated
             return not is_made and any(_applies(mask, relation, relation.columns[number]) for mask in self._masks)
-        outputs = relation.outputs
-        if outputs is None or len(outputs) != len(relation.columns):
+        lineage = relation.definition.lineage
+        if len(lineage) != len(relation.columns) or any(output.is_run for output in lineage):
             return False
-        columns = outputs[sorted(relation.columns).index(number)]
-        if not columns:
+        output = lineage[sorted(relation.columns).index(number)]
+        if output.is_computed or output.is_of_row or not output.columns:
             return False
-        for column in columns:
+        for column in output.columns:
             bases = self._catalog.named(column.relation) if column.relation is not None else []
             own = [(base, at) for base in bases for at, name in base.columns.items() if name == column.name]
             if not own or not all(self._is_own(base, at, depth + 1) for base, at in own):

@@ -200,7 +200,9 @@ class _Lines:
         for column, raw in enumerate(cells):
             value = self._value(raw)
             if value is None:
-                continue
+                if not self._plan.hides_null[column]:
+                    continue
+                value = b""
             masked = _masked_cell(self._plan, column, value)
             if masked is not value:
                 cells[column] = self._written(masked, raw)
@@ -500,7 +502,7 @@ class _BinaryRows:
         for column in range(plan.columns):
             size = int.from_bytes(row[at : at + 4], "big", signed=True)
             end = at + 4 + max(size, 0)
-            if size >= 0:
+            if size >= 0 or plan.hides_null[column]:
                 value = row[at + 4 : end]
                 masked = _masked_cell(plan, column, value)
                 if masked is not value:

@@ -14,16 +14,17 @@ from sidegate.mask.scanner import Scanner
 from sidegate.mask.text import mask_channel, mask_fields, mask_parameter, mask_payload
 from sidegate.policy.decision import Masks
 from sidegate.policy.statement import SqlStatement
-from sidegate.postgres.catalog import MaskedView
 from sidegate.postgres.copy_out import CopyFormat, CopyOutRewriter
 from sidegate.postgres.frames import HEADER_BYTES, frame_length
 from sidegate.postgres.judge import Judge
 from sidegate.postgres.messages import Reader, TargetProtocolError, encode_fields, encode_parameter_status, frame
+from sidegate.postgres.proofs import MAX_KEPT_PLANS, Proof
 from sidegate.postgres.results import ColumnOrigin, PlanProblem, ResultPlan, decode_row_description, plan_result
 from sidegate.postgres.statements import Work
-from sidegate.sql import copy_out_options, copy_out_query, copy_out_relation, may_disguise, shows_values
+from sidegate.sql import copy_out_options, copy_out_query, copy_out_relation
 
-MAX_CACHED_PLANS: Final = 256
+MAX_KEPT_PROOFS: Final = 256
+MAX_KEPT_TEXT: Final = 16 * 1024  # characters of a proof's statements
 
 
 class _NoCatalog:
@@ -53,12 +54,12 @@ class Masker:
         self._hash_key = hash_key
         self._max_row_bytes = max_row_bytes
         self._scanner = Scanner.of(masks.values, hash_key) if masks.values else None
-        self._plans: dict[tuple[object, ...], ResultPlan] = {}
+        self._proofs: dict[tuple[int, ...], Proof] = {}  # by the ids of their statements
 
     def adopt(self, masks: Masks) -> None:
         self._masks = masks
         self._scanner = Scanner.of(masks.values, self._hash_key) if masks.values else None
-        self._plans.clear()
+        self._proofs.clear()
 
     # ---- texts --------------------------------------------------------------------------------------------------------------------
 
@@ -112,68 +113,42 @@ class Masker:
 
     # ---- results ------------------------------------------------------------------------------------------------------------------
 
-    def _view(self, masks: Masks) -> MaskedView | _NoCatalog:
+    def _proof(self, statements: tuple[SqlStatement, ...], masks: Masks) -> Proof:
+        key = tuple(map(id, statements))
         catalog = self._judge.catalog
-        return catalog.masked_view(masks) if catalog is not None else _NoCatalog()
-
-    def is_clean(self, statements: tuple[SqlStatement, ...], masks: Masks) -> bool:
-        """No masked value can flow into an expression of these statements."""
-        if not masks.columns:
-            return True
-        view = self._view(masks)
-        if isinstance(view, _NoCatalog):
-            return False
-        return all(
-            not any(shows_values(function) for function in statement.functions)
-            and not any(view.may_be_masked(column) for column in statement.columns_steering)
-            and not any(view.is_no_column(column) for column in statement.columns_output)
-            for statement in statements
-        )
-
-    def masked_fields(self, statements: tuple[SqlStatement, ...], masks: Masks) -> frozenset[str] | None:
-        """Names of the output's columns that are masked fields of rows, or rows with such a field. None: they can't be told."""
-        found: set[str] = set()
-        view = self._view(masks)
-        for statement in statements:
-            for name, column in statement.fields_output:
-                if isinstance(view, _NoCatalog):
-                    return None
-                if name is None:
-                    names = view.masked_names(column)
-                    if names is None:
-                        return None
-                    found |= names
-                elif view.may_be_masked(column):
-                    found.add(name.lower())
-        return frozenset(found)
+        proof = self._proofs.get(key)
+        if proof is None or not proof.holds_for(masks, catalog):
+            proof = Proof(statements, masks, catalog)
+            if len(self._proofs) >= MAX_KEPT_PROOFS:
+                self._proofs.clear()
+            if sum(len(statement.text) for statement in statements) <= MAX_KEPT_TEXT:
+                self._proofs[key] = proof
+        return proof
 
     def plan(self, work: Work, description: bytes, *, is_fresh: bool) -> ResultPlan | None:
         """The plan for a result that `description` (a RowDescription's body) describes. None: the catalog has to be
         read again first.
         """
         masks = work.masks
-        masked_fields = self.masked_fields(work.statements, masks) if masks.columns else frozenset()
-        is_clean = masked_fields is not None and self.is_clean(work.statements, masks)
-        catalog = self._judge.catalog
-        is_disguised = bool(masks.values) and any(may_disguise(statement) for statement in work.statements)
-        key = (description, masks, is_clean, masked_fields, is_disguised, catalog.version if catalog is not None else 0)
-        cached = self._plans.get(key)
+        proof = self._proof(work.statements, masks)
+        cached = proof.plans.get(description)
         if cached is not None:
             return cached
         fields = decode_row_description(description)
+        catalog = self._judge.catalog
         plan = plan_result(
-            fields, None, masks, self._view(masks), is_clean,
-            hash_key=self._hash_key, masks_unknown=is_fresh, is_disguised=is_disguised,
-            masked_fields=masked_fields or frozenset(),
+            fields, None, masks, catalog.masked_view(masks) if catalog is not None else _NoCatalog(), proof.reaches(len(fields)),
+            hash_key=self._hash_key, masks_unknown=is_fresh, is_disguised=proof.is_disguised,
+            masked_fields=proof.masked_fields or frozenset(),
         )  # fmt: skip
         if plan is PlanProblem.NEED_ORIGINS:
             return None
         if isinstance(plan, PlanProblem):
             raise TargetProtocolError(plan.value)
-        if len(self._plans) >= MAX_CACHED_PLANS:
-            self._plans.clear()
         if not is_fresh:
-            self._plans[key] = plan
+            if len(proof.plans) >= MAX_KEPT_PLANS:
+                proof.plans.clear()
+            proof.plans[description] = plan
         return plan
 
     # ---- COPY OUT -----------------------------------------------------------------------------------------------------------------

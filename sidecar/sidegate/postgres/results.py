@@ -3,7 +3,7 @@
 Three proofs meet here: where the target says a column comes from (table OID and attribute number in RowDescription), what
 the session knows about that column (its names, whether it depends on masked ones), and what the detectors find in values.
 Where the origin is an expression the session must have shown from the parse tree that no masked column flows in; otherwise
-the column is masked.
+the column is masked, and what is computed gets one replacement for all, NULL too: neither equal values nor NULL tell anything.
 
 Left out: making the rows (sidegate.postgres.rows, copy_out) and proving expressions (sidegate.sql).
 """
@@ -18,7 +18,7 @@ from sidegate.mask.cells import column_replacement, masked_cell, masked_row, sca
 from sidegate.mask.compounds import RowFields
 from sidegate.mask.kinds import BINARY, OPAQUE_KINDS, CellKind, kind_of
 from sidegate.mask.scanner import Scanner
-from sidegate.mask.strategies import strategy_of
+from sidegate.mask.strategies import is_constant, strategy_of
 from sidegate.mask.tally import Tally
 from sidegate.policy.decision import ColumnMask, Masks, MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
@@ -90,6 +90,14 @@ class OriginLookup(Protocol):
         ...
 
 
+class Reach(enum.IntEnum):
+    """How masked columns get into a column that has no origin."""
+
+    NONE = 0
+    PASSED = 1  # as they are
+    COMPUTED = 2  # as part of what is made of them
+
+
 class PlanProblem(enum.Enum):
     """Why there is no plan. NEED_ORIGINS: refresh the catalog and ask again; the second time mask what is still unknown."""
 
@@ -108,6 +116,7 @@ class ResultPlan:
 
     `actions` has a byte (an Action) a column. `replacements` are wire forms: length and value, ready to stand in a DataRow. `opaque` marks
     SCAN columns whose bytes say nothing to the prefilter: each of their cells has to be looked at.
+    `hides_null` marks MASK columns whose NULL is replaced as well.
     """
 
     __slots__ = (
@@ -117,6 +126,7 @@ class ResultPlan:
         "has_masks",
         "has_opaque",
         "has_scans",
+        "hides_null",
         "is_passthrough",
         "kinds",
         "opaque",
@@ -141,6 +151,7 @@ class ResultPlan:
         self.has_scans = Action.SCAN in self.actions
         self.opaque = bytes(column.action is Action.SCAN and column.kind in OPAQUE_KINDS for column in columns)
         self.has_opaque = any(self.opaque)
+        self.hides_null = bytes(column.hides_null for column in columns)
         self.is_passthrough = not (self.has_masks or self.has_scans)
         self._hash_key = hash_key
         self._columns = tuple(columns)
@@ -168,7 +179,7 @@ class ResultPlan:
 
     def mask(self, column: int, cell: bytes) -> bytes | None:
         """What stands instead of a cell of a MASK column that isn't NULL; None is NULL."""
-        _, type_oid, format_code, kind, strategy, _, row = self._columns[column]
+        _, type_oid, format_code, kind, strategy, _, row, _ = self._columns[column]
         if row is not None:
             shown = masked_row(cell, row, self._hash_key, self.tally)
             return None if shown is None else scan_cell(kind, shown, self.scanner, self.tally)
@@ -192,6 +203,7 @@ class _Column(NamedTuple):
     strategy: MaskStrategy
     sources: tuple[PolicyRule, ...]
     row: RowFields | None = None  # of a MASK column that is masked by its fields
+    hides_null: bool = False
 
 
 def _wire_replacement(column: _Column, hash_key: bytes | None) -> bytes | None:
@@ -213,7 +225,7 @@ def plan_result(
     formats: Sequence[int] | None,
     masks: Masks,
     origins: OriginLookup,
-    is_expression_clean: bool,
+    reaches: Sequence[Reach] | None,
     *,
     hash_key: bytes | None = None,
     masks_unknown: bool = False,
@@ -222,7 +234,8 @@ def plan_result(
 ) -> ResultPlan | PlanProblem:
     """The plan for one result.
 
-    `formats` are those of Bind (none, one for all, or one a column); None: as in `fields`. `masks_unknown`: a column whose
+    `formats` are those of Bind (none, one for all, or one a column); None: as in `fields`. `reaches`: one a column, for those that have no
+    origin; None: whatever is computed may hold masked values. `masks_unknown`: a column whose
     table isn't in the catalog is masked instead of answered with NEED_ORIGINS. `is_disguised`: expressions may hold values in a form
     that no detector knows, so they are masked as if each had been found. `masked_fields`: names (lower case) of expressions that are masked
     fields of rows, or rows with one.
@@ -232,10 +245,11 @@ def plan_result(
         return PlanProblem.FORMATS_MISMATCH
     scanner = Scanner.of(masks.values, hash_key)
     columns: list[_Column] = []
-    for field, code in zip(fields, codes, strict=True):
+    for number, (field, code) in enumerate(zip(fields, codes, strict=True)):
         matching: tuple[ColumnMask, ...] | None = ()
+        reach = reaches[number] if reaches is not None else Reach.COMPUTED
         if masks.columns:
-            is_clean = is_expression_clean and field.name.lower() not in masked_fields
+            is_clean = reach is Reach.NONE and field.name.lower() not in masked_fields
             matching = _matching(field, masks.columns, origins, is_clean)
         if matching is None:
             if not masks_unknown:
@@ -246,6 +260,7 @@ def plan_result(
         action = Action.SCAN if masks.values and kind is not CellKind.PLAIN else Action.PASS
         applied: tuple[ColumnMask | ValueMask, ...] = matching
         row: RowFields | None = None
+        hides_null = False
         if matching:
             is_called_so = any(field.name.lower() in mask.names for mask in masks.columns)
             if code == BINARY and kind is CellKind.COMPOUND_BINARY and field.table_oid and not is_called_so:
@@ -255,10 +270,13 @@ def plan_result(
             action = Action.MASK
             is_own = field.table_oid != 0 and field.column_attnum > 0 and origins.is_own(field.table_oid, field.column_attnum)
             strategy = strategy_of((mask.strategy for mask in matching), is_own=is_own)
+            if field.table_oid == 0 and reach is Reach.COMPUTED:
+                hides_null = True
+                strategy = strategy if is_constant(strategy, None) else MaskStrategy.REDACT
         elif is_disguised and field.table_oid == 0:
             action, applied = Action.MASK, masks.values  # no strategy but Redact: the others know the value's form
         sources = tuple(dict.fromkeys(mask.source for mask in applied))
-        columns.append(_Column(action, field.type_oid, code, kind, strategy, sources, row))
+        columns.append(_Column(action, field.type_oid, code, kind, strategy, sources, row, hides_null))
     return ResultPlan(columns, scanner, hash_key)
 
 

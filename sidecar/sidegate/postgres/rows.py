@@ -5,7 +5,7 @@ Input is a run of whole DataRow frames: `D`, an int32 length that counts itself,
 need no change are copied in runs.
 
 Rules: lengths must add up exactly and the column count must be the plan's, or nothing of the chunk passes. A run in which the scanner's
-prefilter finds nothing, and no column is masked, is passed on without being walked. NULL stays NULL.
+prefilter finds nothing, and no column is masked, is passed on without being walked. NULL stays NULL where the plan doesn't hide it.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def _rewrite(buffer: bytes, plan: ResultPlan, is_scan: bool) -> bytes:
     masked: list[int] = [0] * columns
     scanner = plan.scanner
     opaque: bytes = plan.opaque
+    hides_null: bytes = plan.hides_null
     view = memoryview(buffer)
     out: list[bytes] = []
     end = len(buffer)
@@ -79,8 +80,10 @@ def _rewrite(buffer: bytes, plan: ResultPlan, is_scan: bool) -> bytes:
                 raise TargetProtocolError("data row ends before its last column")
             size = (buffer[cell] << 24) | (buffer[cell + 1] << 16) | (buffer[cell + 2] << 8) | buffer[cell + 3]
             if size == _NULL:
-                cell += 4
-                continue
+                if is_scan or hides_null[column] == 0:
+                    cell += 4
+                    continue
+                size = 0
             stop = cell + 4 + size
             if size > _LARGEST or stop > row_end:
                 raise TargetProtocolError("cell is longer than its data row")

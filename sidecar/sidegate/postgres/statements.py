@@ -147,6 +147,7 @@ def weight_of(statements: Iterable[SqlStatement]) -> int:
         parts = len(statement.reads) + len(statement.writes) + len(statement.creates) + len(statement.settings)
         parts += len(statement.columns_output) + len(statement.columns_steering) + len(statement.columns_written)
         parts += len(statement.columns_changed) + len(statement.functions)
+        parts += sum(1 + len(output.columns) for output in statement.lineage)
         weight += ANALYSIS_WEIGHT + PART_WEIGHT * parts + sys.getsizeof(statement.text) + sys.getsizeof(statement.normalised)
     return weight
 

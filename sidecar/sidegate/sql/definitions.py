@@ -222,7 +222,7 @@ class Definitions(Changes):
         """Keys compare what is stored, and whether they hold tells of it: the columns referred to, and those of a table that exists."""
         if "pktable" in constraint:
             referred = self._relation(constraint["pktable"])
-            self.facts.steer(ColumnRef(name, referred) for name in strings(constraint.get("pk_attrs", [])))
+            self.facts.steer([ColumnRef(name, referred) for name in strings(constraint.get("pk_attrs", []))])
         if scope is not None:
             for name in strings(constraint.get("fk_attrs", []) + constraint.get("keys", [])):
                 self.facts.steer(scope.resolve([name]).columns)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidegate.policy.statement import FunctionRef, SqlStatement, StatementKind
+from sidegate.policy.statement import FunctionRef, SqlStatement, StatementKind, columns_reaching
 from sidegate.sql.functions import DANGEROUS
 from sidegate.sql.names import INFORMATION_SCHEMA, PG_CATALOG
 
@@ -33,7 +33,7 @@ def may_disguise(statement: SqlStatement) -> bool:
         return False
     return any(
         column.relation is None or not column.relation.schemas or not column.relation.schemas <= _CATALOGS
-        for column in statement.columns_steering
+        for column in statement.columns_steering | columns_reaching(statement)
     )
 
 

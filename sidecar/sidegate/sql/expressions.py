@@ -1,4 +1,4 @@
-"""Expressions: every column named below one steers; functions, operators and types are looked up; queries inside are walked.
+"""Expressions where values decide: every column named below steers; functions, operators and types are looked up; queries are walked.
 
 Rules it keeps:
 - The walk uses no recursion of its own within an expression, so that depth is bounded by what the decoder accepts.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from sidegate.policy.statement import ColumnRef, FunctionRef, RelationRef, SqlStatement, StatementKind
+from sidegate.policy.statement import ColumnRef, FunctionRef, OutputColumn, RelationRef, SqlStatement, StatementKind
 from sidegate.sql import settings
 from sidegate.sql.builtins import CATALOG_RELATIONS
 from sidegate.sql.functions import LEAKY_RELATIONS
@@ -25,6 +25,10 @@ class Facts:
     output: set[ColumnRef] = field(default_factory=set)
     fields: set[tuple[str | None, ColumnRef]] = field(default_factory=set)
     steering: set[ColumnRef] = field(default_factory=set)
+    keys: set[ColumnRef] = field(default_factory=set)
+    is_key: bool = False  # what steers now is only sorted, grouped or joined by
+    reached: set[ColumnRef] | None = None  # what the output that is walked now is made of
+    lineage: list[OutputColumn] = field(default_factory=list)
     written: set[ColumnRef] = field(default_factory=set)
     functions: set[FunctionRef] = field(default_factory=set)
     settings: list[tuple[str, str | None]] = field(default_factory=list)
@@ -96,8 +100,13 @@ class Facts:
             if kind in (StatementKind.SETTINGS, StatementKind.ROLES):
                 self.danger(kind, f"setting `{name}`")
 
-    def steer(self, columns: Iterable[ColumnRef]) -> None:
-        self.steering.update(columns)
+    def steer(self, columns: Collection[ColumnRef]) -> None:
+        (self.keys if self.is_key else self.steering).update(columns)
+        self.reach(columns)
+
+    def reach(self, columns: Collection[ColumnRef]) -> None:
+        if self.reached is not None:
+            self.reached.update(columns)
 
     def statement(self, text: str, normalised: str) -> SqlStatement:
         if not self.kinds:
@@ -111,7 +120,9 @@ class Facts:
             schemas=None if self.could_be_any_schema else frozenset(self.schemas),
             columns_output=frozenset(self.output),
             fields_output=frozenset(self.fields),
-            columns_steering=frozenset(self.steering),
+            columns_steering=frozenset(self.steering | self.keys),
+            columns_keys=frozenset(self.keys - self.steering),
+            lineage=tuple(self.lineage),
             columns_written=frozenset(self.written),
             functions=frozenset(self.functions),
             settings=tuple(self.settings),

@@ -11,18 +11,20 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sidegate.policy.statement import StatementKind
-from sidegate.sql.expressions import Expressions, TooDeepError
+from sidegate.sql.expressions import TooDeepError
 from sidegate.sql.functions import SAFE
+from sidegate.sql.lineage import Lineage
 from sidegate.sql.names import strings
 from sidegate.sql.parse import Node
 from sidegate.sql.scope import (
-    EXPRESSION,
     NO_COLUMNS,
     OPEN,
+    Columns,
     Cte,
     Output,
     Scope,
     Source,
+    pool,
     renamed,
     star_of,
 )
@@ -40,7 +42,7 @@ def alias_of(fields: Node) -> Alias:
     return Alias(alias.get("aliasname"), strings(alias.get("colnames", [])))
 
 
-class FromItems(Expressions):
+class FromItems(Lineage):
     def from_clause(self, items: list[Node], base: Scope) -> Scope:
         """A level with these from items, inside `base` (which has this level's WITH queries)."""
         scope = Scope(base)
@@ -105,15 +107,15 @@ class FromItems(Expressions):
             cte.is_running = False
             if cte.is_recursive:  # what it returns is what it joined with itself
                 self.steer(outputs)
-                outputs = [output._replace(columns=NO_COLUMNS, is_plain=False) for output in outputs]
-            cte.outputs = renamed(outputs, strings(node.get("aliascolnames", []))) + self._search_and_cycle(node, scope)
+                outputs = [output._replace(columns=pool(outputs), is_plain=False) for output in outputs]
+            cte.outputs = renamed(outputs, strings(node.get("aliascolnames", []))) + self._search_and_cycle(node, scope, outputs)
         return cte.outputs
 
-    def _search_and_cycle(self, node: Node, scope: Scope) -> list[Output]:
+    def _search_and_cycle(self, node: Node, scope: Scope, outputs: list[Output]) -> list[Output]:
         search, cycle = node.get("search_clause", {}), node.get("cycle_clause", {})
-        self.expression([cycle[key] for key in ("cycle_mark_value", "cycle_mark_default") if key in cycle], scope)
+        marks = self.lineage_of([cycle[key] for key in ("cycle_mark_value", "cycle_mark_default") if key in cycle], scope)
         names = [search.get("search_seq_column"), cycle.get("cycle_mark_column"), cycle.get("cycle_path_column")]
-        return [EXPRESSION._replace(name=name) for name in names if name is not None]
+        return [Output(name, marks | pool(outputs), False) for name in names if name is not None]
 
     # ---- joins ------------------------------------------------------------------------------------------------------------------------
 
@@ -122,6 +124,7 @@ class FromItems(Expressions):
         right, right_merged = self.from_item(fields["rarg"], base, siblings + left, depth + 1)
         sources = left + right
         has_merged = left_merged or right_merged
+        outer, self.facts.is_key = self.facts.is_key, True
         if fields.get("isNatural"):
             self.steer([output for source in sources for output in source.outputs])
             has_merged = True
@@ -131,6 +134,7 @@ class FromItems(Expressions):
             columns = Scope(None, left).resolve([name]).columns | Scope(None, right).resolve([name]).columns
             self.facts.steer(columns)
             merged.append(Output(name, columns, False))
+        self.facts.is_key = outer
         has_merged = has_merged or bool(using)
         self.expression(fields.get("quals"), Scope(base, sources))
         using_alias = fields.get("join_using_alias")
@@ -151,9 +155,10 @@ class FromItems(Expressions):
         names: list[str] = []
         default: str | None = None
         is_unsure = False
+        columns = NO_COLUMNS
         for function in fields["functions"]:
             items: list[Any] = function["List"]["items"]
-            self.expression(items[0], scope)
+            columns |= self.steered_by(items[0], scope)
             if "FuncCall" in items[0]:
                 called = strings(items[0]["FuncCall"]["funcname"])[-1]
                 is_unsure = is_unsure or called not in SAFE
@@ -161,29 +166,25 @@ class FromItems(Expressions):
             if len(items) > 1 and items[1]:
                 names += self._column_definitions(items[1]["List"]["items"], scope)
         names += self._column_definitions(fields.get("coldeflist", []), scope)
-        outputs = [EXPRESSION._replace(name=name) for name in alias.columns or names]
-        return Source(alias.name or default, [*outputs, OPEN], is_unsure=is_unsure)
+        outputs = [Output(name, columns, False) for name in alias.columns or names]
+        return Source(alias.name or default, [*outputs, OPEN._replace(columns=columns)], is_unsure=is_unsure)
 
     def _column_definitions(self, definitions: list[Node], scope: Scope) -> list[str]:
         self.expression(definitions, scope)
         return [definition["ColumnDef"]["colname"] for definition in definitions]
 
     def _xml_table(self, fields: Node, scope: Scope) -> Source:
-        for key in ("docexpr", "rowexpr", "columns"):
-            self.expression(fields.get(key), scope)
-        for namespace in fields.get("namespaces", []):
-            self.expression(namespace["ResTarget"].get("val"), scope)
+        parts = [fields.get(key) for key in ("docexpr", "rowexpr", "columns")]
+        parts += [namespace["ResTarget"].get("val") for namespace in fields.get("namespaces", [])]
         names = [column["RangeTableFuncCol"]["colname"] for column in fields.get("columns", [])]
-        return self._computed(fields, names, "xmltable")
+        return self._computed(fields, names, "xmltable", self.steered_by([part for part in parts if part], scope))
 
     def _json_table(self, fields: Node, scope: Scope) -> Source:
-        self.expression([{"JsonValueExpr": fields["context_item"]}], scope)
-        for key in ("passing", "columns"):
-            self.expression(fields.get(key), scope)
-        for key, tag in (("pathspec", "JsonTablePathSpec"), ("on_error", "JsonBehavior")):
-            if key in fields:
-                self.expression({tag: fields[key]}, scope)
-        return self._computed(fields, self._json_columns(fields.get("columns", [])), "json_table")
+        parts = [{"JsonValueExpr": fields["context_item"]}, fields.get("passing"), fields.get("columns")]
+        tagged = (("pathspec", "JsonTablePathSpec"), ("on_error", "JsonBehavior"))
+        parts += [{tag: fields[key]} for key, tag in tagged if key in fields]
+        names = self._json_columns(fields.get("columns", []))
+        return self._computed(fields, names, "json_table", self.steered_by([part for part in parts if part], scope))
 
     def _json_columns(self, columns: list[Node]) -> list[str]:
         names: list[str] = []
@@ -195,12 +196,12 @@ class FromItems(Expressions):
             pending = [*column.get("columns", []), *pending]
         return names
 
-    def _computed(self, fields: Node, names: list[str], default: str) -> Source:
+    def _computed(self, fields: Node, names: list[str], default: str, columns: Columns) -> Source:
         alias = alias_of(fields)
         if not alias.columns:
-            outputs = [EXPRESSION._replace(name=name) for name in names]
+            outputs = [Output(name, columns, False) for name in names]
         else:  # the order that an alias list counts by isn't worked out for nested columns
-            outputs = [*(EXPRESSION._replace(name=name) for name in alias.columns), OPEN]
+            outputs = [*(Output(name, columns, False) for name in alias.columns), OPEN._replace(columns=columns)]
         return Source(alias.name or default, outputs)
 
     def locking(self, clauses: list[Node]) -> None:

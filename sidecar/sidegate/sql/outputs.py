@@ -1,7 +1,7 @@
 """What each output column of one query is: for views, whose column origins PostgreSQL doesn't tell.
 
 Rules it keeps:
-- A column is told only where it is passed on bare. An expression is None: what it reads is among the statement's `columns_steering`.
+- A column is told with all that reaches it. None: nothing does.
 - Where the columns can't be counted (a star, a text that isn't one query) there is no answer.
 """
 
@@ -20,7 +20,7 @@ OutputColumns: TypeAlias = tuple[frozenset[ColumnRef] | None, ...]
 
 
 def query_outputs(text: str, search_path: tuple[str, ...] | None) -> OutputColumns | None:
-    """For each output column what it may be, or None for an expression. None for all: it can't be told."""
+    """For each output column what it may be or is made of, or None. None for all: it can't be told."""
     limits = Limits()
     parsed = parse(text, limits)
     if isinstance(parsed, ParseProblem) or len(parsed) != 1 or "SelectStmt" not in parsed[0].tree:

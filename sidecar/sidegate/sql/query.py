@@ -1,9 +1,10 @@
 """SELECT, VALUES, TABLE, set operations and WITH: what each reads, which columns it only passes on, and which steer what it returns.
 
 Rules it keeps:
-- Only a bare column of the select list is passed on. Its use by the query around it decides: output stays output, any other use steers.
-- What DISTINCT compares steers, and so does every column that goes through a set operation: PostgreSQL tells no origin for those.
-- ORDER BY, GROUP BY and DISTINCT ON may name an output column by position or by its name; then that column steers.
+- Each column of the select list is an output with all that reaches it (sidegate.sql.lineage). Its use by the query around it decides:
+  output stays output, any other use steers.
+- What DISTINCT and UNION compare steers; UNION ALL compares nothing.
+- ORDER BY, GROUP BY and DISTINCT ON may name an output column by position or by its name; then that column steers, as a key.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sidegate.sql.expressions import TooDeepError
 from sidegate.sql.from_items import FromItems
 from sidegate.sql.names import strings
 from sidegate.sql.parse import Node
-from sidegate.sql.scope import EXPRESSION, NO_COLUMNS, Cte, Output, Scope, pool
+from sidegate.sql.scope import Cte, Output, Scope, pool
 
 CHANGES: Final = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 
@@ -29,6 +30,7 @@ class Queries(FromItems):
         self._depth += 1
         if self._depth > self.limits.max_query_depth:
             raise TooDeepError
+        outer, self.facts.is_key = self.facts.is_key, False
         try:
             for tag, fields in query.items():
                 if tag == "SelectStmt":
@@ -39,6 +41,7 @@ class Queries(FromItems):
             return []
         finally:
             self._depth -= 1
+            self.facts.is_key = outer
 
     def change(self, tag: str, fields: Node, scope: Scope) -> list[Output]:
         raise NotImplementedError  # sidegate.sql.changes
@@ -96,20 +99,25 @@ class Queries(FromItems):
         """The arms of a chain, without recursion to the left: long chains lean that way."""
         right: list[tuple[Node, Scope]] = []
         current, level = fields, base
+        compares = False
         while current.get("op", "SETOP_NONE") != "SETOP_NONE":
+            compares = compares or current["op"] != "SETOP_UNION" or not current.get("all", False)
             if current is not fields:
                 level = self.with_clause(current, level)
                 self._rest_of_arm(current, level)
             right.append((current["rarg"], level))  # an inner WITH is for the inner arms alone
             current = current["larg"]
-        arms = [(current, level), *reversed(right)]
-        outputs: list[Output] = []
-        for number, (arm, arm_level) in enumerate(arms):
-            found = self.outputs_of({"SelectStmt": arm}, arm_level)
-            self.steer(found)
-            if number == 0:
-                outputs = found
-        return [output._replace(columns=NO_COLUMNS, is_plain=False) for output in outputs]
+        arms = [self.outputs_of({"SelectStmt": arm}, arm_level) for arm, arm_level in [(current, level), *reversed(right)]]
+        if compares:
+            for found in arms:
+                self.steer(found)
+        outputs = arms[0]
+        width = len(outputs)
+        is_counted = all(len(found) == width and not any(output.is_star for output in found) for found in arms)
+        if not is_counted:
+            everything = pool([output for found in arms for output in found])
+            return [output._replace(columns=everything, is_plain=False, is_row=False, is_field=False) for output in outputs]
+        return [Output(output.name, pool([found[number] for found in arms]), False) for number, output in enumerate(outputs)]
 
     def _rest_of_arm(self, fields: Node, level: Scope) -> None:
         """ORDER BY and LIMIT of an inner set operation: the columns it names are outputs, which steer already."""
@@ -120,14 +128,14 @@ class Queries(FromItems):
             self._check_ordinal(item["SortBy"]["node"])
 
     def _values(self, rows: list[Node], level: Scope) -> list[Output]:
-        self.expression(rows, level)
+        columns = self.lineage_of(rows, level)
         width = len(rows[0]["List"].get("items", [])) if rows else 0
-        return [EXPRESSION._replace(name=f"column{number + 1}") for number in range(width)]
+        return [Output(f"column{number + 1}", columns, False) for number in range(width)]
 
     # ---- the select list --------------------------------------------------------------------------------------------------------------
 
     def target_list(self, targets: list[Node], scope: Scope) -> list[Output]:
-        """The outputs of a select list or RETURNING. What isn't a bare column steers at once."""
+        """The outputs of a select list or RETURNING."""
         outputs: list[Output] = []
         for target in targets:
             fields = target["ResTarget"]
@@ -138,12 +146,11 @@ class Queries(FromItems):
                 outputs.append(field)
                 continue
             if column is None:
-                self.expression(value, scope)
-                outputs.append(EXPRESSION._replace(name=fields.get("name") or _name_of(value)))
+                outputs.append(Output(fields.get("name") or _name_of(value), self.lineage_of(value, scope), False))
                 continue
             parts = strings(column["fields"])
             if parts[-1] == "*":
-                outputs += [self._passed_on(output) for output in scope.star(parts[:-1])]
+                outputs += scope.star(parts[:-1])
                 continue
             found = scope.resolve(parts)
             name = fields.get("name") or parts[-1]
@@ -151,7 +158,7 @@ class Queries(FromItems):
                 self.facts.steer(found.columns - found.row)  # should it be a column of that name
                 outputs.append(Output(name, found.row, is_plain=False, is_row=True))
                 continue
-            outputs.append(self._passed_on(Output(name, found.columns, found.is_plain)))
+            outputs.append(Output(name, found.columns, found.is_plain))
         return outputs
 
     def _field_of_row(self, value: Node, name: str | None, scope: Scope) -> Output | None:
@@ -176,11 +183,6 @@ class Queries(FromItems):
         columns = frozenset(column._replace(name=attribute) for column in found.row)
         return Output(name or attribute, columns, is_plain=False, is_field=True)
 
-    def _passed_on(self, output: Output) -> Output:
-        if not output.is_plain and not output.is_row and output.columns:
-            self.facts.steer(output.columns)
-        return output
-
     # ---- what steers ------------------------------------------------------------------------------------------------------------------
 
     def _clauses(self, fields: Node, level: Scope, outputs: list[Output]) -> None:
@@ -194,7 +196,7 @@ class Queries(FromItems):
             return
         items = [item for item in distinct if item]
         if not items:  # plain DISTINCT is a list of one empty node
-            self.steer(outputs)
+            self._steer_as_keys(outputs)
         for item in items:
             self._sort_key(item, level, outputs, is_input_first=False)
 
@@ -223,6 +225,16 @@ class Queries(FromItems):
 
     def _sort_key(self, node: Node, level: Scope, outputs: list[Output], *, is_input_first: bool) -> None:
         """An output by its position or name, or an expression (findTargetlistEntrySQL92, parser/parse_clause.c)."""
+        outer, self.facts.is_key = self.facts.is_key, True
+        self._steer_by_key(node, level, outputs, is_input_first=is_input_first)
+        self.facts.is_key = outer
+
+    def _steer_as_keys(self, outputs: list[Output]) -> None:
+        outer, self.facts.is_key = self.facts.is_key, True
+        self.steer(outputs)
+        self.facts.is_key = outer
+
+    def _steer_by_key(self, node: Node, level: Scope, outputs: list[Output], *, is_input_first: bool) -> None:
         self._check_ordinal(node)
         position = settings.integer(node)
         if position is not None:

@@ -22,7 +22,7 @@ NO_COLUMNS: Final[Columns] = frozenset()
 
 
 class Output(NamedTuple):
-    """One column of a query or from item, or several (`is_star`). `columns`: what it may be. An expression has none: they steer already."""
+    """One column of a query or from item, or several (`is_star`). `columns`: what it may be; of an expression all that it is made of."""
 
     name: str | None
     columns: Columns
@@ -30,10 +30,10 @@ class Output(NamedTuple):
     is_star: bool = False
     is_renamed: bool = False  # a star whose columns go by other names than their own
     is_row: bool = False  # whole rows of relations (`columns` are their stars), which may be passed on and taken apart
-    is_field: bool = False  # taken out of a row: no origin is told. At the top it is masked by its name, further in it steers
+    is_field: bool = False  # taken out of a row: no origin is told, at the top it is masked by its name
 
 
-EXPRESSION: Final = Output(None, NO_COLUMNS, False)
+EXPRESSION: Final = Output(None, NO_COLUMNS, False)  # of constants alone
 OPEN: Final = Output(None, NO_COLUMNS, False, is_star=True)  # more columns than are known, none of a table
 
 

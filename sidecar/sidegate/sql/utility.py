@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from sidegate.policy.statement import ColumnRef, StatementKind
+from sidegate.policy.statement import ColumnRef, OutputColumn, StatementKind
 from sidegate.sql import settings
 from sidegate.sql.definitions import Definitions
 from sidegate.sql.names import strings
@@ -49,9 +49,12 @@ class Statements(Definitions):
 
     def _output(self, outputs: list[Output]) -> None:
         for output in outputs:
-            if output.is_plain or output.is_row or output.is_field:
+            is_of_row = output.is_row or output.is_field
+            is_passed_on = output.is_plain or is_of_row
+            self.facts.lineage.append(OutputColumn(output.name, output.columns, not is_passed_on, output.is_star, is_of_row))
+            if is_passed_on:
                 self.facts.output |= output.columns
-            if output.is_row or output.is_field:
+            if is_of_row:
                 self.facts.fields |= {(output.name, column) for column in output.columns}
 
     def _inner(self, node: Node) -> list[Output]:

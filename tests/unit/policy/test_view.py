@@ -25,7 +25,7 @@ from sidegate.policy.engine import Engine, decide, static_key
 from sidegate.policy.prepared import MAX_PREPARED, _recent, prepare
 from sidegate.policy.principal import Principal
 from sidegate.policy.source import Builtin
-from sidegate.policy.statement import Impact, RelationRef, SqlStatement, StatementContext, StatementKind
+from sidegate.policy.statement import Impact, OutputColumn, RelationRef, SqlStatement, StatementContext, StatementKind
 from sidegate.policy.view import MAX_KEY_PARTS, MAX_REMEMBERED, MAX_TEXT_CHARACTERS
 
 TARGET = TargetConfig("shop", "shop-db", Protocol.POSTGRES, "production", AddressConfig("127.0.0.1", 5432), 5432)
@@ -105,7 +105,7 @@ def _another(value: object) -> object:
         case frozenset():
             return value | {"another"}
         case tuple():
-            return (*value, "another")
+            return (*value, OutputColumn("another", frozenset()))
         case _:
             return "another"
 

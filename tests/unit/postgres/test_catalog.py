@@ -87,10 +87,10 @@ def column(relation: str, name: str) -> ColumnRef:
         (PLAIN, [False, True]),
         (OVER, [False, True]),
         (JOINED, [False, True, False]),
-        (COMPUTED, [True, True]),
+        (COMPUTED, [False, True]),
         (FILTERED, [True]),
         (STARS, [True, True]),
-        (UNION, [True, True]),
+        (UNION, [False, True]),
         (BOX, [False, True, False]),
     ],
 )

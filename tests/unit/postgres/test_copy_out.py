@@ -14,7 +14,7 @@ from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy,
 from sidegate.policy.source import PolicyRule
 from sidegate.postgres.copy_out import CopyFormat, CopyKind, CopyOutRewriter
 from sidegate.postgres.messages import TargetProtocolError
-from sidegate.postgres.results import ColumnOrigin, FieldDescription, ResultPlan, plan_result
+from sidegate.postgres.results import ColumnOrigin, FieldDescription, Reach, ResultPlan, plan_result
 from tests.support.postgres_server import PostgresServer
 
 RULE = PolicyRule("ns", "policy", "columns")
@@ -40,7 +40,13 @@ def masks(*columns: str, detect: bool = False, strategy: MaskStrategy = MaskStra
 
 
 def plan(fields: list[tuple[str, int]], wanted: Masks) -> ResultPlan:
-    made = plan_result([FieldDescription(name, 0, 0, oid, -1, -1, 0) for name, oid in fields], None, wanted, NoCatalog(), True)
+    made = plan_result(
+        [FieldDescription(name, 0, 0, oid, -1, -1, 0) for name, oid in fields],
+        None,
+        wanted,
+        NoCatalog(),
+        (Reach.NONE,) * len(fields),
+    )
     assert isinstance(made, ResultPlan)
     return made
 

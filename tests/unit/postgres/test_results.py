@@ -16,6 +16,7 @@ from sidegate.postgres.results import (
     ColumnOrigin,
     FieldDescription,
     PlanProblem,
+    Reach,
     ResultPlan,
     decode_row_description,
     plan_result,
@@ -63,7 +64,7 @@ def field(name: str, table_oid: int = 0, attnum: int = 0, type_oid: int = 25, fo
 
 
 def plan(masks: Masks, *fields: FieldDescription, clean: bool = False, formats: tuple[int, ...] | None = None) -> ResultPlan:
-    made = plan_result(fields, formats, masks, Catalog(), clean)
+    made = plan_result(fields, formats, masks, Catalog(), (Reach.NONE,) * len(fields) if clean else None)
     assert isinstance(made, ResultPlan)
     return made
 
@@ -92,7 +93,7 @@ def test_a_keyed_strategy_shows_nothing_of_what_the_statement_itself_may_have_ma
     """`SELECT '583-68-2629' AS ssn`, a union, a field, a view that computes: its pseudonym is the answer to a guess."""
     masks = Masks(columns=(column_mask("ssn", strategy=strategy),))
     made = plan_result(
-        [field("ssn", PEOPLE, 2), field("ssn"), field("label", VIEW, 2), field("ssn", PEOPLE, 3)], None, masks, Catalog(), True,
+        [field("ssn", PEOPLE, 2), field("ssn"), field("label", VIEW, 2), field("ssn", PEOPLE, 3)], None, masks, Catalog(), (Reach.PASSED,) * 4,
         hash_key=b"k" * 32,
     )  # fmt: skip
     assert isinstance(made, ResultPlan)
@@ -130,8 +131,8 @@ def test_a_filter_on_tables_or_schemas_limits_the_mask_to_them() -> None:
 
 def test_an_unknown_table_needs_origins_and_is_masked_when_it_stays_unknown() -> None:
     fields = (field("a", NEW, 1), field("id", PEOPLE, 1))
-    assert plan_result(fields, None, SSN, Catalog(), True) is PlanProblem.NEED_ORIGINS
-    made = plan_result(fields, None, SSN, Catalog(), True, masks_unknown=True)
+    assert plan_result(fields, None, SSN, Catalog(), (Reach.NONE,) * len(fields)) is PlanProblem.NEED_ORIGINS
+    made = plan_result(fields, None, SSN, Catalog(), (Reach.NONE,) * len(fields), masks_unknown=True)
     assert isinstance(made, ResultPlan)
     assert list(made.actions) == [Action.MASK, Action.PASS]
 
@@ -143,7 +144,12 @@ def test_an_unknown_table_does_not_matter_to_detectors() -> None:
 def test_an_expression_that_may_hide_a_value_from_detectors_is_masked_whole() -> None:
     partial = Masks(values=(ValueMask(frozenset({"payment-card"}), MaskStrategy.PARTIAL, rule("values")),))
     made = plan_result(
-        (field("x"), field("n", type_oid=20), field("id", PEOPLE, 1)), None, partial, Catalog(), True, is_disguised=True
+        (field("x"), field("n", type_oid=20), field("id", PEOPLE, 1)),
+        None,
+        partial,
+        Catalog(),
+        (Reach.NONE,) * 3,
+        is_disguised=True,
     )
     assert isinstance(made, ResultPlan)
     assert list(made.actions) == [Action.MASK, Action.MASK, Action.SCAN]
@@ -191,7 +197,7 @@ def test_formats_come_from_bind_or_from_the_description(formats: tuple[int, ...]
 
 
 def test_a_wrong_number_of_formats_is_a_problem() -> None:
-    assert plan_result((field("a"),) * 3, (0, 1), SSN, Catalog(), True) is PlanProblem.FORMATS_MISMATCH
+    assert plan_result((field("a"),) * 3, (0, 1), SSN, Catalog(), (Reach.NONE,) * 3) is PlanProblem.FORMATS_MISMATCH
 
 
 def test_a_plan_for_copy_has_one_format_and_the_same_tally() -> None:

@@ -14,7 +14,7 @@ from sidegate.mask.detectors import DETECTOR_NAMES
 from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
 from sidegate.postgres.messages import decode_bind, decode_named
-from sidegate.postgres.results import ColumnOrigin, FieldDescription, ResultPlan, decode_row_description, plan_result
+from sidegate.postgres.results import ColumnOrigin, FieldDescription, Reach, ResultPlan, decode_row_description, plan_result
 from sidegate.postgres.rows import rewrite_rows
 from tests.support.postgres_server import PostgresServer
 
@@ -89,7 +89,7 @@ class Relay:
             self._asked.popleft()
         if head[:1] != b"D" or not any(field.name.startswith(("masked", "found", "kept")) for field in self._fields):
             return head + body
-        plan = plan_result(self._fields, self._formats, self._masks, NoCatalog(), True)
+        plan = plan_result(self._fields, self._formats, self._masks, NoCatalog(), (Reach.NONE,) * len(self._fields))
         assert isinstance(plan, ResultPlan)
         row = head + body
         self.rewritten += 1

@@ -11,7 +11,7 @@ from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy,
 from sidegate.policy.source import PolicyRule
 from sidegate.postgres import rows as rows_module
 from sidegate.postgres.messages import TargetProtocolError, decode_data_row, encode_rows
-from sidegate.postgres.results import Action, ColumnOrigin, FieldDescription, ResultPlan, plan_result
+from sidegate.postgres.results import Action, ColumnOrigin, FieldDescription, Reach, ResultPlan, plan_result
 from sidegate.postgres.rows import rewrite_rows
 
 RULE = PolicyRule("ns", "policy", "columns")
@@ -48,7 +48,7 @@ def plan(
         FieldDescription(name, 0, 0, *(types or {}).get(name, (25, 0))[:1], -1, -1, (types or {}).get(name, (25, 0))[1])
         for name in names
     ]
-    made = plan_result(fields, None, masks, NoCatalog(), True)
+    made = plan_result(fields, None, masks, NoCatalog(), (Reach.NONE,) * len(fields))
     assert isinstance(made, ResultPlan)
     return made
 
@@ -167,7 +167,7 @@ def test_a_length_that_grows_past_the_ready_headers_is_right() -> None:
 
 def test_rows_without_columns_pass() -> None:
     rows = encode_rows([(), ()])
-    made = plan_result((), None, Masks((), (ValueMask(frozenset({"email"}), MaskStrategy.REDACT, FINDS),)), NoCatalog(), True)
+    made = plan_result((), None, Masks((), (ValueMask(frozenset({"email"}), MaskStrategy.REDACT, FINDS),)), NoCatalog(), ())
     assert isinstance(made, ResultPlan)
     assert rewrite(rows, made) == rows
 

@@ -67,3 +67,20 @@ def steers(statement: SqlStatement, origin: Origin) -> bool:
 
 def outputs(statement: SqlStatement, origin: Origin) -> bool:
     return any(column_is(ref, origin) for ref in statement.columns_output)
+
+
+def reached(statement: SqlStatement, origin: Origin, width: int) -> list[int]:
+    """The result's columns that this one may reach by the statement's lineage, counted from both ends around stars."""
+    runs = [number for number, output in enumerate(statement.lineage) if output.is_run]
+    after = len(statement.lineage) - runs[-1] - 1 if runs else 0
+    found = set()
+    for number, output in enumerate(statement.lineage):
+        if not any(column_is(ref, origin) for ref in output.columns):
+            continue
+        if not runs or number < runs[0]:
+            found.add(number)
+        elif number > runs[-1]:
+            found.add(width - len(statement.lineage) + number)
+        else:
+            found |= set(range(runs[0], width - after))
+    return sorted(found)

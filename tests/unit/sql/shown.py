@@ -20,7 +20,13 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         "fields": sorted(
             (f"{name}: " if name is not None else "") + columns([column])[0] for name, column in statement.fields_output
         ),
+        "computed": [
+            f"{output.name or '?'}: {' '.join(columns(output.columns))}"
+            for output in statement.lineage
+            if output.is_computed and output.columns
+        ],
         "steering": columns(statement.columns_steering),
+        "keys": columns(statement.columns_keys),
         "written": columns(statement.columns_written),
         "changed": columns(statement.columns_changed),
         "drops": relations(statement.drops_tables) if statement.drops_tables else statement.drops_tables is not None,

@@ -1,0 +1,117 @@
+"""What can be shown of a result's columns from the statements that make it and the target's catalog, for one set of masks. Pure.
+
+The target names the origin of what is passed on. For every other column the statement's lineage tells which columns reach it.
+
+Rules it keeps:
+- Of several statements (a string, what EXECUTE or FETCH refers to, candidates of a portal) each whose columns could be these counts.
+- Where a function isn't known, a name may be a call, or the catalog isn't there, every such column may hold anything.
+- Columns are counted from both ends: between two stars, or where the counts don't agree, whatever could be there counts for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from sidegate.policy.decision import Masks
+from sidegate.policy.statement import ColumnRef, OutputColumn, SqlStatement
+from sidegate.postgres.catalog import Catalog, MaskedView
+from sidegate.postgres.results import Reach, ResultPlan
+from sidegate.sql import may_disguise, shows_values
+
+MAX_KEPT_PLANS: Final = 16  # of one proof: the same statement described under several formats
+
+
+class Proof:
+    """`masked_fields`: names of the output's columns that are masked fields of rows, or rows with such a field; None: they can't be told.
+    `plans` are those made with it, by description.
+    """
+
+    __slots__ = ("_is_unsure", "_lineages", "_view", "catalog", "is_disguised", "masked_fields", "masks", "plans", "statements")
+
+    def __init__(self, statements: tuple[SqlStatement, ...], masks: Masks, catalog: Catalog | None) -> None:
+        self.statements = statements  # INVARIANT: kept alive, so that their ids stay theirs
+        self.masks = masks
+        self.catalog = catalog
+        self.plans: dict[bytes, ResultPlan] = {}
+        self.is_disguised = bool(masks.values) and any(map(may_disguise, statements))
+        self._view = catalog.masked_view(masks) if catalog is not None and masks.columns else None
+        self._lineages = tuple(statement.lineage for statement in statements if statement.lineage)
+        self._is_unsure = bool(masks.columns) and (self._view is None or _is_unsure(statements, self._view))
+        self.masked_fields = self._masked_fields()
+
+    def holds_for(self, masks: Masks, catalog: Catalog | None) -> bool:
+        return self.catalog is catalog and (self.masks is masks or self.masks == masks)
+
+    def reaches(self, width: int) -> tuple[Reach, ...]:
+        """How masked columns get into each of `width` columns, should it have no origin."""
+        if not self.masks.columns:
+            return (Reach.NONE,) * width
+        view = self._view
+        if view is None or self._is_unsure or self.masked_fields is None:
+            return (Reach.COMPUTED,) * width
+        found = [Reach.NONE] * width
+        lineages = [lineage for lineage in self._lineages if _fits(lineage, width)]
+        for lineage in lineages or self._lineages:
+            for number, reach in enumerate(_spread([_reach(output, view) for output in lineage], lineage, width)):
+                found[number] = max(found[number], reach)
+        return tuple(found)
+
+    def _masked_fields(self) -> frozenset[str] | None:
+        found: set[str] = set()
+        view = self._view
+        for statement in self.statements:
+            for name, column in statement.fields_output:
+                if view is None:
+                    return None if self.masks.columns else frozenset()
+                if name is None:
+                    names = view.masked_names(column)
+                    if names is None:
+                        return None
+                    found |= names
+                elif view.may_be_masked(column):
+                    found.add(name.lower())
+        return frozenset(found)
+
+
+def _is_unsure(statements: tuple[SqlStatement, ...], view: MaskedView) -> bool:
+    """Some column could hold what no lineage tells."""
+    for statement in statements:
+        if any(map(shows_values, statement.functions)):
+            return True
+        if any(view.is_no_column(column) for column in statement.columns_output):
+            return True
+        for output in statement.lineage:
+            if output.is_computed and any(_may_be_call(column, view) for column in output.columns):
+                return True
+        if not statement.lineage and any(view.may_be_masked(column) for column in statement.columns_steering):
+            return True  # EXPLAIN, CALL and whatever else returns rows without a query of its own
+    return False
+
+
+def _may_be_call(column: ColumnRef, view: MaskedView) -> bool:
+    """`u.f` with no column `f` in `u` calls a function on the whole row."""
+    return column.relation is not None and view.is_no_column(column)
+
+
+def _reach(output: OutputColumn, view: MaskedView) -> Reach:
+    if output.is_of_row or not any(map(view.may_be_masked, output.columns)):
+        return Reach.NONE  # rows and their fields go by name
+    return Reach.COMPUTED if output.is_computed else Reach.PASSED
+
+
+def _fits(lineage: Sequence[OutputColumn], width: int) -> bool:
+    runs = sum(output.is_run for output in lineage)
+    return len(lineage) - runs <= width if runs else len(lineage) == width
+
+
+def _spread(reaches: list[Reach], lineage: Sequence[OutputColumn], width: int) -> list[Reach]:
+    """One for each of `width` columns."""
+    if not _fits(lineage, width):
+        return [max(reaches, default=Reach.NONE)] * width
+    runs = [number for number, output in enumerate(lineage) if output.is_run]
+    if not runs:
+        return reaches
+    before, after = runs[0], len(lineage) - runs[-1] - 1
+    between = max(reaches[before : len(lineage) - after])
+    return [*reaches[:before], *[between] * (width - before - after), *reaches[len(lineage) - after :]]
