@@ -19,7 +19,7 @@ from typing import Final
 
 from sidegate.mask.compounds import DEEPEST, FieldMask, RowFields
 from sidegate.mask.strategies import strategy_of
-from sidegate.policy.decision import ColumnMask, Masks
+from sidegate.policy.decision import ColumnMask, Masks, MaskStrategy
 from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind, columns_reaching
 from sidegate.postgres.results import ColumnOrigin
 from sidegate.sql import Analysis, OutputColumns, analyse, query_outputs
@@ -262,6 +262,29 @@ class MaskedView:
             if not own or not all(self._is_own(base, at, depth + 1) for base, at in own):
                 return False
         return True
+
+    def shows_pseudonyms(self, columns: Iterable[ColumnRef]) -> bool:
+        """A name that may be any of these columns is one that is shown as pseudonyms, whichever it is. In doubt: no."""
+        is_found = False
+        for column in columns:
+            relations = self._catalog.named(column.relation) if column.relation is not None else list(self._catalog.all())
+            if not relations:
+                return False
+            for relation in relations:
+                for number, name in relation.columns.items():
+                    if name == column.name:
+                        if self._strategy(relation, number) is not MaskStrategy.PSEUDONYM:
+                            return False
+                        is_found = True
+        return is_found
+
+    def _strategy(self, relation: Relation, number: int) -> MaskStrategy | None:
+        masks = tuple(mask for mask in self._masks if _applies(mask, relation, relation.columns[number]))
+        if self.is_tainted(relation.oid, number):
+            masks = self._masks
+        if not masks:
+            return None
+        return strategy_of((mask.strategy for mask in masks), is_own=self._is_own(relation, number, 0))
 
     def row_fields(self, table_oid: int, attnum: int) -> RowFields | None:
         relation = self._catalog.find(table_oid)
