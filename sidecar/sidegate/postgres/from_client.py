@@ -27,6 +27,8 @@ from sidegate.postgres.messages import (
     decode_query,
     encode_bind,
     encode_describe,
+    encode_parse,
+    encode_query,
 )
 from sidegate.postgres.pipeline import Answer, Expected, Kind
 from sidegate.postgres.refusal import refusal_message, unknown_name_message
@@ -35,6 +37,7 @@ from sidegate.postgres.spending import HELD_NEXT_TIME
 from sidegate.postgres.startup import NAME_BYTES
 from sidegate.postgres.statements import MAX_NAMES, Portal, Prepared, Work
 from sidegate.postgres.stories import Ask, Step, deny_builtin
+from sidegate.postgres.translation import refusal_of
 
 if TYPE_CHECKING:
     from sidegate.postgres.session import Session
@@ -274,7 +277,11 @@ class ClientSide:
         if len(session.prepared) + len(session.cursors) >= MAX_NAMES and any(s.prepares or s.declares for s in statements):
             way = "DEALLOCATE some of them, or connect again"
             raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements and cursors in one session", "54000", way)
+        translation = session.masker.translation(text, statements)
+        if translation is not None:
+            statements, frame = (translation.statement,), encode_query(translation.text)
         work = session.new_work(text, statements, is_simple=True)
+        work.is_translated = translation is not None
         runner = QueryRunner(session, self, work, frame)
         if deny is not None:
             work.position = deny.position
@@ -406,8 +413,12 @@ class ClientSide:
         if len(session.prepared) >= MAX_NAMES:
             raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements in one session", "54000", "close some of them")
         statements, problem = session.judge.read(parse.text)
-        prepared = Prepared(parse.text, statements, parse.parameter_oids, session.judge.search_path)
-        work = session.new_work(parse.text, statements, is_simple=False)
+        translation = session.masker.translation(parse.text, statements)
+        prepared = Prepared(parse.text, statements, parse.parameter_oids, session.judge.search_path, translation=translation)
+        if translation is not None:
+            frame = encode_parse(parse.name, translation.text, parse.parameter_oids)
+        work = session.new_work(parse.text, prepared.statements, is_simple=False)
+        work.is_translated = translation is not None
         # An EXECUTE or FETCH of a name that nobody set yet is no error here, as at the target: names are settled again when it runs
         session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
         work.own_error = None
@@ -433,10 +444,14 @@ class ClientSide:
         candidates = session.prepared.find(bind.statement)
         if len(session.portals) >= MAX_NAMES:
             raise ClientProtocolError(f"more than {MAX_NAMES} portals in one session", "54000", "close some of them")
-        statements = tuple(statement for candidate in candidates for statement in session.judge.current(candidate))
-        portal = Portal(bind.portal, candidates, bind, frame, statements, session.judge.search_path)
-        work = session.new_work(candidates[-1].text if candidates else "", statements, is_simple=False)
-        decision = session.decide(work) if candidates else self._unknown_statement(work, bind.statement)
+        bound = session.masker.bound(candidates, bind, frame)
+        portal = Portal(bind.portal, candidates, bind, bound.frame, bound.statements, session.judge.search_path)
+        work = session.new_work(candidates[-1].text if candidates else "", bound.statements, is_simple=False)
+        work.is_translated = portal.is_translated
+        if bound.problem:
+            decision: Decision = refusal_of(bound.problem, session.config.revision)
+        else:
+            decision = session.decide(work) if candidates else self._unknown_statement(work, bind.statement)
         if isinstance(decision, Deny):
             if not self.release():
                 return
@@ -448,10 +463,10 @@ class ClientSide:
         binding = session.portals.offer(bind.portal, portal)
         expected = Expected(Kind.BIND, binding=binding)
         if isinstance(decision, Allow):
-            self._forward(frame, expected, may_withhold=bool(decision.masks) and session.judge.copies_out(work))
+            self._forward(bound.frame, expected, may_withhold=bool(decision.masks) and session.judge.copies_out(work))
             return
         work.decision, work.portal, work.parameters = decision, portal, bind.parameters
-        self._forward(frame, expected, may_withhold=True, work=work)
+        self._forward(bound.frame, expected, may_withhold=True, work=work)
 
     def _unknown_statement(self, work: Work, name: str) -> Deny:
         """The target has no such statement either, or one made by a function: it must not be planned undecided."""
@@ -530,6 +545,7 @@ class ClientSide:
         work.text = portals[-1].candidates[-1].text if portals else cursors[-1].text
         work.parameters = portals[-1].bind.parameters if portals else cursors[-1].bound().parameters
         is_certain = len(portals) + len(cursors) == 1 and (not portals or len(portals[0].candidates) == 1)
+        work.is_translated = any(portal.is_translated for portal in portals)
         work.alternatives = () if is_certain else work.other_texts(portals, cursors)
         return None
 

@@ -22,6 +22,7 @@ from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
 from sidegate.postgres.spending import Meter, Spending
 from sidegate.postgres.statements import Binding, BoundText, Cursor, Names, Portal, Prepared, Shared, Work
+from sidegate.postgres.translation import kept_in_session, unusable
 from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical_tokens, copy_out_options, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
@@ -89,6 +90,8 @@ class Judge:
 
     def current(self, prepared: Prepared) -> tuple[SqlStatement, ...]:
         """What it is by now: the target analyses it again when the search path is another than before (its plan cache does)."""
+        if prepared.translation is not None:
+            return (unusable(prepared.translation.statement),)  # by its Bind alone, which is translated for itself
         if prepared.search_path == self.search_path:
             return prepared.statements
         statements, problem = self.read(prepared.text)
@@ -182,6 +185,8 @@ class Judge:
         if statements is not work.statements and work.impact is not None:
             work.impact = deletions_of(work.impact)
         decision = self._view.decide_all(statements, self._context_of(work, approved=approved), now, work.impact)
+        if work.is_translated:
+            decision = kept_in_session(decision, self.revision)
         if isinstance(decision, Deny) or not decision.masks.columns:
             return decision
         refused = self._steering_problem(work, decision)

@@ -299,13 +299,28 @@ def encode_query(text: str) -> bytes:
     return frame(b"Q", text.encode() + b"\0")
 
 
-def encode_parse(name: str, text: str) -> bytes:
-    return frame(b"P", name.encode() + b"\0" + text.encode() + b"\0\0\0")
+def encode_parse(name: str, text: str, parameter_oids: tuple[int, ...] = ()) -> bytes:
+    types = b"".join(oid.to_bytes(4, "big") for oid in parameter_oids)
+    return frame(b"P", name.encode() + b"\0" + text.encode() + b"\0" + len(parameter_oids).to_bytes(2, "big") + types)
 
 
 def encode_bind(portal: str, statement: str) -> bytes:
     """No parameters, results as text."""
     return frame(b"B", portal.encode() + b"\0" + statement.encode() + b"\0" + b"\0\0\0\0\0\0")
+
+
+def encode_bound(bind: Bind) -> bytes:
+    """As `decode_bind` reads it."""
+    parts = [bind.portal.encode(), b"\0", bind.statement.encode(), b"\0", _encoded_codes(bind.parameter_formats)]
+    parts.append(len(bind.parameters).to_bytes(2, "big"))
+    for value in bind.parameters:
+        parts += (b"\xff\xff\xff\xff",) if value is None else (len(value).to_bytes(4, "big"), value)
+    parts.append(_encoded_codes(bind.result_formats))
+    return frame(b"B", b"".join(parts))
+
+
+def _encoded_codes(codes: tuple[int, ...]) -> bytes:
+    return b"".join(code.to_bytes(2, "big") for code in (len(codes), *codes))
 
 
 def encode_describe(kind: str, name: str) -> bytes:

@@ -47,6 +47,17 @@ class BoundText:
         return bool(self.formats) and self.formats[index if len(self.formats) > 1 else 0] == 1
 
 
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """What is sent in place of a text with pseudonyms. `statement`: as it is judged then. `parameters`: those of a Bind that stand for
+    pseudonyms, by number, and whether each is an array.
+    """
+
+    statement: SqlStatement
+    text: str
+    parameters: tuple[tuple[int, bool], ...] = ()
+
+
 class Work:
     """One statement that a client asked for: what it is, what was decided, what came of it. Mutable, lives until its outcome.
 
@@ -55,12 +66,13 @@ class Work:
     whose rows an Execute asks for, when its name is a cursor's.
     `approved_rows` is what an approver saw; `copy_rewriter` masks the rows of a COPY OUT; `masked_cells` counts by the
     source of the mask. `meter` is there when what it returns uses up a budget; `renews_budgets`: an approver gave those anew.
+    `is_translated`: the target gets values in place of its pseudonyms.
     `was_cut`: the client got an error in place of the rest of its result; what it did at the target isn't known.
     """
 
     __slots__ = (
         "alternatives", "approval", "approved_rows", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact",
-        "is_simple", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan", "portal",
+        "is_simple", "is_translated", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan", "portal",
         "position", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text", "was_cut",
     )  # fmt: skip
 
@@ -94,6 +106,7 @@ class Work:
         self.meter: Meter | None = None
         self.renews_budgets = False
         self.was_cut = False
+        self.is_translated = False
 
     def was_rolled_back(self) -> None:
         """It ran and was taken back: what the target said of it is void."""
@@ -204,10 +217,11 @@ class Room:
 
 class Prepared(Kept):
     """One prepared statement, as read under `search_path`. `parameter_oids` are the types that the client gave its parameters.
-    `is_void`: the target refused it. `sql_name` is of a PREPARE, whose text is the whole string.
+    `is_void`: the target refused it. `sql_name` is of a PREPARE, whose text is the whole string. `translation`: the target has another
+    text, and gets other values; `asked` is then what the text itself says.
     """
 
-    __slots__ = ("is_void", "parameter_oids", "search_path", "sql_name", "statements", "text")
+    __slots__ = ("asked", "is_void", "parameter_oids", "search_path", "sql_name", "statements", "text", "translation")
 
     def __init__(
         self,
@@ -216,10 +230,16 @@ class Prepared(Kept):
         parameter_oids: tuple[int, ...] = (),
         search_path: tuple[str, ...] | None = None,
         sql_name: str | None = None,
+        translation: Translation | None = None,
     ) -> None:
-        super().__init__(NAME_WEIGHT + weight_of(statements) + (sys.getsizeof(text) if sql_name is None else 0))
+        weight = NAME_WEIGHT + weight_of(statements) + (sys.getsizeof(text) if sql_name is None else 0)
+        if translation is not None:
+            weight += weight_of((translation.statement,)) + sys.getsizeof(translation.text)
+        super().__init__(weight)
         self.text = text
-        self.statements = statements
+        self.asked = statements
+        self.statements = statements if translation is None else (translation.statement,)
+        self.translation = translation
         self.parameter_oids = parameter_oids
         self.search_path = search_path
         self.is_void = False
@@ -261,7 +281,7 @@ class Cursor(Kept):
 
 
 class Portal(Kept):
-    """One bound portal. `frame` is its Bind as the client sent it, for when the portal has to be made again after a
+    """One bound portal. `frame` is its Bind as the target got it, for when the portal has to be made again after a
     rollback. `statements` are those of its candidates as the target reads them at Bind, under `search_path`.
     """
 
@@ -291,8 +311,12 @@ class Portal(Kept):
         self.is_void = False
         self.is_suspended = False
 
+    @property
+    def is_translated(self) -> bool:
+        return any(candidate.translation is not None for candidate in self.candidates)
+
     def bound(self) -> list[BoundText]:
-        """The texts that it may run, the newest last."""
+        """The texts that it may run, the newest last, as the client sent them."""
         values, formats = self.bind.parameters, self.bind.parameter_formats
         return [BoundText(each.text, values, formats, each.parameter_oids) for each in self.candidates]
 
