@@ -27,9 +27,10 @@ from sidegate.sql import Analysis, OutputColumns, analyse, query_outputs
 # With an empty search_path the target writes every name in a definition with its schema.
 QUERIES: Final = (
     "SET search_path = ''",
-    "SELECT c.oid, n.nspname, c.relname, c.relkind, a.attnum, a.attname"
+    "SELECT c.oid, n.nspname, c.relname, c.relkind, a.attnum, a.attname,"
+    " pg_catalog.format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL)"
     " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-    " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid"
+    " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
     " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c') AND a.attnum > 0 AND NOT a.attisdropped",
     "SELECT c.oid, pg_catalog.pg_get_viewdef(c.oid) FROM pg_catalog.pg_class c WHERE c.relkind IN ('v', 'm') AND c.oid >= 16384",
     "SELECT a.attrelid, a.attnum, pg_catalog.pg_get_expr(d.adbin, d.adrelid)"
@@ -81,6 +82,7 @@ class Relation:
     schema: str
     name: str
     columns: dict[int, str] = field(default_factory=dict)
+    types: dict[int, str] = field(default_factory=dict)  # by column, as SQL writes it; of a domain the type below it
     definition: SqlStatement | None = None  # of a view
     is_opaque: bool = False  # a view whose definition can't be read
     outputs: OutputColumns | None = None  # of a view, by column
@@ -109,12 +111,13 @@ class Catalog:
     ) -> Catalog:
         """From the rows that `QUERIES` bring."""
         relations: dict[int, Relation] = {}
-        for oid, schema, name, _kind, number, column in columns:
+        for oid, schema, name, _kind, number, column, *kind in columns:
             key = int(_text(oid))
             relation = relations.get(key)
             if relation is None:
                 relation = relations[key] = Relation(key, _text(schema), _text(name))
             relation.columns[int(_text(number))] = _text(column)
+            relation.types[int(_text(number))] = _text(kind[0]) if kind else ""
         for oid, definition in views:
             relation = relations.get(int(_text(oid)))
             if relation is not None:
@@ -333,6 +336,10 @@ class MaskedView:
             ):
                 return True
         return False
+
+    def masked_columns(self, relation: Relation) -> frozenset[int]:
+        """Those that are masked, or derive from masked ones."""
+        return frozenset(number for number, name in relation.columns.items() if self._holds(relation, name))
 
     def masked_names(self, column: ColumnRef) -> frozenset[str] | None:
         """Names that masked columns of a relation go by in its row type, in lower case. None: the relation isn't known."""

@@ -86,7 +86,7 @@ class Journal:
         self.statements += 1
         name = work.portal.name if work.portal is not None else None
         has_moved = not self._has_search_path or search_path != self._search_path
-        if not has_moved and work.is_simple and not (work.parameters or work.referred or work.alternatives):
+        if not has_moved and work.is_simple and not (work.parameters or work.referred or work.alternatives or work.asked):
             text = self._mask_text(work.text)
             if text.isascii():
                 payload = b'{"statement":%d,"text":%s}' % (work.id, msgspec.json.encode(text))
@@ -95,6 +95,7 @@ class Journal:
         record = StatementRecord(
             statement=work.id,
             text=self._mask_text(work.text),
+            asked=self._mask_text(work.asked) if work.asked is not None else None,
             via="simple" if work.is_simple else "extended",
             name=name or None,
             parameters=self._parameters(work.parameters, work.value_formats()) if work.parameters else (),

@@ -10,12 +10,13 @@ import operator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidegate.policy.decision import Allow, ColumnUse, Decision, Deny, Measure, RequireApproval
+from sidegate.policy.decision import Allow, ColumnUse, Decision, Deny, Masks, Measure, RequireApproval
 from sidegate.policy.engine import Engine, PrincipalView, SessionGrant
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind, TableImpact
+from sidegate.postgres.as_shown import AsShown, as_shown
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.pseudonyms import written_refusal
 from sidegate.postgres.refusal import unknown_name_message
@@ -87,6 +88,12 @@ class Judge:
         if isinstance(analysis, Analysis):
             return analysis.statements, None
         return (), self._problem(analysis)
+
+    def as_shown(self, text: str, statements: tuple[SqlStatement, ...], masks: Masks) -> AsShown | None:
+        """What is sent instead, where masked columns only sort, group or join."""
+        if not masks.columns:
+            return None
+        return as_shown(text, statements, masks, self.catalog, self.search_path, lambda new: self.read(new)[0])
 
     def current(self, prepared: Prepared) -> tuple[SqlStatement, ...]:
         """What it is by now: the target analyses it again when the search path is another than before (its plan cache does)."""

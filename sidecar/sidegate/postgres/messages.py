@@ -300,8 +300,8 @@ def encode_query(text: str) -> bytes:
 
 
 def encode_parse(name: str, text: str, parameter_oids: tuple[int, ...] = ()) -> bytes:
-    types = b"".join(oid.to_bytes(4, "big") for oid in parameter_oids)
-    return frame(b"P", name.encode() + b"\0" + text.encode() + b"\0" + len(parameter_oids).to_bytes(2, "big") + types)
+    oids = b"".join((oid & 0xFFFFFFFF).to_bytes(4, "big") for oid in parameter_oids)
+    return frame(b"P", name.encode() + b"\0" + text.encode() + b"\0" + len(parameter_oids).to_bytes(2, "big") + oids)
 
 
 def encode_bind(portal: str, statement: str) -> bytes:

@@ -67,6 +67,16 @@ def unknown_name_message(noun: str, name: str) -> bytes:
     return encode_fields(b"E", fields)
 
 
+def as_shown_notice(columns: tuple[str, ...]) -> bytes:
+    """That masks stand in place of these columns' values while the statement runs."""
+    named = ", ".join(f"`{column}`" for column in columns)
+    return notice_message(
+        f"masked columns sort, group and join by what is shown: {named}",
+        "in this statement every value of theirs is the mask itself, so rows that differ in nothing else are one group, in any order",
+        "name other columns there, or ask for `use: Allowed` on the mask",
+    )
+
+
 def notice_message(text: str, detail: str = "", hint: str = "") -> bytes:
     """NoticeResponse of the gate's own (SQLSTATE 01000, warning class): clients print it at once."""
     return encode_fields(b"N", {"S": "NOTICE", "V": "NOTICE", "C": "01000", "M": text, "D": detail, "H": hint})

@@ -71,7 +71,7 @@ class Work:
     """
 
     __slots__ = (
-        "alternatives", "approval", "approved_rows", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact",
+        "alternatives", "approval", "approved_rows", "asked", "copy_rewriter", "cursor", "decision", "fingerprint", "id", "impact",
         "is_simple", "is_translated", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan", "portal",
         "position", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text", "was_cut",
     )  # fmt: skip
@@ -79,6 +79,7 @@ class Work:
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
         self.id = number
         self.text = text
+        self.asked: str | None = None  # as the client wrote it, where something else is sent
         self.own = statements
         self.statements = statements
         self.is_simple = is_simple
@@ -218,10 +219,10 @@ class Room:
 class Prepared(Kept):
     """One prepared statement, as read under `search_path`. `parameter_oids` are the types that the client gave its parameters.
     `is_void`: the target refused it. `sql_name` is of a PREPARE, whose text is the whole string. `translation`: the target has another
-    text, and gets other values; `asked` is then what the text itself says.
+    text, and gets other values; `untranslated` is then what the text itself says.
     """
 
-    __slots__ = ("asked", "is_void", "parameter_oids", "search_path", "sql_name", "statements", "text", "translation")
+    __slots__ = ("is_void", "parameter_oids", "search_path", "sql_name", "statements", "text", "translation", "untranslated")
 
     def __init__(
         self,
@@ -237,7 +238,7 @@ class Prepared(Kept):
             weight += weight_of((translation.statement,)) + sys.getsizeof(translation.text)
         super().__init__(weight)
         self.text = text
-        self.asked = statements
+        self.untranslated = statements
         self.statements = statements if translation is None else (translation.statement,)
         self.translation = translation
         self.parameter_oids = parameter_oids

@@ -101,7 +101,7 @@ class Translator:
             translation = candidate.translation
             if translation is None:
                 return Bound((), frame, ANOTHER_BY_NOW)
-            again = self.of(candidate.text, candidate.asked, search_path, catalog)
+            again = self.of(candidate.text, candidate.untranslated, search_path, catalog)
             if again is None or (again.text, again.parameters) != (translation.text, translation.parameters):
                 return Bound((), frame, ANOTHER_BY_NOW)
             statements.append(again.statement)

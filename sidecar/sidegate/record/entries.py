@@ -184,12 +184,14 @@ class StatementBeside(_Part, frozen=True, kw_only=True):
 class StatementRecord(_Record, frozen=True, kw_only=True):
     """What the client asked for. `via` is `simple` or `extended`; `name` the portal's, None for the unnamed one. `runs` is what an EXECUTE
     or FETCH in it runs; `alternatives` what it is instead should the target have refused the newest statement of its name.
+    `asked` is what the client wrote where `text`, which is what was sent, says something else.
     `search_path` is what names were looked up in from this statement on (None: not known); UNSET: as for the statement before.
     """
 
     KIND = RecordKind.CLIENT_STATEMENT
     statement: int
     text: str
+    asked: str | None = None
     via: str = "simple"
     name: str | None = None
     parameters: tuple[Parameter, ...] = ()

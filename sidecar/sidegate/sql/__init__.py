@@ -7,6 +7,7 @@ from sidegate.sql.disguises import may_disguise, shows_values
 from sidegate.sql.fingerprint import Part, canonical_tokens, fingerprint
 from sidegate.sql.outputs import OutputColumns, query_outputs
 from sidegate.sql.parse import Limits, ParseProblem
+from sidegate.sql.substitution import substituted
 
 __all__ = [
     "Analysis",
@@ -25,4 +26,5 @@ __all__ = [
     "may_disguise",
     "query_outputs",
     "shows_values",
+    "substituted",
 ]

@@ -110,8 +110,8 @@ def test_a_field_that_cant_be_told_is_masked_or_refused(
         client.execute("SET search_path = rows")
         try:
             _, raw = rows_of(client, statement, binary=binary)
-        except psycopg.errors.InsufficientPrivilege:
-            return
+        except psycopg.Error as error:  # of the gate, or of the target
+            raw = str(error)
         assert SECRET not in raw
 
 

@@ -184,7 +184,7 @@ def test_a_write_that_a_unique_index_or_foreign_key_compares_with_a_masked_colum
         ("COPY users FROM STDIN", True),
         ("INSERT INTO users (id, name) VALUES (9, 'n')", False),
         ("SELECT id FROM plain_v ORDER BY id", False),
-        ("SELECT id FROM plain_v ORDER BY tax_id", True),
+        ("SELECT id FROM plain_v WHERE tax_id > '5'", True),
     ],
 )
 def test_a_session_refuses_what_would_tell_whether_a_masked_value_exists(catalog: Catalog, sql: str, is_refused: bool) -> None:
