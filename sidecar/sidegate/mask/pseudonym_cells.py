@@ -6,6 +6,7 @@ any more (a number that left the type's range, a token in place of a number) is 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from typing import Final
@@ -18,6 +19,7 @@ _INTEGER_BYTES: Final[Mapping[int, int]] = {21: 2, 23: 4, INT8_OID: 8}
 SHOWN_OIDS: Final = TEXT_OIDS | _INTEGER_BYTES.keys() | {NUMERIC_OID, UUID_OID}
 _NEGATIVE: Final = 0x4000  # NUMERIC_NEG (utils/adt/numeric.c)
 _GROUP: Final = 10_000
+_BARE_UUID: Final = re.compile(rb"[0-9A-Fa-f]{32}")
 
 
 def pseudonym_cell(cell: bytes, type_oid: int, format_code: int, pseudonyms: Pseudonyms) -> bytes | None:
@@ -39,13 +41,14 @@ def text_of(cell: bytes, type_oid: int, format_code: int) -> bytes | None:
     if type_oid in TEXT_OIDS:
         return cell
     if format_code != BINARY:
+        if type_oid == UUID_OID and _BARE_UUID.fullmatch(cell):
+            return _spelled(cell.decode("ascii").lower())  # as drivers write it
         return cell if _is_of(cell, type_oid) else None
     size = _INTEGER_BYTES.get(type_oid)
     if size is not None:
         return str(int.from_bytes(cell, "big", signed=True)).encode() if len(cell) == size else None
     if type_oid == UUID_OID and len(cell) == 16:
-        digits = cell.hex()
-        return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])).encode()
+        return _spelled(cell.hex())
     return _numeric_text(cell) if type_oid == NUMERIC_OID else None
 
 
@@ -61,6 +64,10 @@ def cell_of(text: bytes, type_oid: int, format_code: int) -> bytes | None:
     if size is not None:
         return int(text).to_bytes(size, "big", signed=True)
     return bytes.fromhex(text.decode().replace("-", "")) if type_oid == UUID_OID else _numeric_cell(int(text))
+
+
+def _spelled(digits: str) -> bytes:
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])).encode()
 
 
 def _is_of(text: bytes, type_oid: int) -> bool:

@@ -24,6 +24,10 @@ from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.statements import BoundText
 
 UNTOLD_OID: Final = 0
+# Types of array parameters to their elements' (pg_type.dat); of others the elements are read as what they look like.
+_ELEMENTS: Final[Mapping[int, int]] = {
+    1009: 25, 1015: 1043, 1014: 1042, 1003: 19, 1005: 21, 1007: 23, 1016: 20, 1231: 1700, 2951: 2950,
+}  # fmt: skip
 
 
 def pseudonym_masks(masks: Masks) -> tuple[ColumnMask, ...]:
@@ -62,15 +66,13 @@ def original_parameters(
             continue
         oid = bound.oids[number - 1] if number <= len(bound.oids) else UNTOLD_OID
         if is_array:
-            found = _original_array(value, pseudonyms, is_binary=bound.is_binary(number - 1))
+            found = _original_array(value, _ELEMENTS.get(oid, UNTOLD_OID), pseudonyms, is_binary=bound.is_binary(number - 1))
         elif bound.is_binary(number - 1):
             if oid == UNTOLD_OID:
                 return None
             found = original_cell(value, oid, BINARY, pseudonyms) if oid in SHOWN_OIDS else None
-        elif oid == UNTOLD_OID:
-            found = pseudonyms.original(value)
         else:
-            found = original_cell(value, oid, TEXT, pseudonyms) if oid in SHOWN_OIDS else None
+            found = _original_text(value, oid, pseudonyms)
         values[number - 1] = found if found is None or bound.is_binary(number - 1) or _is_text(found) else None
     return tuple(values)
 
@@ -83,13 +85,19 @@ def _is_text(value: bytes) -> bool:
     return b"\0" not in value
 
 
-def _original_array(value: bytes, pseudonyms: Pseudonyms, *, is_binary: bool) -> bytes | None:
+def _original_array(value: bytes, element_oid: int, pseudonyms: Pseudonyms, *, is_binary: bool) -> bytes | None:
     if is_binary:
         return rewrite_array(value, lambda _place, oid, element: _original_element(element, oid, pseudonyms))
     elements = array_elements(value)
     if elements is None:
         return None
-    return array_of([None if element is None else pseudonyms.original(element) for element in elements])
+    return array_of([None if element is None else _original_text(element, element_oid, pseudonyms) for element in elements])
+
+
+def _original_text(value: bytes, oid: int, pseudonyms: Pseudonyms) -> bytes | None:
+    if oid == UNTOLD_OID:
+        return pseudonyms.original(value)
+    return original_cell(value, oid, TEXT, pseudonyms) if oid in SHOWN_OIDS else None
 
 
 def _original_element(element: bytes, oid: int, pseudonyms: Pseudonyms) -> bytes | None:

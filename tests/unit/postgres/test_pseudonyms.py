@@ -77,6 +77,13 @@ def test_arrays_are_translated_element_by_element() -> None:
     assert originals(binary, parameters={1: True}, formats=(1,)) == (expected,)
 
 
+def test_elements_go_by_the_type_of_the_array_where_it_is_given() -> None:
+    key = b"8f14e45f-ceea-467f-a6c5-0d1b1f1a2b3c"
+    bare = shown(key).replace(b"-", b"")
+    assert originals(b"{%s}" % bare, parameters={1: True}, oids=(2951,)) == (b'{"%s"}' % key,)
+    assert originals(b"{583-68-2629}", parameters={1: True}, oids=(1007,)) == (b"{NULL}",)
+
+
 @pytest.mark.parametrize(
     "text",
     [b"583-68-2629", b"{a", b"{{a},{b}}", b"[0:1]={a,b}", b'{"a"b}', b'{a"b"}', b"{a,}", b"{,}", b'{"a}', b'{"a\\}', b"{a\\b}"],

@@ -103,7 +103,7 @@ def test_a_guess_is_not_asked_as_it_is() -> None:
         f"explain select id from people where ssn = '{PSEUDONYM.decode()}'",
         f"select 1; select id from people where ssn = '{PSEUDONYM.decode()}'",
         f"delete from people where ssn = '{PSEUDONYM.decode()}'",
-        "select id from people order by lower(ssn)",
+        "select id from people where lower(ssn) = 'a'",
     ],
 )
 def test_other_uses_are_refused(text: str) -> None:
