@@ -10,7 +10,7 @@ Rules it keeps:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from sidegate.mask.compounds import rewrite_array
@@ -21,7 +21,7 @@ from sidegate.policy.decision import ColumnMask, Deny, Masks, MaskStrategy
 from sidegate.policy.pseudonyms import written
 from sidegate.policy.statement import SqlStatement
 from sidegate.postgres.catalog import Catalog
-from sidegate.postgres.statements import BoundText
+from sidegate.postgres.statements import BoundText, Translated
 
 UNTOLD_OID: Final = 0
 # Types of array parameters to their elements' (pg_type.dat); of others the elements are read as what they look like.
@@ -52,19 +52,17 @@ def written_refusal(masks: Masks, statements: Iterable[SqlStatement], catalog: C
 
 
 def original_parameters(
-    bound: BoundText, parameters: Mapping[int, bool], pseudonyms: Pseudonyms
+    bound: BoundText, parameters: Sequence[Translated], pseudonyms: Pseudonyms
 ) -> tuple[bytes | None, ...] | None:
-    """The bound values, with those of `parameters` (by number, whether each is an array) in place of their pseudonyms. None: one can't be
-    read.
-    """
+    """The bound values, with those of `parameters` in place of their pseudonyms. None: one can't be read."""
     values = list(bound.parameters)
-    for number, is_array in parameters.items():
+    for number, is_array, known in parameters:
         if number > len(values):
             return None
         value = values[number - 1]
         if value is None:
             continue
-        oid = bound.oids[number - 1] if number <= len(bound.oids) else UNTOLD_OID
+        oid = (bound.oids[number - 1] if number <= len(bound.oids) else UNTOLD_OID) or known
         if is_array:
             found = _original_array(value, _ELEMENTS.get(oid, UNTOLD_OID), pseudonyms, is_binary=bound.is_binary(number - 1))
         elif bound.is_binary(number - 1):

@@ -15,7 +15,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from sidegate.policy.decision import Decision, Masks
 from sidegate.policy.statement import Impact, SqlStatement, StatementKind
@@ -47,15 +47,23 @@ class BoundText:
         return bool(self.formats) and self.formats[index if len(self.formats) > 1 else 0] == 1
 
 
+class Translated(NamedTuple):
+    """A parameter by its number (from 1). `oid`: the type that the target gives it where the client gives none, 0 if that isn't known."""
+
+    number: int
+    is_array: bool
+    oid: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Translation:
     """What is sent in place of a text with pseudonyms. `statement`: as it is judged then. `parameters`: those of a Bind that stand for
-    pseudonyms, by number, and whether each is an array.
+    pseudonyms.
     """
 
     statement: SqlStatement
     text: str
-    parameters: tuple[tuple[int, bool], ...] = ()
+    parameters: tuple[Translated, ...] = ()
 
 
 class Work:

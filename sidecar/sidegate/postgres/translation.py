@@ -10,7 +10,7 @@ Rules it keeps:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -22,8 +22,8 @@ from sidegate.policy.statement import SqlStatement, StatementKind
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.messages import Bind, encode_bound
 from sidegate.postgres.pseudonyms import original_parameters, pseudonym_masks
-from sidegate.postgres.statements import BoundText, Prepared, Translation
-from sidegate.sql.pseudonyms import Comparisons, comparisons, translated
+from sidegate.postgres.statements import BoundText, Prepared, Translated, Translation
+from sidegate.sql.pseudonyms import Comparisons, Parameter, comparisons, translated
 
 MAX_KEPT: Final = 64
 MAX_KEPT_TEXT: Final = 16 * 1024
@@ -84,7 +84,11 @@ class Translator:
         if sent is None:
             return None
         judged = replace(found.statement, text=statement.text, normalised=statement.normalised)
-        return Translation(judged, sent, tuple(sorted(found.parameters.items())))
+        parameters = tuple(
+            Translated(number, parameter.is_array, 0 if parameter.is_array else _oid_of(parameter, catalog))
+            for number, parameter in sorted(found.parameters.items())
+        )
+        return Translation(judged, sent, parameters)
 
     def bound(
         self,
@@ -107,7 +111,7 @@ class Translator:
             statements.append(again.statement)
         if len(parameters) != 1 or len({candidate.parameter_oids for candidate in candidates}) != 1:
             return Bound((), frame, ANOTHER_BY_NOW)
-        asked = dict(parameters.pop())
+        asked = parameters.pop()
         if not asked:
             return Bound(tuple(statements), frame)
         text = BoundText("", bind.parameters, bind.parameter_formats, candidates[-1].parameter_oids)
@@ -116,6 +120,32 @@ class Translator:
             return Bound((), frame, UNTYPED)
         sent = Bind(bind.portal, bind.statement, bind.parameter_formats, values, bind.result_formats)
         return Bound(tuple(statements), encode_bound(sent))
+
+
+# By the names of casts, and of columns' types as the catalog has them. Texts of every kind have one binary form.
+_OIDS: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("text", "varchar", "name", "character varying", "character"), 25),
+    **dict.fromkeys(("int4", "integer"), 23),
+    **dict.fromkeys(("int8", "bigint"), 20),
+    "smallint": 21,
+    "numeric": 1700,
+    "uuid": 2950,
+}
+
+
+def _oid_of(parameter: Parameter, catalog: Catalog) -> int:
+    """The type that the target takes the parameter for: what it is cast to, or else its column's. Were it another, its bytes would be no
+    value of this one, or garbage: in no case are they passed as they are.
+    """
+    kinds = parameter.casts or {
+        relation.types.get(number, "")
+        for column in parameter.columns
+        for relation in (catalog.named(column.relation) if column.relation is not None else catalog.all())
+        for number, name in relation.columns.items()
+        if name == column.name
+    }
+    oids = {_OIDS.get(kind, 0) for kind in kinds}
+    return oids.pop() if len(oids) == 1 else 0
 
 
 def unusable(statement: SqlStatement) -> SqlStatement:

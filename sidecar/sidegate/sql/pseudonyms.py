@@ -48,19 +48,27 @@ class Constant(NamedTuple):
     is_number: bool
 
 
+class Parameter(NamedTuple):
+    """A parameter that is to be translated: whether it is an array of values, what it is cast to, and the columns it is compared with."""
+
+    is_array: bool
+    casts: frozenset[str] = frozenset()
+    columns: frozenset[ColumnRef] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """`statement`: as it is judged when all of these are translated. `parameters`: by number (from 1), whether each is an array."""
+    """`statement`: as it is judged when all of these are translated. `parameters`: by number (from 1)."""
 
     statement: SqlStatement
     constants: tuple[Constant, ...]
-    parameters: Mapping[int, bool]
+    parameters: Mapping[int, Parameter]
 
 
 @dataclass(slots=True)
 class _Found:
     constants: list[Constant] = field(default_factory=list)
-    parameters: dict[int, bool] = field(default_factory=dict)
+    parameters: dict[int, Parameter] = field(default_factory=dict)
     places: set[int] = field(default_factory=set)  # of parameters in comparisons
 
 
@@ -145,32 +153,34 @@ class _Comparing(Statements):
         elif kind == "AEXPR_IN":
             compared = right["List"].get("items", []) if "List" in right else None
         elif kind == "AEXPR_OP_ANY":
-            array = _without_array_cast(right)
+            array, cast = _without_cast(right, is_array=True)
             if "ParamRef" in array:
-                return self._is_column(left, scope) and self._take_parameter(array["ParamRef"], is_array=True)
+                columns = self._column_of(left, scope)
+                return columns is not None and self._take_parameter(array["ParamRef"], Parameter(True, cast, columns))
             compared = array["A_ArrayExpr"].get("elements", []) if "A_ArrayExpr" in array else None
         else:
             return False
-        if not compared or not self._is_column(left, scope):
+        columns = self._column_of(left, scope) if compared else None
+        if not compared or columns is None:
             return False
-        bare = [_without_cast(node) for node in compared]
-        if not all(_is_plain(node) for node in bare):
+        bare = [_without_cast(node, is_array=False) for node in compared]
+        if not all(_is_plain(node) for node, _ in bare):
             return False
-        return all(self._take(node) for node in bare)
+        return all(self._take(node, Parameter(False, cast, columns)) for node, cast in bare)
 
-    def _is_column(self, node: Node, scope: Scope) -> bool:
+    def _column_of(self, node: Node, scope: Scope) -> frozenset[ColumnRef] | None:
+        """What the column is that is compared; None: it isn't one that is shown as pseudonyms for sure."""
         column = node.get("ColumnRef")
-        if column is None:
-            return False
-        parts = strings(column["fields"])
+        parts = strings(column["fields"]) if column is not None else ["*"]
         if parts[-1] == "*":
-            return False
+            return None
         resolved = scope.resolve(parts)
-        return resolved.is_plain and not resolved.row and bool(resolved.columns) and self._covers(resolved.columns)
+        is_sure = resolved.is_plain and not resolved.row and bool(resolved.columns) and self._covers(resolved.columns)
+        return resolved.columns if is_sure else None
 
-    def _take(self, node: Node) -> bool:
+    def _take(self, node: Node, parameter: Parameter) -> bool:
         if "ParamRef" in node:
-            return self._take_parameter(node["ParamRef"], is_array=False)
+            return self._take_parameter(node["ParamRef"], parameter)
         fields = node["A_Const"]
         if fields.get("isnull"):
             return True
@@ -181,10 +191,13 @@ class _Comparing(Statements):
             self.found.constants.append(Constant(fields["location"], value.encode(), True))
         return True
 
-    def _take_parameter(self, fields: Node, *, is_array: bool) -> bool:
+    def _take_parameter(self, fields: Node, parameter: Parameter) -> bool:
         number = fields.get("number", 0)
-        if number < 1 or self.found.parameters.setdefault(number, is_array) is not is_array:
+        known = self.found.parameters.get(number, parameter)
+        if number < 1 or known.is_array is not parameter.is_array:
             return False
+        merged = Parameter(parameter.is_array, known.casts | parameter.casts, known.columns | parameter.columns)
+        self.found.parameters[number] = merged
         self.found.places.add(fields["location"])
         return True
 
@@ -198,14 +211,12 @@ def _is_plain(node: Node) -> bool:
     return fields.get("location", -1) >= 0 and ("sval" in fields or "fval" in fields or "ival" in fields or "isnull" in fields)
 
 
-def _without_cast(node: Node) -> Node:
+def _without_cast(node: Node, *, is_array: bool) -> tuple[Node, frozenset[str]]:
+    """What is cast, and to which type."""
     cast = node.get("TypeCast")
-    return cast["arg"] if cast is not None and _is_silent(cast["typeName"], is_array=False) else node
-
-
-def _without_array_cast(node: Node) -> Node:
-    cast = node.get("TypeCast")
-    return cast["arg"] if cast is not None and _is_silent(cast["typeName"], is_array=True) else node
+    if cast is None or not _is_silent(cast["typeName"], is_array=is_array):
+        return node, frozenset()
+    return cast["arg"], frozenset({strings(cast["typeName"]["names"])[-1]})
 
 
 def _is_silent(kind: Node, *, is_array: bool) -> bool:

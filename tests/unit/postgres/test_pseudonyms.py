@@ -14,7 +14,7 @@ from sidegate.policy.source import PolicyRule
 from sidegate.policy.statement import ColumnRef, RelationRef
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.pseudonyms import array_elements, array_of, original_parameters
-from sidegate.postgres.statements import BoundText
+from sidegate.postgres.statements import BoundText, Translated
 
 PSEUDONYMS = Pseudonyms(b"k" * 32)
 TEXT, INT4, UNKNOWN = 25, 23, 705
@@ -29,7 +29,8 @@ def shown(value: bytes) -> bytes:
 def originals(
     *values: bytes | None, parameters: dict[int, bool], formats: tuple[int, ...] = (), oids: tuple[int, ...] = ()
 ) -> tuple[bytes | None, ...] | None:
-    return original_parameters(BoundText("", values, formats, oids), parameters, PSEUDONYMS)
+    translated = [Translated(number, is_array) for number, is_array in parameters.items()]
+    return original_parameters(BoundText("", values, formats, oids), translated, PSEUDONYMS)
 
 
 def test_only_the_parameters_that_stand_for_pseudonyms_change() -> None:
@@ -51,6 +52,15 @@ def test_binary_values_go_by_the_type_that_the_client_gave_and_are_refused_witho
     assert originals(number, parameters={1: False}, formats=(1,)) is None
     assert originals(number, parameters={1: False}, formats=(1,), oids=(0,)) is None
     assert originals(b"\x01", parameters={1: False}, formats=(1,), oids=(16,)) == (None,)  # a bool has no pseudonym
+
+
+def test_the_type_that_the_target_gives_counts_where_the_client_gives_none() -> None:
+    number = struct.pack(">i", int(shown(b"1234567")))
+    bound = BoundText("", (number,), (1,), (0,))
+    assert original_parameters(bound, [Translated(1, False, INT4)], PSEUDONYMS) == (struct.pack(">i", 1234567),)
+    assert original_parameters(bound, [Translated(1, False, 20)], PSEUDONYMS) == (None,)  # eight bytes, were it one
+    text = original_parameters(bound, [Translated(1, False, TEXT)], PSEUDONYMS)
+    assert text not in ((number,), (struct.pack(">i", 1234567),))
 
 
 def test_text_values_of_a_type_without_pseudonyms_or_that_leave_their_type_are_null() -> None:

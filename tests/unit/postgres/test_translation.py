@@ -160,6 +160,18 @@ def test_a_parameter_that_is_used_elsewhere_too_is_refused() -> None:
     assert was_refused(made, "MaskedColumnSteers")
 
 
+def test_a_binary_pseudonym_goes_by_its_cast_or_its_column_where_the_client_gave_no_type() -> None:
+    value = encode_bound(Bind("", "", (1,), (PSEUDONYM,), ()))
+    typed = Catalog.decode(
+        [(b"20000", b"public", b"people", b"r", number, column, kind) for number, column, kind in ((b"1", b"id", b"integer"), (b"2", b"ssn", b"text"))],
+        [], [], 2,
+    )  # fmt: skip
+    for text, catalog in ((WITH_PARAMETER, typed), (WITH_PARAMETER + "::text", relations("public"))):
+        made = Bench(policy((IDS,)), catalog=catalog)
+        sent = made.client(parse(text), value, execute(), SYNC)
+        assert values_of(sent[1]) == (SSN,)
+
+
 def test_a_binary_pseudonym_without_a_type_is_refused_and_not_passed() -> None:
     made = bench()
     value = encode_bound(Bind("", "", (1,), (SSN,), ()))

@@ -81,7 +81,7 @@ def test_constants_of_comparisons_are_translated_in_place(text: str, sent: str) 
 def test_parameters_of_comparisons_are_told(text: str, parameters: dict[int, bool]) -> None:
     answer = found(text)
     assert answer is not None
-    assert dict(answer.parameters) == parameters
+    assert {number: parameter.is_array for number, parameter in answer.parameters.items()} == parameters
     assert "ssn" not in {column.name for column in answer.statement.columns_steering}
 
 
