@@ -58,6 +58,8 @@ class ColumnUse(enum.StrEnum):
     """Whether a masked column may stand elsewhere than in the output."""
 
     REFUSED = "Refused"
+    EQUALITY = "Equality"
+    AGGREGATE = "Aggregate"
     ALLOWED = "Allowed"
 
 
@@ -317,10 +319,29 @@ class Mask(ApiModel):
         ColumnUse,
         Field(
             default=ColumnUse.REFUSED,
-            description="Whether a masked column may stand in predicates, joins, ordering and expressions, which can reveal its values.",
+            description="Whether a masked column may stand in predicates, joins, ordering and expressions, which can reveal its values: "
+            "nowhere (`Refused`), in `column = $1` with a bound parameter (`Equality`), in sums, averages and counts over groups of at "
+            "least `minGroupSize` rows of one table (`Aggregate`), or anywhere (`Allowed`).",
+        ),
+    ]
+    min_group_size: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=2,
+            le=1_000_000,
+            description="With `use: Aggregate`, how many values a group has at least. Default: 5.",
         ),
     ]
     constraints: ClassVar[tuple[Constraint, ...]] = (
+        Constraint(
+            name="group-size-with-aggregate",
+            field="minGroupSize",
+            cel="!has(self.minGroupSize) || self.use == 'Aggregate'",
+            holds=lambda self: self.min_group_size is None or self.use is ColumnUse.AGGREGATE,
+            problem="minGroupSize is about use: Aggregate",
+            way_forward="say use: Aggregate, or leave minGroupSize out",
+        ),
         Constraint(
             name="pseudonym-without-use",
             field="use",
@@ -467,9 +488,9 @@ class PolicyRule(ApiModel):
         Constraint(
             name="use-only-with-columns",
             field="mask.use",
-            cel="!has(self.mask) || self.mask.use != 'Allowed' || has(self.match.columns)",
-            holds=lambda self: self.mask is None or self.mask.use is not ColumnUse.ALLOWED or bool(self.match.columns),
-            problem="use: Allowed is about columns",
+            cel="!has(self.mask) || self.mask.use == 'Refused' || has(self.match.columns)",
+            holds=lambda self: self.mask is None or self.mask.use is ColumnUse.REFUSED or bool(self.match.columns),
+            problem="use is about columns",
             way_forward="leave use out, or mask by match.columns",
         ),
         Constraint(

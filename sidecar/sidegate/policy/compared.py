@@ -162,9 +162,15 @@ def _is_covered(mask: ColumnMask, name: str, others: Iterable[ColumnMask]) -> bo
         and _includes(other.schemas, mask.schemas)
         and _includes(other.tables, mask.tables)
         and _strictness(other.strategy) >= _strictness(mask.strategy)
-        and (other.use is ColumnUse.REFUSED or mask.use is ColumnUse.ALLOWED)
+        and _opens_no_more(other, mask)
         for other in others
     )
+
+
+def _opens_no_more(other: ColumnMask, mask: ColumnMask) -> bool:
+    if other.use is ColumnUse.AGGREGATE and mask.use is ColumnUse.AGGREGATE:
+        return other.min_group_size >= mask.min_group_size
+    return other.use in (ColumnUse.REFUSED, mask.use) or mask.use is ColumnUse.ALLOWED
 
 
 def _includes(wide: frozenset[str] | None, narrow: frozenset[str] | None) -> bool:

@@ -19,7 +19,7 @@ from sidegate.api import rule as api
 from sidegate.api.access_policy import AccessPolicy, FindingSeverity, Validity
 from sidegate.api.protected_target import ProtectedTarget
 from sidegate.policy import config as wire
-from sidegate.policy.decision import ColumnUse, MaskStrategy
+from sidegate.policy.decision import MIN_GROUP_SIZE, ColumnUse, MaskStrategy
 from sidegate.policy.finding import Finding, error, name_of, worst_first
 from sidegate.policy.review import review_bound
 
@@ -244,6 +244,7 @@ def _rule(rule: api.PolicyRule) -> wire.RuleConfig:
         detectors=tuple(each.value for each in match.values.detectors) if match.values else (),
         strategy=MaskStrategy(mask.strategy.value) if mask else MaskStrategy.REDACT,
         use=ColumnUse(mask.use.value) if mask else ColumnUse.REFUSED,
+        min_group_size=(mask.min_group_size if mask else None) or MIN_GROUP_SIZE,
         approval=_approval(rule.approval),
         message=str(rule.message or ""),
         budget=wire.BudgetConfig(match.budget.statements, match.budget.rows, match.budget.masked_values)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from sidegate.policy.decision import ColumnUse, MaskStrategy
+from sidegate.policy.decision import MIN_GROUP_SIZE, ColumnUse, MaskStrategy
 
 CONFIG_FORMAT: Final = 1
 
@@ -251,6 +251,7 @@ class RuleConfig(_Part, frozen=True):
     detectors: tuple[str, ...] = ()
     strategy: MaskStrategy = MaskStrategy.REDACT
     use: ColumnUse = ColumnUse.REFUSED
+    min_group_size: int = MIN_GROUP_SIZE
     approval: ApprovalConfig | None = None
     message: str = ""  # the policy owner's own words for whoever is refused
     budget: BudgetConfig | None = None

@@ -67,7 +67,12 @@ class ColumnUse(enum.StrEnum):
     """Whether a masked column may stand elsewhere than in the output."""
 
     REFUSED = "Refused"
+    EQUALITY = "Equality"  # compared with a bound parameter
+    AGGREGATE = "Aggregate"  # summed, averaged and counted over groups of `min_group_size` values or more
     ALLOWED = "Allowed"
+
+
+MIN_GROUP_SIZE: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,7 @@ class ColumnMask:
     strategy: MaskStrategy
     use: ColumnUse
     source: PolicyRule
+    min_group_size: int = MIN_GROUP_SIZE
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,10 @@ def mask_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement, opaque:
     for mask in masks:
         if mask.use is ColumnUse.ALLOWED:
             continue
-        for column in sorted(statement.columns_steering, key=_column_order):
+        steering = statement.columns_steering
+        if mask.use is ColumnUse.EQUALITY:
+            steering -= statement.columns_compared
+        for column in sorted(steering, key=_column_order):
             if may_be_masked(mask, column):
                 return MaskRefusal(
                     Reason.MASKED_COLUMN_STEERS, mask.source, f"{_shown(column)} may only stand plainly in the output"

@@ -196,6 +196,7 @@ def _column_masks(rule: RuleConfig, source: PolicyRule) -> tuple[ColumnMask, ...
             # A pseudonym stands for its value in comparisons; the value itself may not be compared with beside it
             ColumnUse.REFUSED if rule.strategy is MaskStrategy.PSEUDONYM else rule.use,
             source,
+            rule.min_group_size,
         )
         for (schema, table), columns in sorted(names.items(), key=lambda item: (item[0][0] or "", item[0][1] or ""))
     )

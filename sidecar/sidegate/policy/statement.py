@@ -61,7 +61,8 @@ class ColumnRef(NamedTuple):
 class OutputColumn(NamedTuple):
     """A column of a statement's result by its lineage. `columns`: all that can reach it, through whatever makes it. `is_run`: any number of
     columns (a star), told together. `is_computed`: made of them, not one of them passed on. `is_of_row`: a whole row, or taken out of one,
-    which `fields_output` tells more of.
+    which `fields_output` tells more of. `group_floor`: a sum, average or count of one column of one table, over groups that the statement
+    itself lets have no fewer values than this; 0: of any size, or nothing of that kind.
     """
 
     name: str | None
@@ -69,6 +70,7 @@ class OutputColumn(NamedTuple):
     is_computed: bool = False
     is_run: bool = False
     is_of_row: bool = False
+    group_floor: int = 0
 
 
 class FunctionRef(NamedTuple):
@@ -85,7 +87,8 @@ class SqlStatement:
 
     `columns_output` are the columns that stand plainly in the top-level output (masked there by their origin);
     `columns_steering` are those named where they decide what is returned, or in an expression that may fail or linger by their values:
-    predicates, joins, ordering, grouping, functions. `columns_keys`: those of them that are only sorted, grouped or joined by.
+    predicates, joins, ordering, grouping, functions. `columns_keys`: those of them that are only sorted, grouped or joined by;
+    `columns_compared`: that are only compared for equality with a bound parameter.
     `lineage`: the columns of its result in order, for what returns rows by a query; what an expression that can't tell anything but by its
     value is made of stands there alone.
     `columns_written` are targets of INSERT, UPDATE, COPY FROM. `affects_rows`: the statement changes rows, so its impact can be
@@ -113,6 +116,7 @@ class SqlStatement:
     columns_output: frozenset[ColumnRef] = frozenset()
     columns_steering: frozenset[ColumnRef] = frozenset()
     columns_keys: frozenset[ColumnRef] = frozenset()
+    columns_compared: frozenset[ColumnRef] = frozenset()
     columns_written: frozenset[ColumnRef] = frozenset()
     functions: frozenset[FunctionRef] = frozenset()
     settings: tuple[tuple[str, str | None], ...] = ()

@@ -31,7 +31,7 @@ from sidegate.postgres.messages import (
     encode_query,
 )
 from sidegate.postgres.pipeline import Answer, Expected, Kind
-from sidegate.postgres.refusal import as_shown_notice, refusal_message, unknown_name_message
+from sidegate.postgres.refusal import refusal_message, unknown_name_message
 from sidegate.postgres.runners import ExecuteRunner, QueryRunner, poison_bind, poison_parse
 from sidegate.postgres.spending import HELD_NEXT_TIME
 from sidegate.postgres.startup import NAME_BYTES
@@ -274,18 +274,18 @@ class ClientSide:
         session.fence_names()
         text = decode_query(frame[HEADER_BYTES:])
         statements, deny = session.judge.read(text)
-        shown = session.judge.as_shown(text, statements, session.grant.masks)
-        if shown is not None:
-            frame, statements = encode_query(shown.text), shown.statements
-            session.deliver(as_shown_notice(shown.columns))
+        instead = session.judge.rewritten(text, statements, session.grant.masks)
+        if instead is not None:
+            frame, statements = encode_query(instead.text), instead.statements
+            session.deliver(instead.notice)
         if len(session.prepared) + len(session.cursors) >= MAX_NAMES and any(s.prepares or s.declares for s in statements):
             way = "DEALLOCATE some of them, or connect again"
             raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements and cursors in one session", "54000", way)
-        translation = session.masker.translation(text, statements) if shown is None else None
+        translation = session.masker.translation(text, statements) if instead is None else None
         if translation is not None:
             statements, frame = (translation.statement,), encode_query(translation.text)
-        work = session.new_work(shown.text if shown is not None else text, statements, is_simple=True)
-        work.asked = text if shown is not None else None
+        work = session.new_work(instead.text if instead is not None else text, statements, is_simple=True)
+        work.asked = text if instead is not None else None
         work.is_translated = translation is not None
         runner = QueryRunner(session, self, work, frame)
         if deny is not None:
@@ -418,12 +418,12 @@ class ClientSide:
         if len(session.prepared) >= MAX_NAMES:
             raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements in one session", "54000", "close some of them")
         statements, problem = session.judge.read(parse.text)
-        shown = session.judge.as_shown(parse.text, statements, session.grant.masks)
-        if shown is not None:
-            parse.text, statements = shown.text, shown.statements
+        instead = session.judge.rewritten(parse.text, statements, session.grant.masks)
+        if instead is not None:
+            parse.text, statements = instead.text, instead.statements
             frame = encode_parse(parse.name, parse.text, parse.parameter_oids)
-            session.deliver(as_shown_notice(shown.columns))
-        translation = session.masker.translation(parse.text, statements) if shown is None else None
+            session.deliver(instead.notice)
+        translation = session.masker.translation(parse.text, statements) if instead is None else None
         if translation is not None:
             frame = encode_parse(parse.name, translation.text, parse.parameter_oids)
         prepared = Prepared(parse.text, statements, parse.parameter_oids, session.judge.search_path, translation=translation)

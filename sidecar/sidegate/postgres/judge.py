@@ -16,11 +16,11 @@ from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind, TableImpact
-from sidegate.postgres.as_shown import AsShown, as_shown
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.pseudonyms import written_refusal
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
+from sidegate.postgres.rewriting import Rewritten, rewritten
 from sidegate.postgres.spending import Meter, Spending
 from sidegate.postgres.statements import Binding, BoundText, Cursor, Names, Portal, Prepared, Shared, Work
 from sidegate.postgres.translation import kept_in_session, unusable
@@ -89,11 +89,11 @@ class Judge:
             return analysis.statements, None
         return (), self._problem(analysis)
 
-    def as_shown(self, text: str, statements: tuple[SqlStatement, ...], masks: Masks) -> AsShown | None:
-        """What is sent instead, where masked columns only sort, group or join."""
+    def rewritten(self, text: str, statements: tuple[SqlStatement, ...], masks: Masks) -> Rewritten | None:
+        """What is sent instead, so that it can be answered."""
         if not masks.columns:
             return None
-        return as_shown(text, statements, masks, self.catalog, self.search_path, lambda new: self.read(new)[0])
+        return rewritten(text, statements, masks, self.catalog, self.search_path, lambda new: self.read(new)[0])
 
     def current(self, prepared: Prepared) -> tuple[SqlStatement, ...]:
         """What it is by now: the target analyses it again when the search path is another than before (its plan cache does)."""
@@ -251,7 +251,10 @@ class Judge:
             return None
         view = self.catalog.masked_view(decision.masks)
         for statement in work.statements:
-            for column in statement.columns_steering:
+            steering = statement.columns_steering
+            if all(mask.use in (ColumnUse.ALLOWED, ColumnUse.EQUALITY) for mask in decision.masks.columns):
+                steering -= statement.columns_compared
+            for column in steering:
                 if view.derives(column):
                     where = f"{column.relation.name}.{column.name}" if column.relation else column.name
                     return Deny(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sidegate.policy.decision import Masks
+from sidegate.policy.decision import ColumnUse, Masks
 from sidegate.policy.statement import ColumnRef, OutputColumn, SqlStatement
 from sidegate.postgres.catalog import Catalog, MaskedView
 from sidegate.postgres.results import Reach, ResultPlan
@@ -53,9 +53,22 @@ class Proof:
         found = [Reach.NONE] * width
         lineages = [lineage for lineage in self._lineages if _fits(lineage, width)]
         for lineage in lineages or self._lineages:
-            for number, reach in enumerate(_spread([_reach(output, view) for output in lineage], lineage, width)):
+            for number, reach in enumerate(_spread(list(map(self._reach, lineage)), lineage, width)):
                 found[number] = max(found[number], reach)
         return tuple(found)
+
+    def _reach(self, output: OutputColumn) -> Reach:
+        view = self._view_for(output.group_floor)
+        if view is None or output.is_of_row or not any(map(view.may_be_masked, output.columns)):
+            return Reach.NONE  # rows and their fields go by name
+        return Reach.COMPUTED if output.is_computed else Reach.PASSED
+
+    def _view_for(self, group_floor: int) -> MaskedView | None:
+        """Of an aggregate over groups of so many values, those masks are left out that let it be shown."""
+        if not group_floor or self.catalog is None:
+            return self._view
+        left = tuple(m for m in self.masks.columns if m.use is not ColumnUse.AGGREGATE or group_floor < m.min_group_size)
+        return self.catalog.masked_view(Masks(left)) if left else None
 
     def _masked_fields(self) -> frozenset[str] | None:
         found: set[str] = set()
@@ -92,12 +105,6 @@ def _is_unsure(statements: tuple[SqlStatement, ...], view: MaskedView) -> bool:
 def _may_be_call(column: ColumnRef, view: MaskedView) -> bool:
     """`u.f` with no column `f` in `u` calls a function on the whole row."""
     return column.relation is not None and view.is_no_column(column)
-
-
-def _reach(output: OutputColumn, view: MaskedView) -> Reach:
-    if output.is_of_row or not any(map(view.may_be_masked, output.columns)):
-        return Reach.NONE  # rows and their fields go by name
-    return Reach.COMPUTED if output.is_computed else Reach.PASSED
 
 
 def _fits(lineage: Sequence[OutputColumn], width: int) -> bool:

@@ -77,6 +77,15 @@ def as_shown_notice(columns: tuple[str, ...]) -> bytes:
     )
 
 
+def groups_notice(smallest: int) -> bytes:
+    """That groups of fewer values are left out."""
+    return notice_message(
+        f"groups of fewer than {smallest} values are left out",
+        "the statement aggregates a masked column, and a small group tells of those in it",
+        f"group more widely; `HAVING count(column) >= {smallest}` says the same",
+    )
+
+
 def notice_message(text: str, detail: str = "", hint: str = "") -> bytes:
     """NoticeResponse of the gate's own (SQLSTATE 01000, warning class): clients print it at once."""
     return encode_fields(b"N", {"S": "NOTICE", "V": "NOTICE", "C": "01000", "M": text, "D": detail, "H": hint})

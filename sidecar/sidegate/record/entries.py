@@ -16,7 +16,7 @@ from typing import ClassVar, TypeAlias
 import msgspec
 
 from sidegate.audit.events import DecisionFacts, SessionFields
-from sidegate.policy.decision import ColumnMask, ColumnUse, Decision, Masks, MaskStrategy, ValueMask
+from sidegate.policy.decision import MIN_GROUP_SIZE, ColumnMask, ColumnUse, Decision, Masks, MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
 from sidegate.policy.statement import Impact
 from sidegate.record.frame import RecordEntry, RecordKind
@@ -105,6 +105,7 @@ class ColumnMaskFields(_Part, frozen=True, kw_only=True):
     tables: tuple[str, ...] | None = None
     strategy: MaskStrategy
     use: ColumnUse = ColumnUse.REFUSED
+    min_group_size: int = MIN_GROUP_SIZE
     rule: RuleFields
 
 
@@ -132,6 +133,7 @@ class MasksFields(_Part, frozen=True, kw_only=True):
                     tables=None if each.tables is None else tuple(sorted(each.tables)),
                     strategy=each.strategy,
                     use=each.use,
+                    min_group_size=each.min_group_size,
                     rule=RuleFields.of(each.source),
                 )
                 for each in masks.columns
@@ -153,6 +155,7 @@ class MasksFields(_Part, frozen=True, kw_only=True):
                     each.strategy,
                     each.use,
                     each.rule.source(),
+                    each.min_group_size,
                 )
                 for each in self.columns
             ),

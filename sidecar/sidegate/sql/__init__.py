@@ -5,6 +5,7 @@ from sidegate.sql.cache import StatementCache
 from sidegate.sql.copy_out import CopyOut, copy_out_options, copy_out_query, copy_out_relation
 from sidegate.sql.disguises import may_disguise, shows_values
 from sidegate.sql.fingerprint import Part, canonical_tokens, fingerprint
+from sidegate.sql.group_floor import floored
 from sidegate.sql.outputs import OutputColumns, query_outputs
 from sidegate.sql.parse import Limits, ParseProblem
 from sidegate.sql.substitution import substituted
@@ -23,6 +24,7 @@ __all__ = [
     "copy_out_query",
     "copy_out_relation",
     "fingerprint",
+    "floored",
     "may_disguise",
     "query_outputs",
     "shows_values",

@@ -143,7 +143,21 @@ class Expressions(ABC):
     def _operation(self, fields: Node, scope: Scope, rest: list[Node]) -> None:
         if "BETWEEN" not in fields.get("kind", ""):
             self.operator(strings(fields.get("name", [])))
+        if self._is_equality_with_parameter(fields, scope):
+            return
         rest.extend(node for node in (fields.get("lexpr"), fields.get("rexpr")) if node)
+
+    def _is_equality_with_parameter(self, fields: Node, scope: Scope) -> bool:
+        if fields.get("kind") != "AEXPR_OP" or strings(fields.get("name", [])) != ["="]:
+            return False
+        left, right = fields.get("lexpr", {}), fields.get("rexpr", {})
+        for column, parameter in ((left, right), (right, left)):
+            if "ColumnRef" in column and "ParamRef" in parameter:
+                parts = strings(column["ColumnRef"]["fields"])
+                if parts[-1] != "*":
+                    self.facts.compare(scope.resolve(parts).columns)
+                    return True
+        return False
 
     def _sort_by(self, fields: Node, scope: Scope, rest: list[Node]) -> None:
         if "useOp" in fields:

@@ -26,6 +26,7 @@ class Facts:
     fields: set[tuple[str | None, ColumnRef]] = field(default_factory=set)
     steering: set[ColumnRef] = field(default_factory=set)
     keys: set[ColumnRef] = field(default_factory=set)
+    compared: set[ColumnRef] = field(default_factory=set)
     is_key: bool = False  # what steers now is only sorted, grouped or joined by
     reached: set[ColumnRef] | None = None  # what the output that is walked now is made of
     lineage: list[OutputColumn] = field(default_factory=list)
@@ -104,6 +105,11 @@ class Facts:
         (self.keys if self.is_key else self.steering).update(columns)
         self.reach(columns)
 
+    def compare(self, columns: Collection[ColumnRef]) -> None:
+        """With a bound parameter, for equality."""
+        self.compared.update(columns)
+        self.reach(columns)
+
     def reach(self, columns: Collection[ColumnRef]) -> None:
         if self.reached is not None:
             self.reached.update(columns)
@@ -120,8 +126,9 @@ class Facts:
             schemas=None if self.could_be_any_schema else frozenset(self.schemas),
             columns_output=frozenset(self.output),
             fields_output=frozenset(self.fields),
-            columns_steering=frozenset(self.steering | self.keys),
-            columns_keys=frozenset(self.keys - self.steering),
+            columns_steering=frozenset(self.steering | self.keys | self.compared),
+            columns_keys=frozenset(self.keys - self.steering - self.compared),
+            columns_compared=frozenset(self.compared - self.steering - self.keys),
             lineage=tuple(self.lineage),
             columns_written=frozenset(self.written),
             functions=frozenset(self.functions),

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from sidegate.sql.expressions import Expressions
 from sidegate.sql.functions import SAFE
+from sidegate.sql.group_floor import FLOORED
 from sidegate.sql.names import strings
 from sidegate.sql.parse import Node
 from sidegate.sql.scope import Columns, Scope, pool
@@ -28,7 +29,8 @@ QUIET: Final[dict[str, int]] = {
     **dict.fromkeys("lower upper initcap length char_length character_length octet_length bit_length md5 reverse".split(), 1),  # noqa: SIM905
     **dict.fromkeys("btrim ltrim rtrim left right lpad rpad replace translate split_part strpos position".split(), 1),  # noqa: SIM905
     **dict.fromkeys("substr substring quote_literal quote_nullable quote_ident pg_typeof pg_column_size".split(), 1),  # noqa: SIM905
-    **dict.fromkeys("to_json to_jsonb row_to_json min max count any_value string_agg json_agg jsonb_agg".split(), 1),  # noqa: SIM905
+    **dict.fromkeys("to_json to_jsonb row_to_json min max any_value string_agg json_agg jsonb_agg".split(), 1),  # noqa: SIM905
+    **dict.fromkeys(FLOORED, 1),
     **dict.fromkeys("concat concat_ws json_build_array jsonb_build_array json_build_object jsonb_build_object".split(), _ALL),  # noqa: SIM905
 }
 # With a text for second argument these take a regular expression, whose time is another for each value.

@@ -16,6 +16,7 @@ from sidegate.policy.statement import StatementKind
 from sidegate.sql import settings
 from sidegate.sql.expressions import TooDeepError
 from sidegate.sql.from_items import FromItems
+from sidegate.sql.group_floor import split_floors, with_floors
 from sidegate.sql.names import strings
 from sidegate.sql.parse import Node
 from sidegate.sql.scope import Cte, Output, Scope, pool
@@ -80,6 +81,8 @@ class Queries(FromItems):
             level = self.from_clause(fields.get("fromClause", []), base)
             outer, self.pinned_setting = self.pinned_setting, settings.pinned_setting(fields)
             outputs = self.target_list(fields.get("targetList", []), level)
+            if not self._reads_cte(fields, base):
+                outputs = with_floors(fields, outputs)
             self.pinned_setting = outer
             self._clauses(fields, level, outputs)
         self._order(fields.get("sortClause", []), level, outputs)
@@ -90,6 +93,13 @@ class Queries(FromItems):
             self.select_into(fields["intoClause"], outputs)
             return []
         return outputs
+
+    @staticmethod
+    def _reads_cte(fields: Node, base: Scope) -> bool:
+        """Its one table may be a WITH query, which may repeat rows."""
+        return any(
+            base.cte(item["RangeVar"]["relname"]) is not None for item in fields.get("fromClause", []) if "RangeVar" in item
+        )
 
     @abstractmethod
     def select_into(self, into: Node, outputs: list[Output]) -> None:
@@ -189,7 +199,11 @@ class Queries(FromItems):
         self.expression(fields.get("whereClause"), level)
         for item in fields.get("groupClause", []):
             self._group_item(item, level, outputs)
-        self.expression(fields.get("havingClause"), level)
+        floors, others = split_floors(fields.get("havingClause"))
+        self.expression(others, level)
+        for floor in floors:
+            self.operator(strings(floor["A_Expr"]["name"]))
+            self.lineage_of(floor["A_Expr"]["lexpr"], level)
         self.expression(fields.get("windowClause"), level)
         distinct = fields.get("distinctClause")
         if distinct is None:

@@ -30,6 +30,7 @@ class Output(NamedTuple):
     is_star: bool = False
     is_renamed: bool = False  # a star whose columns go by other names than their own
     is_row: bool = False  # whole rows of relations (`columns` are their stars), which may be passed on and taken apart
+    group_floor: int = 0  # of an aggregate of one column of one table: how many values each group has at least
     is_field: bool = False  # taken out of a row: no origin is told, at the top it is masked by its name
 
 

@@ -51,7 +51,9 @@ class Statements(Definitions):
         for output in outputs:
             is_of_row = output.is_row or output.is_field
             is_passed_on = output.is_plain or is_of_row
-            self.facts.lineage.append(OutputColumn(output.name, output.columns, not is_passed_on, output.is_star, is_of_row))
+            self.facts.lineage.append(
+                OutputColumn(output.name, output.columns, not is_passed_on, output.is_star, is_of_row, output.group_floor)
+            )
             if is_passed_on:
                 self.facts.output |= output.columns
             if is_of_row:

@@ -27,6 +27,7 @@ def shown(statement: SqlStatement) -> dict[str, Any]:
         ],
         "steering": columns(statement.columns_steering),
         "keys": columns(statement.columns_keys),
+        "compared": columns(statement.columns_compared),
         "written": columns(statement.columns_written),
         "changed": columns(statement.columns_changed),
         "drops": relations(statement.drops_tables) if statement.drops_tables else statement.drops_tables is not None,

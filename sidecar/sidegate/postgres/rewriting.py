@@ -1,12 +1,13 @@
-"""Masked columns that only sort, group or join: the query runs on masks instead of values, as if the table held what is shown. Pure.
+"""What is sent instead of a query, so that it can be answered without telling masked values. Pure.
 
-`SELECT id, ssn FROM users ORDER BY ssn` would tell which number is the larger one. With `'[masked]'` in every row it tells nothing, and is
-still answered.
+Keys: masked columns that only sort, group or join. `SELECT id, ssn FROM users ORDER BY ssn` would tell which number is the larger one; with
+`'[masked]'` in every row, as if the table held what is shown, it tells nothing. Groups: under `use: Aggregate` a sum gets a HAVING that
+leaves small groups out.
 
 Rules it keeps:
 - Only where masked columns steer by nothing else: a predicate on masks would answer falsely, so it stays refused.
 - The new text is read and decided like any other, and it is what is sent, recorded and approved. The client is told by a notice.
-- Every table with a masked column is replaced whole, or none: what a rule allows to be used (`use: Allowed`) is no reason.
+- Every table with a masked column is replaced whole: a rule that allows the use of one (`use: Allowed`) is no reason.
 """
 
 from __future__ import annotations
@@ -18,41 +19,63 @@ from sidegate.mask.strategies import REDACTED
 from sidegate.policy.decision import ColumnUse, Masks
 from sidegate.policy.statement import RelationRef, SqlStatement, StatementKind
 from sidegate.postgres.catalog import Catalog, Relation
-from sidegate.sql import substituted
+from sidegate.postgres.refusal import as_shown_notice, groups_notice
+from sidegate.sql import floored, substituted
 
 _READ: Final = frozenset({StatementKind.READ})
 _TEXTS: Final = frozenset({"text", "character varying", "character", "name", "public.citext", "citext"})
 Reader: TypeAlias = Callable[[str], "tuple[SqlStatement, ...]"]
 
 
-class AsShown(NamedTuple):
-    """`columns`: the masked columns that are replaced, for the notice."""
+class Rewritten(NamedTuple):
+    """`notice` is a NoticeResponse."""
 
     text: str
     statements: tuple[SqlStatement, ...]
-    columns: tuple[str, ...]
+    notice: bytes
 
 
 class _NotToldError(Exception):
     """A table that isn't one for sure."""
 
 
-def as_shown(
+def rewritten(
     text: str,
     statements: tuple[SqlStatement, ...],
     masks: Masks,
     catalog: Catalog | None,
     path: tuple[str, ...] | None,
     read: Reader,
-) -> AsShown | None:
-    """The statement with masks in place of values; None where it needs none, or can't be run so."""
-    if catalog is None or len(statements) != 1 or statements[0].kinds != _READ or not statements[0].columns_keys:
+) -> Rewritten | None:
+    """None where the query needs nothing of it, or can't be run so. `read` analyses a text."""
+    if catalog is None or len(statements) != 1 or statements[0].kinds != _READ:
         return None
-    columns = tuple(mask for mask in masks.columns if mask.use is not ColumnUse.ALLOWED)
-    if not columns:
-        return None
-    view = catalog.masked_view(Masks(columns))
     (statement,) = statements
+    if any(mask.use is ColumnUse.AGGREGATE for mask in masks.columns):
+        found = _over_large_groups(text, statement, masks, catalog, read)
+        if found is not None:
+            return found
+    return _by_what_is_shown(text, statement, masks, catalog, path, read) if statement.columns_keys else None
+
+
+def _over_large_groups(text: str, statement: SqlStatement, masks: Masks, catalog: Catalog, read: Reader) -> Rewritten | None:
+    aggregated = [mask for mask in masks.columns if mask.use is ColumnUse.AGGREGATE]
+    view = catalog.masked_view(Masks(tuple(aggregated)))
+    smallest = max(mask.min_group_size for mask in aggregated)
+    if not any(output.is_computed and any(map(view.may_be_masked, output.columns)) for output in statement.lineage):
+        return None
+    new = floored(text, smallest)
+    made = read(new) if new is not None else ()
+    if new is None or len(made) != 1 or made[0].kinds != _READ:
+        return None
+    return Rewritten(new, made, groups_notice(smallest))
+
+
+def _by_what_is_shown(
+    text: str, statement: SqlStatement, masks: Masks, catalog: Catalog, path: tuple[str, ...] | None, read: Reader
+) -> Rewritten | None:
+    columns = tuple(mask for mask in masks.columns if mask.use is not ColumnUse.ALLOWED)
+    view = catalog.masked_view(Masks(columns))
     steering = {column for column in statement.columns_steering if view.may_be_masked(column)}
     if not steering or not steering <= statement.columns_keys:
         return None
@@ -77,7 +100,7 @@ def as_shown(
     made = read(new)
     if len(made) != 1 or made[0].kinds != _READ or any(map(view.may_be_masked, made[0].columns_steering)):
         return None
-    return AsShown(new, made, tuple(sorted(replaced)))
+    return Rewritten(new, made, as_shown_notice(tuple(sorted(replaced))))
 
 
 def _query(relation: Relation, masked: frozenset[int]) -> str:
