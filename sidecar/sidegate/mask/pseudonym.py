@@ -55,7 +55,7 @@ UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a
 # A pseudonym stays in the types that its value is in: positive numbers of integer and bigint end here.
 _EDGES: Final = (2**31, 2**63)
 _UUID_BITS: Final = 128
-_KEPT_KEYS: Final = 256
+_KEPT_KEYS: Final = 1024  # sessions of one process that show pseudonyms at a time, without making ciphers anew
 
 _Permute = Callable[[int, int, int, bytes], int]
 

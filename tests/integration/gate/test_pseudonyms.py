@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
+import asyncpg
 import psycopg
 import pytest
 
@@ -162,3 +163,23 @@ def test_no_statement_makes_a_pseudonym_of_a_guess_or_shows_a_value(client: psyc
     assert SSN not in answer
     if SSN in attack:
         assert pseudonym not in answer
+
+
+async def test_asyncpg_binds_pseudonyms_in_binary_by_the_types_that_the_target_gives(
+    gate: GateProcess, issuer: Issuer, database: str
+) -> None:
+    endpoint = gate.endpoint(issuer)
+    connection = await asyncpg.connect(
+        host="127.0.0.1", port=gate.port, user="owner", password=endpoint.password("owner"), database=database, ssl=False
+    )  # fmt: skip
+    try:
+        await connection.execute("SET search_path = ids")
+        row = await connection.fetchrow("SELECT ssn, account, key, total FROM people WHERE id = 1")
+        assert row is not None
+        for column in ("ssn", "account", "key", "total"):
+            assert await connection.fetchval(f"SELECT id FROM people WHERE {column} = $1", row[column]) == 1
+            assert await connection.fetchval(f"SELECT id FROM people WHERE {column} = ANY($1)", [row[column]]) == 1
+        assert await connection.fetchval("SELECT id FROM people WHERE ssn = $1", SSN) is None
+        assert await connection.fetchval("SELECT id FROM people WHERE account = $1", 73512345) is None
+    finally:
+        await connection.close()
