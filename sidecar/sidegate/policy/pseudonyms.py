@@ -4,7 +4,8 @@ tells where the guess is right: it need only be looked for among the others.
 Rules it keeps:
 - Nothing is written to such a column: what was written could be read back as its pseudonym.
 - No definition names such a column, or its table where the rule is for certain tables: a new column of that name, a table that comes to
-  that name, would be shown as pseudonyms too, with values that somebody chose. Whatever the name stands for in the statement.
+  that name, would be shown as pseudonyms too, with values that somebody chose. Whatever the name stands for in the statement; what a
+  function in FROM returns may have any.
 - Statements that a gate translated hold values in the place of pseudonyms: nothing is read that shows the session's own statements.
 
 Left out: columns that a name alone doesn't settle (`INSERT INTO t VALUES (...)`, views): the gate asks the target's catalog for those.
@@ -33,7 +34,7 @@ def pseudonym_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement) ->
                 return written(mask, column.name)
         if StatementKind.DDL in statement.kinds:
             named = statement.names_defined & (mask.names if mask.tables is None else mask.tables)
-            if named or (ANY_COLUMN in mask.names and mask.tables is None):
+            if named or (mask.tables is None and (ANY_COLUMN in mask.names or ANY_COLUMN in statement.names_defined)):
                 what = f"`{min(named)}`" if named else "any column"
                 detail = f"a definition that names {what} could make a column whose values are chosen and shown as pseudonyms"
                 return MaskRefusal(Reason.MASK_NOT_PROVABLE, mask.source, detail)

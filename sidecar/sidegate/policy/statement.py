@@ -104,7 +104,7 @@ class SqlStatement:
     deletion to row limits, and to nothing else. None: it drops none.
     `columns_changed`: columns that it renames, retypes or moves to another name ("*" for a whole table that is renamed or moved), so
     that a mask by name would no longer find them.
-    `names_defined`: of a definition (DDL) every name in it, whatever it names, lower case.
+    `names_defined`: of a definition (DDL) every name in it, whatever it names, lower case; "*" for columns whose names it doesn't say.
     """
 
     text: str = field(compare=False)  # nothing is decided by it, and a kept analysis has its normal form here

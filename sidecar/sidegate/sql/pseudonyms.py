@@ -7,7 +7,8 @@ rows show anyway. What is compared is always translated, whatever it is: a guess
 Rules it keeps:
 - A comparison is `column = constant`, the same turned around, `IN (constants)`, `= ANY (ARRAY[constants])`, with a parameter in place of a
   constant or of the array; PostgreSQL's own `=`; casts of the constant to types whose values have pseudonyms, and no others.
-- Its column must be one for sure, passed on bare: every column that the name may mean is asked for (`covers`). Any other use steers.
+- Its column must be one for sure, passed on bare: every column that the name may mean is asked for (`covers`), and nothing may have columns
+  of that name unseen. Any other use steers.
 - A parameter that stands anywhere else too isn't translated: `ssn = $1 AND $1 = '583-68-2629'` would answer for the value.
 - One query alone, without functions that aren't known, or that show the statement: its text holds values by then.
 - The new text is parsed again. But for the constants that were to change the trees must be equal, or there is no new text.
@@ -26,7 +27,7 @@ from sidegate.policy.statement import ColumnRef, SqlStatement, StatementKind
 from sidegate.sql.analyse import DEFAULT_LIMITS
 from sidegate.sql.expressions import TooDeepError
 from sidegate.sql.facts import Facts
-from sidegate.sql.names import Names, strings
+from sidegate.sql.names import Names, spreads_row, strings
 from sidegate.sql.parse import Limits, Node, ParseProblem, parse
 from sidegate.sql.scope import Scope
 from sidegate.sql.utility import Statements
@@ -87,7 +88,11 @@ def comparisons(
     try:
         walk.statement(tree)
         found = walk.found
-        if not _is_safe(facts) or _is_used_elsewhere(tree, found):
+        if (
+            not _is_safe(facts)
+            or _is_used_elsewhere(tree, found)
+            or any(spreads_row({tag: fields}) for tag, fields in _nodes(tree))
+        ):
             return None
     except (TooDeepError, RecursionError):
         return None
@@ -175,8 +180,8 @@ class _Comparing(Statements):
         if parts[-1] == "*":
             return None
         resolved = scope.resolve(parts)
-        is_sure = resolved.is_plain and not resolved.row and bool(resolved.columns) and self._covers(resolved.columns)
-        return resolved.columns if is_sure else None
+        is_sure = resolved.is_plain and not resolved.row and bool(resolved.columns) and _is_settled(parts, scope)
+        return resolved.columns if is_sure and self._covers(resolved.columns) else None
 
     def _take(self, node: Node, parameter: Parameter) -> bool:
         if "ParamRef" in node:
@@ -200,6 +205,21 @@ class _Comparing(Statements):
         self.found.parameters[number] = merged
         self.found.places.add(fields["location"])
         return True
+
+
+def _is_settled(parts: list[str], scope: Scope) -> bool:
+    """No from item that the name could mean has columns of names that aren't known: what a function returns, an expression without a name.
+    `WHERE value = '...'` over `json_each_text('{"x": "a guess"}')` is about the guess, not about a table around it.
+    """
+    level: Scope | None = scope
+    while level is not None:
+        for source in level.sources:
+            if len(parts) > 1 and source.alias != parts[-2]:
+                continue
+            if any(not output.columns if output.is_star else output.name is None for output in source.outputs):
+                return False
+        level = level.parent
+    return True
 
 
 def _is_plain(node: Node) -> bool:

@@ -137,6 +137,7 @@ def test_a_guess_finds_nothing(client: psycopg.Connection) -> None:
         f"CREATE TEMP TABLE mine AS SELECT '{SSN}' AS ssn",
         f"CREATE TEMP TABLE mine (ssn text DEFAULT '{SSN}')",
         f"CREATE TEMP VIEW mine (ssn) AS SELECT '{SSN}'",
+        f'CREATE TEMP TABLE mine AS SELECT * FROM json_each_text(\'{{"x": "{SSN}"}}\')',
         "SELECT statement FROM pg_prepared_statements",
         "SELECT statement FROM pg_cursors",
         "SELECT current_query() FROM people WHERE ssn = '{p}'",
@@ -183,3 +184,31 @@ async def test_asyncpg_binds_pseudonyms_in_binary_by_the_types_that_the_target_g
         assert await connection.fetchval("SELECT id FROM people WHERE account = $1", 73512345) is None
     finally:
         await connection.close()
+
+
+def test_copy_and_cursors_show_the_same_pseudonyms(client: psycopg.Connection) -> None:
+    pseudonym = str(shown(client, "ssn"))
+    with client.cursor().copy("COPY (SELECT ssn FROM people WHERE id = 1) TO STDOUT") as copy:
+        assert b"".join(bytes(part) for part in copy) == pseudonym.encode() + b"\n"
+    with client.transaction():
+        client.execute("DECLARE c CURSOR FOR SELECT ssn FROM people WHERE id = 1")
+        assert client.execute("FETCH c").fetchone() == (pseudonym,)
+    assert client.execute("DELETE FROM payments WHERE id = 12 RETURNING ssn").fetchone() != (SSN,)
+
+
+def test_statements_that_are_prepared_once_are_translated_each_time(client: psycopg.Connection) -> None:
+    pseudonyms = [row[0] for row in client.execute("SELECT ssn FROM people ORDER BY id").fetchall()]
+    for _ in range(3):
+        found = [client.execute("SELECT id FROM people WHERE ssn = %s", (p,), prepare=True).fetchall() for p in pseudonyms]
+        assert found == [[(1,)], [(2,)]]
+    client.execute("SET search_path = ids, public")
+    assert client.execute("SELECT id FROM people WHERE ssn = %s", (pseudonyms[0],)).fetchall() == [(1,)]
+
+
+def test_a_pipeline_is_translated(client: psycopg.Connection) -> None:
+    pseudonym = shown(client, "ssn")
+    with client.pipeline():
+        first = client.execute("SELECT id FROM people WHERE ssn = %s", (pseudonym,))
+        second = client.execute("SELECT count(*) FROM payments WHERE ssn = %s", (pseudonym,))
+        assert first.fetchall() == [(1,)]
+        assert second.fetchone() == (2,)

@@ -159,6 +159,30 @@ def test_a_column_must_be_one_for_sure() -> None:
         assert answer is None or "ssn" in {column.name for column in answer.statement.columns_steering}, text
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "json_each_text('{\"x\": \"a guess\"}') where ssn = 'a'",
+        "json_each_text('{\"x\": \"a guess\"}') e where ssn = 'a'",
+        "unnest(array['a guess']) ssn where ssn = 'a'",
+        "unnest(array['a guess']) as u (ssn) where ssn = 'a'",
+        "(values ('a guess')) v (ssn) where ssn = 'a'",
+        "(select case when true then 'a guess' end) x where ssn = 'a'",
+        "xmltable('/a' passing '<a/>' columns ssn text path '.') where ssn = 'a'",
+        "(select 'a guess' as ssn) x where ssn = 'a'",
+        "(select 'a guess' as ssn) x where x.ssn = 'a'",
+        "(select p.*, case when true then 'a guess' end from people p) x where x.ssn = 'a'",
+        "people p (ssn) where p.ssn = 'a'",
+        "(select (json_each_text('{\"x\": \"a guess\"}')).*) x where ssn = 'a'",
+        "(select (json_each_text('{\"x\": \"a guess\"}')).*, id from people) x where ssn = 'a'",
+    ],
+)
+def test_a_guess_is_never_taken_for_a_column_around_it(inner: str) -> None:
+    """Compared with the value of a pseudonym it would be answered."""
+    answer = found(f"select id from people where exists (select 1 from {inner})")
+    assert answer is None
+
+
 def test_a_text_is_refused_where_the_new_one_does_not_read_the_same() -> None:
     for text in (
         "select id from people where ssn = U&'a'",
