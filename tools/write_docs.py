@@ -1,5 +1,5 @@
 """Write the documents that are made from tables in the code: `docs/reasons.md`, `docs/conditions.md`, `docs/rbac.md`,
-`docs/commands.md` and `docs/coverage/postgres.md`.
+`docs/commands.md`, `docs/coverage/postgres.md` and `docs/coverage/lineage.md`.
 
 `--check` writes nothing and fails when a document isn't what the code says. Left out: `crds/`, which the API types make.
 """
@@ -16,6 +16,7 @@ from sidegate.cli.main import CLUSTER, VERBS
 from sidegate.cli.main import main as sidegate
 from sidegate.policy.reason import Reason
 from sidegate.postgres.messages import CLIENT_MESSAGES, TARGET_MESSAGES, MessageType, Treatment
+from sidegate.sql.lineage import ALL, QUIET, QUIET_PARTS
 from sidegate_operator.permissions import Permission
 from sidegate_operator.plan.conditions import ConditionReason, PolicyReason, RequestReason, TargetReason
 from sidegate_operator.roles import ROLES, Role, Scope
@@ -69,6 +70,19 @@ def conditions() -> str:
         + table(PolicyReason)
         + "\n## ApprovalRequest\n\n"
         + table(RequestReason)
+    )
+
+
+def lineage_coverage() -> str:
+    functions = ((f"`{name}`", "all" if count >= ALL else str(count)) for name, count in sorted(QUIET.items()))
+    return (
+        "# Quiet expressions\n\n"
+        + MADE_BY.format(source="`sidecar/sidegate/sql/lineage.py`")
+        + "\nAn expression over a masked column is answered, masked, where all of it is quiet: for no value does it fail, or take"
+        " another way or another time. Whatever isn't here steers ([masking](../masking.md)).\n\n## Nodes of the parse tree\n\n"
+        + _table(("node", "what of it"), sorted(QUIET_PARTS.items()))
+        + "\n## Functions\n\nPostgreSQL's own of these names; further arguments must be constants.\n\n"
+        + _table(("function", "arguments that may be values"), functions)
     )
 
 
@@ -163,6 +177,7 @@ DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {
     "docs/rbac.md": rbac,
     "docs/commands.md": commands,
     "docs/coverage/postgres.md": postgres_coverage,
+    "docs/coverage/lineage.md": lineage_coverage,
 }
 
 

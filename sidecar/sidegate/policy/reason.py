@@ -113,7 +113,8 @@ MEANINGS: dict[Reason, tuple[str, str]] = {
     Reason.STATEMENT_TOO_LARGE: ("the statement is over a limit of the gate", "split it, or use COPY"),
     Reason.MASKED_COLUMN_STEERS: (
         "a masked column would steer what is returned, which reveals its values",
-        "leave the column out of predicates, joins, ordering and expressions, or ask for `use: Allowed` on the mask rule",
+        "leave the column out of predicates, joins, ordering and such expressions, or ask for another `use` on the mask rule: `Equality` "
+        "for `column = $1`, `Aggregate` for sums over groups, `Allowed` for everything",
     ),
     Reason.MASKED_COLUMN_COPIED: ("a masked column would be copied to where no mask follows", "leave the column out"),
     Reason.MASK_NOT_PROVABLE: (

@@ -2,7 +2,8 @@
 
 Rules it keeps:
 - A normal form is used only where constants can't change the answer: one SELECT, INSERT, UPDATE, DELETE or MERGE, without positions in
-  ORDER BY, GROUP BY or DISTINCT ON, without functions whose arguments are looked at. Everything else is kept by its exact text alone.
+  ORDER BY, GROUP BY or DISTINCT ON, without functions whose arguments are looked at. Everything else is kept by its exact text alone, and
+  so is a text with parameters: in a normal form they can't be told from constants.
 - A statement found by its normal form carries that form as its text: what was decided for it holds for every text of the form.
 - The size is bounded: two generations of half the entries each, the older is dropped when the younger is full. Long texts aren't kept.
 """
@@ -108,6 +109,8 @@ def _own_text(text: str) -> str | None:
     """The text of the one statement, as `parse` cuts it; None where that takes more than a look."""
     semicolons = text.count(";")
     own = text.strip(SPACE)
+    if "$" in own:
+        return None
     if own.startswith(("--", "/*")):  # PostgreSQL counts a statement from its first token
         return None
     if semicolons == 0:

@@ -113,10 +113,14 @@ def _is_same(first: Node, second: Node) -> bool:
         return False
 
 
+# `rexpr_list_start` of IN lists, `list_start` of arrays, and their ends
+_POSITIONS: Final = ("location", "list_start", "list_end")
+
+
 def _bare(node: Any) -> Any:
     """A tree without positions."""
     if isinstance(node, dict):
-        return {key: _bare(value) for key, value in node.items() if not key.endswith("location")}
+        return {key: _bare(value) for key, value in node.items() if not key.endswith(_POSITIONS)}
     if isinstance(node, list):
         return [_bare(item) for item in node]
     return node

@@ -23,7 +23,7 @@ from sidegate.sql.names import strings
 from sidegate.sql.parse import Node
 from sidegate.sql.scope import Columns, Scope, pool
 
-_ALL: Final = 100
+ALL: Final = 100
 # Built-ins that fail for no value of their first arguments, and how many those are; the others must be constants.
 QUIET: Final[dict[str, int]] = {
     **dict.fromkeys("lower upper initcap length char_length character_length octet_length bit_length md5 reverse".split(), 1),  # noqa: SIM905
@@ -31,11 +31,28 @@ QUIET: Final[dict[str, int]] = {
     **dict.fromkeys("substr substring quote_literal quote_nullable quote_ident pg_typeof pg_column_size".split(), 1),  # noqa: SIM905
     **dict.fromkeys("to_json to_jsonb row_to_json min max any_value string_agg json_agg jsonb_agg".split(), 1),  # noqa: SIM905
     **dict.fromkeys(FLOORED, 1),
-    **dict.fromkeys("concat concat_ws json_build_array jsonb_build_array json_build_object jsonb_build_object".split(), _ALL),  # noqa: SIM905
+    **dict.fromkeys("concat concat_ws json_build_array jsonb_build_array json_build_object jsonb_build_object".split(), ALL),  # noqa: SIM905
 }
 # With a text for second argument these take a regular expression, whose time is another for each value.
 _BY_POSITION: Final = frozenset({"substr", "substring", "left", "right"})
 _SILENT_CASTS: Final = frozenset({"text", "varchar", "bpchar", "name"})
+# What the walk takes of each quiet node, in words; the steps at the end of this file are the same nodes.
+QUIET_PARTS: Final[dict[str, str]] = {
+    "ColumnRef": "a column, or a whole row",
+    "TypeCast": "to `text`, `varchar`, `char` or `name`",
+    "CollateClause": "all",
+    "CoalesceExpr": "all: that a value is NULL isn't hidden",
+    "MinMaxExpr": "GREATEST and LEAST: all",
+    "RowExpr": "all",
+    "A_ArrayExpr": "all",
+    "List": "all",
+    "CaseExpr": "the results; conditions steer",
+    "A_Expr": "`||`",
+    "FuncCall": "functions of the table below, without FILTER, DISTINCT, ORDER BY, OVER, VARIADIC",
+    "SubLink": "scalar subqueries and ARRAY(...): their output; what decides on their rows steers",
+    "A_Const": "all",
+    "ParamRef": "all",
+}
 _PLAIN_CALL: Final = frozenset({"funcname", "args", "funcformat", "location", "agg_star"})
 _SCALAR: Final = frozenset({"EXPR_SUBLINK", "ARRAY_SUBLINK"})
 
@@ -120,6 +137,7 @@ class Lineage(Expressions):
         if values < 0 or name not in SAFE or not fields.keys() <= _PLAIN_CALL or not self.names.function(parts).is_builtin:
             return False
         others = arguments[values:]
+        self.facts.depends_on_constants = self.facts.depends_on_constants or bool(others)
         if any("A_Const" not in other for other in others) or (name in _BY_POSITION and not all(map(_is_integer, others))):
             return False
         if any("NamedArgExpr" in argument for argument in arguments):

@@ -202,6 +202,7 @@ class Queries(FromItems):
         floors, others = split_floors(fields.get("havingClause"))
         self.expression(others, level)
         for floor in floors:
+            self.facts.depends_on_constants = True
             self.operator(strings(floor["A_Expr"]["name"]))
             self.lineage_of(floor["A_Expr"]["lexpr"], level)
         self.expression(fields.get("windowClause"), level)

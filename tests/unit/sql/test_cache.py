@@ -115,3 +115,21 @@ def test_unknown_statement_stays_unknown_from_the_cache() -> None:
         answer = cache.analyse("SELECT set_config(name, 'x', true) FROM t", PATH)
         assert isinstance(answer, Analysis)
         assert StatementKind.UNKNOWN in answer.statements[0].kinds
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("SELECT 1 FROM t WHERE a = $1", "SELECT 1 FROM t WHERE a = 'x'"),
+        ("SELECT 1 FROM t WHERE a = $1 AND b = 'x'", "SELECT 1 FROM t WHERE a = $1 AND b = $2"),
+        ("SELECT substring(a, 1) FROM t", "SELECT substring(a, '(b+)+$') FROM t"),
+        ("SELECT substring(a, 1) FROM t", "SELECT substring(a, '(b+)+') FROM t"),
+        ("SELECT left(a, 1) FROM t", "SELECT left(a, $1) FROM t"),
+        ("SELECT sum(a) FROM t HAVING count(a) >= 9", "SELECT sum(a) FROM t HAVING count(a) >= 1"),
+    ],
+)
+def test_what_depends_on_a_constant_is_never_taken_for_another(first: str, second: str) -> None:
+    for one, other in ((first, second), (second, first)):
+        cache = StatementCache(10)
+        cache.analyse(one, ("public",))
+        assert cache.analyse(other, ("public",)) == analyse(other, ("public",))

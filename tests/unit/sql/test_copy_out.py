@@ -20,6 +20,7 @@ CSV = CopyOut("csv", ",", "", False, '"', '"', (), None)
         ("COPY (SELECT 'é', $$)$$, E'\\')', \")\" FROM t) TO STDOUT", "SELECT 'é', $$)$$, E'\\')', \")\" FROM t"),
         ("COPY (SELECT 1 UNION (SELECT 2)) TO STDOUT (FORMAT csv)", "SELECT 1 UNION (SELECT 2)"),
         ("COPY ((SELECT 1)) TO STDOUT", "(SELECT 1)"),
+        ("COPY (SELECT ARRAY[1] FROM t WHERE a IN (1, 2)) TO STDOUT", "SELECT ARRAY[1] FROM t WHERE a IN (1, 2)"),
         ("COPY users FROM STDIN", None),
         ("COPY users TO '/tmp/x'", None),
         ("COPY users TO PROGRAM 'x'", None),
