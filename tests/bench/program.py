@@ -20,6 +20,7 @@ from typing import Final
 from tests.bench import contenders as who
 from tests.bench import measure
 from tests.bench.contenders import Contender, PgBouncer
+from tests.bench.engine import engine
 from tests.bench.report import Report
 from tests.support.debian_postgres import pgbouncer_program
 from tests.support.gate import GateProcess
@@ -190,6 +191,8 @@ def run(effort: Effort) -> Report:
         plain_gates = [contender for _, contender in gates]
         bare = Contender("passthrough", who.passthrough_endpoint(gates[0][0]), who.PASSTHROUGH_ROLE, gates[0][0].pid)
 
+        say("the engine by itself")
+        engine(report, effort.rounds)
         bench.throughput([*between, *plain_gates, bare])
         bench.bulk([*between, *plain_gates, bare, *masking])
         bench.processor([*between, *plain_gates, bare])

@@ -7,7 +7,7 @@ import statistics
 from collections import defaultdict
 from typing import Final
 
-BASES: Final = ("pgbouncer", "direct")
+BASES: Final = ("pgbouncer", "direct", "parser")
 RATIO_UNITS: Final = frozenset({"tps", "rows_per_s", "us", "ms"})
 
 

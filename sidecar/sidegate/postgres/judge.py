@@ -17,6 +17,7 @@ from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind, TableImpact
 from sidegate.postgres.catalog import Catalog
+from sidegate.postgres.derived import Derived
 from sidegate.postgres.pseudonyms import written_refusal
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
@@ -27,10 +28,6 @@ from sidegate.postgres.translation import kept_in_session, unusable
 from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical_tokens, copy_out_options, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
-
-# What a refusal says that the target's catalog made, so that a reader of recordings knows it from one that the policies made alone.
-DERIVES: Final = "derives from a masked column"
-WOULD_TELL: Final = "and a conflict would tell its values"
 
 PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authorization"})
 
@@ -68,6 +65,7 @@ class Judge:
         self._path_may_roll_back = False
         self.rows_so_far = 0
         self.restrictions = Restrictions()
+        self._derived = Derived()
         self.catalog: Catalog | None = None
         self.catalog_is_stale = False
         self._catalog_learned_at = 0.0
@@ -249,25 +247,11 @@ class Judge:
         """A column that derives from a masked one stands where it would reveal values. `use: Allowed` opens this too."""
         if self.catalog is None or all(mask.use is ColumnUse.ALLOWED for mask in decision.masks.columns):
             return None
-        view = self.catalog.masked_view(decision.masks)
         for statement in work.statements:
-            steering = statement.columns_steering
-            if all(mask.use in (ColumnUse.ALLOWED, ColumnUse.EQUALITY) for mask in decision.masks.columns):
-                steering -= statement.columns_compared
-            for column in steering:
-                if view.derives(column):
-                    where = f"{column.relation.name}.{column.name}" if column.relation else column.name
-                    return Deny(
-                        Reason.MASKED_COLUMN_STEERS, decision.masks.columns[0].source, self.revision,
-                        f"`{where}` {DERIVES}",
-                    )  # fmt: skip
-            for column in statement.columns_written:
-                told = view.tells(column)
-                if told is not None:
-                    return Deny(
-                        Reason.MASKED_COLUMN_STEERS, decision.masks.columns[0].source, self.revision,
-                        f"what is written is compared with masked column `{told}`, {WOULD_TELL}",
-                    )  # fmt: skip
+            problem = self._derived.problem(statement, decision.masks, self.catalog)
+            if problem is not None:
+                source = decision.masks.columns[0].source
+                return Deny(Reason.MASKED_COLUMN_STEERS, source, self.revision, problem)
         return None
 
     def fingerprint(self, work: Work, decision: RequireApproval) -> str:

@@ -32,7 +32,8 @@ from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, SqlStatement, StatementKind, TableImpact
 from sidegate.postgres import drops, truncation
-from sidegate.postgres.judge import DERIVES, WOULD_TELL, Judge, executed
+from sidegate.postgres.derived import DERIVES, WOULD_TELL
+from sidegate.postgres.judge import Judge, executed
 from sidegate.postgres.statements import NO_MASKS, Work
 from sidegate.postgres.stories import not_measurable
 from sidegate.record.asked import AskedStatement
