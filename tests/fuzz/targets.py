@@ -73,6 +73,9 @@ class _Origins:
     def origin(self, table_oid: int, attnum: int) -> ColumnOrigin | None:
         return ColumnOrigin("public", "users", "ssn" if attnum == 2 else "id")
 
+    def is_own(self, table_oid: int, attnum: int) -> bool:
+        return not self.is_tainted(table_oid, attnum)
+
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         return False
 

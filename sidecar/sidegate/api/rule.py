@@ -58,6 +58,7 @@ class MaskStrategy(enum.StrEnum):
     PARTIAL = "Partial"
     FIXED_LENGTH = "FixedLength"
     HASH = "Hash"
+    PSEUDONYM = "Pseudonym"
 
 
 class ColumnUse(enum.StrEnum):
@@ -316,7 +317,9 @@ class Mask(ApiModel):
             default=MaskStrategy.REDACT,
             description="What is seen instead: a fixed word (`Redact`), nothing (`Null`), all but the last four "
             "characters hidden (`Partial`), "
-            "eight asterisks (`FixedLength`), or a keyed hash that keeps equal values equal (`Hash`). A type that can't hold it gets NULL.",
+            "eight asterisks (`FixedLength`), a keyed hash that keeps equal values equal (`Hash`), or another value of the same form "
+            "that keeps equal values equal within a session, and by which statements may ask for rows (`Pseudonym`, for columns "
+            "alone). A type that can't hold it gets NULL.",
         ),
     ]
     use: Annotated[
@@ -345,6 +348,14 @@ class Mask(ApiModel):
             holds=lambda self: self.min_group_size is None or self.use is ColumnUse.AGGREGATE,
             problem="minGroupSize is about use: Aggregate",
             way_forward="say use: Aggregate, or leave minGroupSize out",
+        ),
+        Constraint(
+            name="pseudonym-without-use",
+            field="use",
+            cel="self.strategy != 'Pseudonym' || self.use == 'Refused'",
+            holds=lambda self: self.strategy is not MaskStrategy.PSEUDONYM or self.use is ColumnUse.REFUSED,
+            problem="a pseudonym stands for its value wherever a statement compares with it, so the value itself may not be used beside it",
+            way_forward="leave use out: columns with pseudonyms may be compared with pseudonyms",
         ),
     )
 
@@ -508,6 +519,14 @@ class PolicyRule(ApiModel):
             holds=lambda self: self.mask is None or self.mask.use is ColumnUse.REFUSED or bool(self.match.columns),
             problem="use is about columns",
             way_forward="leave use out, or mask by match.columns",
+        ),
+        Constraint(
+            name="pseudonym-only-with-columns",
+            field="mask.strategy",
+            cel="!has(self.mask) || self.mask.strategy != 'Pseudonym' || has(self.match.columns)",
+            holds=lambda self: self.mask is None or self.mask.strategy is not MaskStrategy.PSEUDONYM or bool(self.match.columns),
+            problem="a pseudonym of what a detector finds would tell whoever guesses a value where it stands",
+            way_forward="mask by match.columns, or use another strategy",
         ),
         Constraint(
             name="approval-needed",

@@ -1,7 +1,8 @@
 """Cells of PostgreSQL results: what may legally stand instead of a masked one, and masking what is found inside one.
 
 A masked cell must still decode in every driver. Types that hold text get the strategy's output, json and jsonb a JSON string, bytea the
-output's bytes; everything else gets NULL. Scanning never changes a cell in which nothing is found.
+output's bytes, integers, numerics and UUIDs their pseudonyms; everything else gets NULL. Scanning never changes a cell in which nothing is
+found.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from sidegate.mask.compounds import DEEPEST, FieldMask, RowFields, mask_rows, re
 from sidegate.mask.json import mask_json
 from sidegate.mask.kinds import BINARY, BYTEA_OID, JSON_OID, JSONB_OID, OPAQUE_KINDS, TEXT_OIDS, CellKind, kind_of
 from sidegate.mask.numbers import integral_texts, loose_texts, number_texts
+from sidegate.mask.pseudonym import Pseudonyms
+from sidegate.mask.pseudonym_cells import SHOWN_OIDS, pseudonym_cell
 from sidegate.mask.scanner import Scanner
 from sidegate.mask.strategies import is_constant, masked_value
 from sidegate.mask.tally import Tally
@@ -18,8 +21,10 @@ from sidegate.policy.decision import MaskStrategy
 
 def column_replacement(type_oid: int, format_code: int, strategy: MaskStrategy, key: bytes | None) -> tuple[bool, bytes | None]:
     """For a masked column: whether every value gets the same cell, and that cell (None is NULL). If not, `masked_cell` makes each."""
-    if not is_constant(strategy, key) and (type_oid in TEXT_OIDS or type_oid in (JSON_OID, JSONB_OID)):
-        return False, None
+    if not is_constant(strategy, key):
+        has_own = type_oid in SHOWN_OIDS if strategy is MaskStrategy.PSEUDONYM else type_oid in TEXT_OIDS
+        if has_own or type_oid in (JSON_OID, JSONB_OID):
+            return False, None
     return True, masked_cell(b"", type_oid, format_code, strategy, key)
 
 
@@ -27,9 +32,12 @@ def masked_cell(cell: bytes, type_oid: int, format_code: int, strategy: MaskStra
     """What stands instead of the whole of `cell`; None is NULL."""
     if type_oid in TEXT_OIDS:
         return masked_value(cell, strategy, key)
+    if strategy is MaskStrategy.PSEUDONYM and key and type_oid in SHOWN_OIDS:
+        return pseudonym_cell(cell, type_oid, format_code, Pseudonyms.of(key))
     if type_oid in (JSON_OID, JSONB_OID):
-        # A partly shown document isn't one any more.
-        shown = masked_value(cell, MaskStrategy.REDACT if strategy is MaskStrategy.PARTIAL else strategy, key)
+        # A partly shown document isn't one any more, and one with other letters neither.
+        is_of_form = strategy in (MaskStrategy.PARTIAL, MaskStrategy.PSEUDONYM)
+        shown = masked_value(cell, MaskStrategy.REDACT if is_of_form else strategy, key)
         if shown is None:
             return None
         version = b"\x01" if type_oid == JSONB_OID and format_code == BINARY else b""

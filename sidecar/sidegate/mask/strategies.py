@@ -1,7 +1,8 @@
 """What stands instead of a masked value, in text form. Values of other types get NULL: sidegate.mask.cells knows which.
 
-Where several masks meet on one value the strictest strategy wins: Null, Redact, FixedLength, Hash, Partial, from strict to lenient.
-A strategy that can't be carried out on a value (Hash without a key, Partial of what is too short) becomes Redact, never the value.
+Where several masks meet on one value the strictest strategy wins: Null, Redact, FixedLength, Hash, Pseudonym, Partial, from strict to
+lenient. A strategy that can't be carried out on a value (Hash or Pseudonym without a key or of what the client may have chosen, Partial of
+what is too short) becomes Redact, never the value.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import hmac
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from sidegate.policy.decision import MaskStrategy
+from sidegate.mask.pseudonym import Pseudonyms
+from sidegate.policy.decision import KEYED, MaskStrategy
 
 REDACTED: Final = b"[masked]"
 FIXED: Final = b"********"
@@ -21,10 +23,11 @@ PARTIAL_KEPT: Final = 4
 PARTIAL_SHORTEST: Final = 8  # a value must have at least this many letters and digits, so that no more than half stays
 
 STRICTNESS: Final[Mapping[MaskStrategy, int]] = {
-    MaskStrategy.NULL: 4,
-    MaskStrategy.REDACT: 3,
-    MaskStrategy.FIXED_LENGTH: 2,
-    MaskStrategy.HASH: 1,
+    MaskStrategy.NULL: 5,
+    MaskStrategy.REDACT: 4,
+    MaskStrategy.FIXED_LENGTH: 3,
+    MaskStrategy.HASH: 2,
+    MaskStrategy.PSEUDONYM: 1,
     MaskStrategy.PARTIAL: 0,
 }
 
@@ -32,6 +35,16 @@ STRICTNESS: Final[Mapping[MaskStrategy, int]] = {
 def strictest(strategies: Iterable[MaskStrategy]) -> MaskStrategy:
     """Raises ValueError for none at all."""
     return max(strategies, key=STRICTNESS.__getitem__)
+
+
+def strategy_of(strategies: Iterable[MaskStrategy], *, is_own: bool) -> MaskStrategy:
+    """The strictest. `is_own`: the value is what a masked column of a table holds. Of anything else, which a statement may have put there
+    or made, a keyed strategy would show whoever guesses whether the guess is right: it is redacted.
+
+    Raises ValueError for none at all.
+    """
+    chosen = strictest(strategies)
+    return MaskStrategy.REDACT if chosen in KEYED and not is_own else chosen
 
 
 def _partial(value: bytes) -> bytes:
@@ -68,6 +81,9 @@ def masked_value(value: bytes, strategy: MaskStrategy, key: bytes | None = None)
         return FIXED
     if strategy is MaskStrategy.HASH:
         return _hash(value, key)
+    if strategy is MaskStrategy.PSEUDONYM:
+        pseudonym = Pseudonyms.of(key).shown(value) if key else None
+        return REDACTED if pseudonym is None else pseudonym
     if strategy is MaskStrategy.PARTIAL:
         return _partial(value)
     return REDACTED
@@ -75,4 +91,4 @@ def masked_value(value: bytes, strategy: MaskStrategy, key: bytes | None = None)
 
 def is_constant(strategy: MaskStrategy, key: bytes | None) -> bool:
     """The masked form is the same whatever the value is."""
-    return strategy not in (MaskStrategy.PARTIAL, MaskStrategy.HASH) or (strategy is MaskStrategy.HASH and not key)
+    return strategy is not MaskStrategy.PARTIAL and (strategy not in KEYED or not key)

@@ -41,6 +41,7 @@ class MaskStrategy(enum.StrEnum):
     PARTIAL = "Partial"  # the last four characters stay
     FIXED_LENGTH = "FixedLength"  # eight asterisks, whatever the length was
     HASH = "Hash"  # keyed, so that equal values stay equal
+    PSEUDONYM = "Pseudonym"  # another value of the same form, keyed, and translated back where a statement compares with it
 
 
 # Where rules mask one value differently, the first of these that any of them names is used: what shows least comes first.
@@ -49,8 +50,12 @@ STRICTEST_FIRST: Final = (
     MaskStrategy.REDACT,
     MaskStrategy.FIXED_LENGTH,
     MaskStrategy.HASH,
+    MaskStrategy.PSEUDONYM,
     MaskStrategy.PARTIAL,
 )
+# What these show of a value is the same wherever the value stands. So they are for values that clients didn't choose: the hash or pseudonym
+# of a guess would tell where else the guess is right.
+KEYED: Final = frozenset({MaskStrategy.HASH, MaskStrategy.PSEUDONYM})
 
 
 def strictest(strategies: Iterable[MaskStrategy]) -> MaskStrategy:

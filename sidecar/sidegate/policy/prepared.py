@@ -23,7 +23,7 @@ from sidegate.policy.config import (
     RuleConfig,
     SubjectConfig,
 )
-from sidegate.policy.decision import ApprovalTerms, ColumnMask, ValueMask
+from sidegate.policy.decision import ApprovalTerms, ColumnMask, ColumnUse, MaskStrategy, ValueMask
 from sidegate.policy.names import NamePatterns, QualifiedPattern
 from sidegate.policy.principal import Principal
 from sidegate.policy.source import PolicyGrant, PolicyRule
@@ -160,7 +160,7 @@ def _prepare_rule(policy: PolicyConfig, rule: RuleConfig, is_observed: bool) -> 
         caller=rule.caller,
         terms=_terms(rule.approval),
         column_masks=_column_masks(rule, source),
-        value_masks=(ValueMask(frozenset(rule.detectors), rule.strategy, source),) if rule.detectors else (),
+        value_masks=(ValueMask(frozenset(rule.detectors), _for_values(rule.strategy), source),) if rule.detectors else (),
         message=rule.message,
         is_observed=is_observed,
         holds_at_commit=rule.approval is not None and rule.approval.hold_at is HoldAt.COMMIT,
@@ -179,6 +179,11 @@ def _terms(approval: ApprovalConfig | None) -> ApprovalTerms:
     )
 
 
+def _for_values(strategy: MaskStrategy) -> MaskStrategy:
+    """What a detector finds may be a client's own guess (`SELECT '583-68-2629'`), whose pseudonym would tell where else it is."""
+    return MaskStrategy.REDACT if strategy is MaskStrategy.PSEUDONYM else strategy
+
+
 def _column_masks(rule: RuleConfig, source: PolicyRule) -> tuple[ColumnMask, ...]:
     """One mask for each table and schema named. Names are lower case on both sides: who masks `ssn` means `"SSN"` too."""
     names: dict[tuple[str | None, str | None], set[str]] = {}
@@ -191,7 +196,8 @@ def _column_masks(rule: RuleConfig, source: PolicyRule) -> tuple[ColumnMask, ...
             frozenset({schema}) if schema is not None else None,
             frozenset({table}) if table is not None else None,
             rule.strategy,
-            rule.use,
+            # A pseudonym stands for its value in comparisons; the value itself may not be compared with beside it
+            ColumnUse.REFUSED if rule.strategy is MaskStrategy.PSEUDONYM else rule.use,
             source,
             rule.min_group_size,
         )

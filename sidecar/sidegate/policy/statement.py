@@ -146,6 +146,7 @@ class SqlStatement:
     `secrets_output`: columns of the target's catalogs that hold secrets, and stand plainly in its output.
     `columns_changed`: columns that it renames, retypes or moves to another name ("*" for a whole table that is renamed or moved), so
     that a mask by name would no longer find them.
+    `names_defined`: of a definition (DDL) every name in it, whatever it names, lower case; "*" for columns whose names it doesn't say.
     """
 
     text: str = field(compare=False)  # nothing is decided by it, and a kept analysis has its normal form here
@@ -181,6 +182,7 @@ class SqlStatement:
     cascade: Cascade | None = None
     secrets_output: frozenset[ColumnRef] = frozenset()
     fields_output: frozenset[tuple[str | None, ColumnRef]] = frozenset()
+    names_defined: frozenset[str] = frozenset()
     lineage: tuple[OutputColumn, ...] = ()
     changes_schemas: bool = (
         False  # it makes, drops or renames a schema, or an extension that may have its own: the search path may change

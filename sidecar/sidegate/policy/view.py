@@ -78,6 +78,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.fields_output,
         statement.lineage,
         statement.changes_schemas,
+        statement.names_defined,
     )
 
 

@@ -26,6 +26,7 @@ from sidegate.policy.decision import Allow, ApprovalTerms, Decision, Deny, Masks
 from sidegate.policy.facts import Facts, RuleSet
 from sidegate.policy.masked import mask_refusal
 from sidegate.policy.prepared import Rule
+from sidegate.policy.pseudonyms import pseudonym_refusal
 from sidegate.policy.reason import Reason
 from sidegate.policy.settings import IDENTITY_SETTINGS, setting_refusal
 from sidegate.policy.source import Builtin, Source
@@ -165,7 +166,9 @@ def _restrict(
         if trace is not None:
             trace.add(f"deny rule `{rule.source.rule}`", "doesn't match", rule.source)
     if rules.guarded_columns:
-        refusal = mask_refusal(rules.guarded_columns, statement, opaque, is_watched=watched)
+        refusal = mask_refusal(rules.guarded_columns, statement, opaque, is_watched=watched) or pseudonym_refusal(
+            rules.guarded_columns, statement
+        )
         if refusal is not None:
             return _told(Deny(refusal.reason, refusal.source, facts.revision, refusal.detail), trace)
         if trace is not None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidegate.mask.compounds import DEEPEST, FieldMask, RowFields
-from sidegate.mask.strategies import STRICTNESS
-from sidegate.policy.decision import ColumnMask, Masks
+from sidegate.mask.strategies import strategy_of
+from sidegate.policy.decision import ColumnMask, Masks, MaskStrategy
 from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind, columns_reaching
 from sidegate.postgres.results import ColumnOrigin
 from sidegate.sql import Analysis, OutputColumns, analyse, query_outputs
@@ -259,6 +259,52 @@ class MaskedView:
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         return table_oid in self._tainted_relations or (table_oid, attnum) in self._tainted_columns
 
+    def is_own(self, table_oid: int, attnum: int) -> bool:
+        relation = self._catalog.find(table_oid)
+        return relation is not None and attnum in relation.columns and self._is_own(relation, attnum, 0)
+
+    def _is_own(self, relation: Relation, number: int, depth: int) -> bool:
+        if depth > DEEPEST or relation.oid in self._tainted_relations or relation.is_opaque:
+            return False
+        if relation.definition is None:
+            is_made = (relation.oid, number) in self._tainted_columns or number in relation.generated
+            return not is_made and any(_applies(mask, relation, relation.columns[number]) for mask in self._masks)
+        lineage = relation.definition.lineage
+        if len(lineage) != len(relation.columns) or any(output.is_run for output in lineage):
+            return False
+        output = lineage[sorted(relation.columns).index(number)]
+        if output.is_computed or output.is_of_row or not output.columns:
+            return False
+        for column in output.columns:
+            bases = self._catalog.named(column.relation) if column.relation is not None else []
+            own = [(base, at) for base in bases for at, name in base.columns.items() if name == column.name]
+            if not own or not all(self._is_own(base, at, depth + 1) for base, at in own):
+                return False
+        return True
+
+    def shows_pseudonyms(self, columns: Iterable[ColumnRef]) -> bool:
+        """A name that may be any of these columns is one that is shown as pseudonyms, whichever it is. In doubt: no."""
+        is_found = False
+        for column in columns:
+            relations = self._catalog.named(column.relation) if column.relation is not None else list(self._catalog.all())
+            if not relations:
+                return False
+            for relation in relations:
+                for number, name in relation.columns.items():
+                    if name == column.name:
+                        if self._strategy(relation, number) is not MaskStrategy.PSEUDONYM:
+                            return False
+                        is_found = True
+        return is_found
+
+    def _strategy(self, relation: Relation, number: int) -> MaskStrategy | None:
+        masks = tuple(mask for mask in self._masks if _applies(mask, relation, relation.columns[number]))
+        if self.is_tainted(relation.oid, number):
+            masks = self._masks
+        if not masks:
+            return None
+        return strategy_of((mask.strategy for mask in masks), is_own=self._is_own(relation, number, 0))
+
     def row_fields(self, table_oid: int, attnum: int) -> RowFields | None:
         relation = self._catalog.find(table_oid)
         if relation is None or table_oid in self._tainted_relations:
@@ -285,7 +331,7 @@ class MaskedView:
             masks = self._masks
         if not masks:
             return FieldMask()
-        strategy = max((mask.strategy for mask in masks), key=STRICTNESS.__getitem__)
+        strategy = strategy_of((mask.strategy for mask in masks), is_own=self.is_own(relation.oid, number))
         return FieldMask(strategy, tuple(dict.fromkeys(mask.source for mask in masks)))
 
     def may_be_masked(self, column: ColumnRef) -> bool:

@@ -40,6 +40,7 @@ from sidegate.postgres.spending import HELD_NEXT_TIME
 from sidegate.postgres.startup import NAME_BYTES
 from sidegate.postgres.statements import MAX_NAMES, Portal, Prepared, Work
 from sidegate.postgres.stories import deny_builtin
+from sidegate.postgres.translation import refusal_of
 
 if TYPE_CHECKING:
     from sidegate.postgres.session import Session
@@ -293,9 +294,13 @@ class ClientSide:
         if len(session.prepared) + len(session.cursors) >= MAX_NAMES and any(s.prepares or s.declares for s in statements):
             way = "DEALLOCATE some of them, or connect again"
             raise ClientProtocolError(f"more than {MAX_NAMES} prepared statements and cursors in one session", "54000", way)
+        translation = session.masker.translation(text, statements) if instead is None else None
+        if translation is not None:
+            statements, frame = (translation.statement,), encode_query(translation.text)
         work = session.new_work(instead.text if instead is not None else text, statements, is_simple=True)
         work.asked = text if instead is not None else None
         work.encoding_change = change
+        work.is_translated = translation is not None
         runner = QueryRunner(session, self, work, frame)
         if deny is not None:
             work.position = deny.position
@@ -432,8 +437,12 @@ class ClientSide:
             parse.text, statements = instead.text, instead.statements
             frame = encode_parse(parse.name, parse.text, parse.parameter_oids)
             session.deliver(instead.notice)
-        prepared = Prepared(parse.text, statements, parse.parameter_oids, session.judge.search_path)
-        work = session.new_work(parse.text, statements, is_simple=False)
+        translation = session.masker.translation(parse.text, statements) if instead is None else None
+        if translation is not None:
+            frame = encode_parse(parse.name, translation.text, parse.parameter_oids)
+        prepared = Prepared(parse.text, statements, parse.parameter_oids, session.judge.search_path, translation=translation)
+        work = session.new_work(parse.text, prepared.statements, is_simple=False)
+        work.is_translated = translation is not None
         # An EXECUTE or FETCH of a name that nobody set yet is no error here, as at the target: names are settled again when it runs
         session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
         work.own_error = None
@@ -459,10 +468,14 @@ class ClientSide:
         candidates = session.prepared.find(bind.statement)
         if len(session.portals) >= MAX_NAMES:
             raise ClientProtocolError(f"more than {MAX_NAMES} portals in one session", "54000", "close some of them")
-        statements = tuple(statement for candidate in candidates for statement in session.judge.current(candidate))
-        portal = Portal(bind.portal, candidates, bind, frame, statements, session.judge.search_path)
-        work = session.new_work(candidates[-1].text if candidates else "", statements, is_simple=False)
-        decision = session.decide(work) if candidates else self._unknown_statement(work, bind.statement)
+        bound = session.masker.bound(candidates, bind, frame)
+        portal = Portal(bind.portal, candidates, bind, bound.frame, bound.statements, session.judge.search_path)
+        work = session.new_work(candidates[-1].text if candidates else "", bound.statements, is_simple=False)
+        work.is_translated = portal.is_translated
+        if bound.problem:
+            decision: Decision = refusal_of(bound.problem, session.config.revision)
+        else:
+            decision = session.decide(work) if candidates else self._unknown_statement(work, bind.statement)
         if isinstance(decision, Deny):
             if not self.release():
                 return
@@ -474,10 +487,10 @@ class ClientSide:
         binding = session.portals.offer(bind.portal, portal)
         expected = Expected(Kind.BIND, binding=binding)
         if isinstance(decision, Allow):
-            self._forward(frame, expected, may_withhold=bool(decision.masks) and session.judge.copies_out(work))
+            self._forward(bound.frame, expected, may_withhold=bool(decision.masks) and session.judge.copies_out(work))
             return
         work.decision, work.portal, work.parameters = decision, portal, bind.parameters
-        self._forward(frame, expected, may_withhold=True, work=work)
+        self._forward(bound.frame, expected, may_withhold=True, work=work)
 
     def _unknown_statement(self, work: Work, name: str) -> Deny:
         """The target has no such statement either, or one made by a function: it must not be planned undecided."""
@@ -556,6 +569,7 @@ class ClientSide:
         work.text = portals[-1].candidates[-1].text if portals else cursors[-1].text
         work.parameters = portals[-1].bind.parameters if portals else cursors[-1].bound().parameters
         is_certain = len(portals) + len(cursors) == 1 and (not portals or len(portals[0].candidates) == 1)
+        work.is_translated = any(portal.is_translated for portal in portals)
         work.alternatives = () if is_certain else work.other_texts(portals, cursors)
         return None
 

@@ -20,11 +20,13 @@ from sidegate.postgres import cascades
 from sidegate.postgres.awaiting import Awaiting
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.derived import Derived
+from sidegate.postgres.pseudonyms import written_refusal
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
 from sidegate.postgres.rewriting import Rewritten, rewritten
 from sidegate.postgres.spending import Meter, Spending
 from sidegate.postgres.statements import Binding, BoundText, Cursor, Names, Portal, Prepared, Shared, Work
+from sidegate.postgres.translation import kept_in_session, unusable
 from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical_tokens, copy_out_options, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
@@ -99,6 +101,8 @@ class Judge:
 
     def current(self, prepared: Prepared) -> tuple[SqlStatement, ...]:
         """What it is by now: the target analyses it again when the search path is another than before (its plan cache does)."""
+        if prepared.translation is not None:
+            return (unusable(prepared.translation.statement),)  # by its Bind alone, which is translated for itself
         if prepared.search_path == self.search_path:
             return prepared.statements
         statements, problem = self.read(prepared.text)
@@ -196,12 +200,15 @@ class Judge:
         )
         if cascades.cascades(statements):
             decision = self._with_reach(work, statements, decision, now)
+        if work.is_translated:
+            decision = kept_in_session(decision, self.revision)
         if isinstance(decision, Deny):
             return decision
         ending = self._at_end(work, now) if self.awaiting.held is not None else None
         if ending is not None or not decision.masks.columns:
             return ending or decision
-        return self._steering_problem(work, decision) or decision
+        refused = self._steering_problem(work, decision)
+        return refused or written_refusal(decision.masks, work.statements, self.catalog, self.revision) or decision
 
     def _with_reach(self, work: Work, statements: tuple[SqlStatement, ...], decision: Decision, now: float) -> Decision:
         """What goes with a CASCADE is asked for if it matters: another answer, and no denial, if nothing went with it; or rows to count."""

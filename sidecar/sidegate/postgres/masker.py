@@ -17,10 +17,11 @@ from sidegate.policy.statement import SqlStatement
 from sidegate.postgres.copy_out import CopyFormat, CopyOutRewriter
 from sidegate.postgres.frames import HEADER_BYTES, frame_length
 from sidegate.postgres.judge import Judge
-from sidegate.postgres.messages import Reader, TargetProtocolError, encode_fields, encode_parameter_status, frame
+from sidegate.postgres.messages import Bind, Reader, TargetProtocolError, encode_fields, encode_parameter_status, frame
 from sidegate.postgres.proofs import MAX_KEPT_PLANS, Proof
 from sidegate.postgres.results import ColumnOrigin, PlanProblem, ResultPlan, decode_row_description, plan_result
-from sidegate.postgres.statements import Work
+from sidegate.postgres.statements import Prepared, Translation, Work
+from sidegate.postgres.translation import Bound, Translator
 from sidegate.sql import copy_out_options, copy_out_query, copy_out_relation
 
 MAX_KEPT_PROOFS: Final = 256
@@ -35,6 +36,9 @@ class _NoCatalog:
 
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         return True
+
+    def is_own(self, table_oid: int, attnum: int) -> bool:
+        return False
 
     def row_fields(self, table_oid: int, attnum: int) -> RowFields | None:
         return None
@@ -52,11 +56,28 @@ class Masker:
         self._max_row_bytes = max_row_bytes
         self._scanner = Scanner.of(masks.values, hash_key) if masks.values else None
         self._proofs: dict[tuple[int, ...], Proof] = {}  # by the ids of their statements
+        self._translator = Translator(masks, hash_key)
+        self._has_translated = False
 
     def adopt(self, masks: Masks) -> None:
         self._masks = masks
+        self._translator.adopt(masks)
         self._scanner = Scanner.of(masks.values, self._hash_key) if masks.values else None
         self._proofs.clear()
+
+    # ---- pseudonyms ---------------------------------------------------------------------------------------------------------------
+
+    def translation(self, text: str, statements: tuple[SqlStatement, ...]) -> Translation | None:
+        """What is sent to the target in place of a text with pseudonyms."""
+        made = self._translator.of(text, statements, self._judge.search_path, self._judge.catalog)
+        self._has_translated = self._has_translated or made is not None
+        return made
+
+    def bound(self, candidates: tuple[Prepared, ...], bind: Bind, frame: bytes) -> Bound:
+        """What a Bind of these runs and is sent as."""
+        if all(candidate.translation is None for candidate in candidates):
+            return Bound(tuple(statement for each in candidates for statement in self._judge.current(each)), frame)
+        return self._translator.bound(candidates, bind, frame, self._judge.search_path, self._judge.catalog)
 
     # ---- texts --------------------------------------------------------------------------------------------------------------------
 
@@ -75,7 +96,10 @@ class Masker:
         return self._fields(b"N", fields, original)
 
     def _fields(self, code: bytes, fields: Mapping[str, str], original: bytes | None) -> bytes:
-        masked = mask_fields(fields, self._masks, self._hash_key) if self._masks else fields
+        shown = fields
+        if self._has_translated:  # it doesn't speak of the text that the client sent, and may quote what was sent instead
+            shown = {name: value for name, value in fields.items() if name != "P"}
+        masked = mask_fields(shown, self._masks, self._hash_key) if self._masks else shown
         if original is not None and masked == fields:
             return original
         return encode_fields(code, masked)

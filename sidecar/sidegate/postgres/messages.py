@@ -309,6 +309,20 @@ def encode_bind(portal: str, statement: str) -> bytes:
     return frame(b"B", portal.encode() + b"\0" + statement.encode() + b"\0" + b"\0\0\0\0\0\0")
 
 
+def encode_bound(bind: Bind) -> bytes:
+    """As `decode_bind` reads it."""
+    parts = [bind.portal.encode(), b"\0", bind.statement.encode(), b"\0", _encoded_codes(bind.parameter_formats)]
+    parts.append(len(bind.parameters).to_bytes(2, "big"))
+    for value in bind.parameters:
+        parts += (b"\xff\xff\xff\xff",) if value is None else (len(value).to_bytes(4, "big"), value)
+    parts.append(_encoded_codes(bind.result_formats))
+    return frame(b"B", b"".join(parts))
+
+
+def _encoded_codes(codes: tuple[int, ...]) -> bytes:
+    return b"".join(code.to_bytes(2, "big") for code in (len(codes), *codes))
+
+
 def encode_describe(kind: str, name: str) -> bytes:
     return frame(b"D", kind.encode() + name.encode() + b"\0")
 

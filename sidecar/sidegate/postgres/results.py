@@ -18,7 +18,7 @@ from sidegate.mask.cells import column_replacement, masked_cell, masked_row, sca
 from sidegate.mask.compounds import RowFields
 from sidegate.mask.kinds import BINARY, OPAQUE_KINDS, CellKind, kind_of
 from sidegate.mask.scanner import Scanner
-from sidegate.mask.strategies import STRICTNESS, is_constant
+from sidegate.mask.strategies import is_constant, strategy_of
 from sidegate.mask.tally import Tally
 from sidegate.policy.decision import ColumnMask, Masks, MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
@@ -79,6 +79,10 @@ class OriginLookup(Protocol):
 
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         """The column may carry values of masked columns under other names: of a view, a composite type, a generated column."""
+        ...
+
+    def is_own(self, table_oid: int, attnum: int) -> bool:
+        """A masked column that holds its values itself, in a table, or a view's column that is such a one and nothing else."""
         ...
 
     def row_fields(self, table_oid: int, attnum: int) -> RowFields | None:
@@ -264,7 +268,8 @@ def plan_result(
                 if (row is not None or field.column_attnum == 0) and not masks_unknown:
                     return PlanProblem.NEED_ORIGINS  # fields go by position, which only a catalog that is read now tells for sure
             action = Action.MASK
-            strategy = max((mask.strategy for mask in matching), key=STRICTNESS.__getitem__)
+            is_own = field.table_oid != 0 and field.column_attnum > 0 and origins.is_own(field.table_oid, field.column_attnum)
+            strategy = strategy_of((mask.strategy for mask in matching), is_own=is_own)
             if field.table_oid == 0 and reach is Reach.COMPUTED:
                 hides_null = True
                 strategy = strategy if is_constant(strategy, None) else MaskStrategy.REDACT

@@ -7,6 +7,7 @@ leaves small groups out.
 Rules it keeps:
 - Only where masked columns steer by nothing else: a predicate on masks would answer falsely, so it stays refused.
 - The new text is read and decided like any other, and it is what is sent, recorded and approved. The client is told by a notice.
+- Pseudonyms tell rows apart: one mask for all would join and group rows that are shown to differ, so nothing is sent instead.
 - Every table with a masked column is replaced whole: a rule that allows the use of one (`use: Allowed`) is no reason.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
 from sidegate.mask.strategies import REDACTED
-from sidegate.policy.decision import ColumnUse, Masks
+from sidegate.policy.decision import ColumnUse, Masks, MaskStrategy
 from sidegate.policy.statement import RelationRef, SqlStatement, StatementKind
 from sidegate.postgres.catalog import Catalog, Relation
 from sidegate.postgres.refusal import as_shown_notice, groups_notice
@@ -78,6 +79,9 @@ def _by_what_is_shown(
     view = catalog.masked_view(Masks(columns))
     steering = {column for column in statement.columns_steering if view.may_be_masked(column)}
     if not steering or not steering <= statement.columns_keys:
+        return None
+    pseudonyms = tuple(mask for mask in columns if mask.strategy is MaskStrategy.PSEUDONYM)
+    if pseudonyms and any(map(catalog.masked_view(Masks(pseudonyms)).may_be_masked, steering)):
         return None
     replaced: set[str] = set()
 

@@ -15,7 +15,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from sidegate.policy.decision import Decision, Masks
 from sidegate.policy.statement import Impact, SqlStatement, StatementKind
@@ -30,7 +30,7 @@ MAX_NAMES: Final = 10_000  # statements, portals and cursors of one session
 # What things weigh in memory, measured with tracemalloc: a name with all that belongs to it, an analysis without its texts, and each
 # relation, column or function in it.
 NAME_WEIGHT: Final = 512
-ANALYSIS_WEIGHT: Final = 2048
+ANALYSIS_WEIGHT: Final = 2560
 PART_WEIGHT: Final = 200
 PARAMETER_WEIGHT: Final = 48
 NO_MASKS: Final = Masks()
@@ -49,6 +49,25 @@ class BoundText:
         return bool(self.formats) and self.formats[index if len(self.formats) > 1 else 0] == 1
 
 
+class Translated(NamedTuple):
+    """A parameter by its number (from 1). `oid`: the type that the target gives it where the client gives none, 0 if that isn't known."""
+
+    number: int
+    is_array: bool
+    oid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """What is sent in place of a text with pseudonyms. `statement`: as it is judged then. `parameters`: those of a Bind that stand for
+    pseudonyms.
+    """
+
+    statement: SqlStatement
+    text: str
+    parameters: tuple[Translated, ...] = ()
+
+
 class Work:
     """One statement that a client asked for: what it is, what was decided, what came of it. Mutable, lives until its outcome.
 
@@ -60,15 +79,15 @@ class Work:
     `reach` is what goes with its CASCADE, once the target was asked.
     `waits_for_commit`: its rows are held at the end of their transaction; `holds_transaction`: one stays open while this is held.
     `encoding_change` is what it does to the encoding that the client speaks.
+    `is_translated`: the target gets values in place of its pseudonyms.
     `was_cut`: the client got an error in place of the rest of its result; what it did at the target isn't known.
     """
 
     __slots__ = (
         "alternatives", "approval", "approved_rows", "asked", "copy_rewriter", "cursor", "decision", "encoding_change",
-        "fingerprint", "holds_transaction",
-        "id", "impact", "is_simple", "masked_cells", "masked_values", "masks", "meter", "own", "own_error", "parameters", "plan",
-        "portal", "position", "reach", "referred", "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text",
-        "waits_for_commit", "was_cut",
+        "fingerprint", "holds_transaction", "id", "impact", "is_simple", "is_translated", "masked_cells", "masked_values",
+        "masks", "meter", "own", "own_error", "parameters", "plan", "portal", "position", "reach", "referred", "renews_budgets",
+        "row_description", "rows", "sqlstate", "statements", "tag", "text", "waits_for_commit", "was_cut",
     )  # fmt: skip
 
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
@@ -106,6 +125,7 @@ class Work:
         self.waits_for_commit = False
         self.holds_transaction = False
         self.encoding_change: EncodingChange | None = None
+        self.is_translated = False
 
     def was_rolled_back(self) -> None:
         """It ran and was taken back: what the target said of it is void."""
@@ -217,10 +237,11 @@ class Room:
 
 class Prepared(Kept):
     """One prepared statement, as read under `search_path`. `parameter_oids` are the types that the client gave its parameters.
-    `is_void`: the target refused it. `sql_name` is of a PREPARE, whose text is the whole string.
+    `is_void`: the target refused it. `sql_name` is of a PREPARE, whose text is the whole string. `translation`: the target has another
+    text, and gets other values; `untranslated` is then what the text itself says.
     """
 
-    __slots__ = ("is_void", "parameter_oids", "search_path", "sql_name", "statements", "text")
+    __slots__ = ("is_void", "parameter_oids", "search_path", "sql_name", "statements", "text", "translation", "untranslated")
 
     def __init__(
         self,
@@ -229,10 +250,16 @@ class Prepared(Kept):
         parameter_oids: tuple[int, ...] = (),
         search_path: tuple[str, ...] | None = None,
         sql_name: str | None = None,
+        translation: Translation | None = None,
     ) -> None:
-        super().__init__(NAME_WEIGHT + weight_of(statements) + (sys.getsizeof(text) if sql_name is None else 0))
+        weight = NAME_WEIGHT + weight_of(statements) + (sys.getsizeof(text) if sql_name is None else 0)
+        if translation is not None:
+            weight += weight_of((translation.statement,)) + sys.getsizeof(translation.text)
+        super().__init__(weight)
         self.text = text
-        self.statements = statements
+        self.untranslated = statements
+        self.statements = statements if translation is None else (translation.statement,)
+        self.translation = translation
         self.parameter_oids = parameter_oids
         self.search_path = search_path
         self.is_void = False
@@ -274,7 +301,7 @@ class Cursor(Kept):
 
 
 class Portal(Kept):
-    """One bound portal. `frame` is its Bind as the client sent it, for when the portal has to be made again after a
+    """One bound portal. `frame` is its Bind as the target got it, for when the portal has to be made again after a
     rollback. `statements` are those of its candidates as the target reads them at Bind, under `search_path`.
     """
 
@@ -304,8 +331,12 @@ class Portal(Kept):
         self.is_void = False
         self.is_suspended = False
 
+    @property
+    def is_translated(self) -> bool:
+        return any(candidate.translation is not None for candidate in self.candidates)
+
     def bound(self) -> list[BoundText]:
-        """The texts that it may run, the newest last."""
+        """The texts that it may run, the newest last, as the client sent them."""
         values, formats = self.bind.parameters, self.bind.parameter_formats
         return [BoundText(each.text, values, formats, each.parameter_oids) for each in self.candidates]
 

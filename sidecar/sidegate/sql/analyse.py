@@ -12,10 +12,10 @@ from typing import Final
 
 from pglast.parser import ParseError, normalize
 
-from sidegate.policy.statement import SqlStatement
+from sidegate.policy.statement import SqlStatement, StatementKind
 from sidegate.sql.expressions import TooDeepError
 from sidegate.sql.facts import Facts
-from sidegate.sql.names import Names
+from sidegate.sql.names import Names, names_in
 from sidegate.sql.parse import Limits, ParseProblem, RawStatement, parse
 from sidegate.sql.utility import Statements
 
@@ -59,6 +59,8 @@ def judge(text: str, names: Names, limits: Limits) -> Judged | ParseProblem:
         except Exception as error:  # INVARIANT: a tree of a shape that isn't foreseen is refused, not waved through
             facts.not_known(f"a part of the statement ({type(error).__name__})")
             facts.touch_schemas(None)
+        if StatementKind.DDL in facts.kinds:
+            facts.defined = names_in(raw.tree)
         depends_on_constants = depends_on_constants or facts.depends_on_constants
         statements.append(facts.statement(raw.text, _normalised(raw)))
     return Judged(Analysis(tuple(statements)), depends_on_constants)

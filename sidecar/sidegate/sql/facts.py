@@ -60,6 +60,7 @@ class Facts:
     stores_code: str | None = None
     of_code: set[StatementKind] = field(default_factory=set)
     changed: set[ColumnRef] = field(default_factory=set)
+    defined: frozenset[str] = frozenset()
     drops: set[RelationRef] | None = None
     cascades: bool = False
     guarded: set[str] = field(default_factory=set)  # catalogs that are read, with columns that hold secrets
@@ -196,6 +197,7 @@ class Facts:
             cascade=cascade,
             secrets_output=secrets,
             changes_schemas=self.changes_schemas,
+            names_defined=self.defined,
         )
 
 

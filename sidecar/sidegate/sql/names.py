@@ -51,6 +51,46 @@ def split_name(parts: list[str]) -> tuple[str | None, str]:
     return (parts[-2] if len(parts) > 1 else None), parts[-1]
 
 
+ANY_NAME: Final = "*"
+# From items whose columns have names that no statement says.
+_NAMING: Final = frozenset({"RangeFunction", "RangeTableFunc", "JsonTable"})
+# Names that PostgreSQL gives to columns by itself (FigureColname, parser/parse_target.c), and that aren't those of functions or types.
+_GIVEN: Final = frozenset(
+    """?column? array bool case coalesce exists greatest grouping least merge_action nullif row xmlconcat xmlelement
+    xmlforest xmlparse xmlpi xmlroot xmlserialize current_catalog current_date current_role current_schema current_time
+    current_timestamp current_user localtime localtimestamp session_user user system_user json json_array json_arrayagg
+    json_exists json_object json_objectagg json_query json_scalar json_serialize json_value""".split()  # noqa: SIM905
+)
+
+
+def spreads_row(node: dict[str, Any]) -> bool:
+    """`(f(x)).*`: columns of names that the statement doesn't say."""
+    return any("A_Star" in part for part in node.get("A_Indirection", {}).get("indirection", []))
+
+
+def names_in(tree: dict[str, Any]) -> frozenset[str]:
+    """Every text in a parse tree but constants, in lower case: whatever a statement names is among them. With a query in it, so are the
+    names that PostgreSQL gives to columns; `*` is any name, of what a function in FROM returns.
+    """
+    found: set[str] = set()
+    pending: list[Any] = [tree]
+    while pending:
+        node = pending.pop()
+        if type(node) is dict:
+            pending.extend(value for key, value in node.items() if key != "A_Const")
+            if "SelectStmt" in node or "query" in node:
+                found |= _GIVEN
+            if not _NAMING.isdisjoint(node) or spreads_row(node):
+                found.add(ANY_NAME)
+            if "valuesLists" in node:
+                found |= {f"column{number + 1}" for number in range(len(node["valuesLists"][0]["List"].get("items", [])))}
+        elif type(node) is list:
+            pending.extend(node)
+        elif type(node) is str:
+            found.add(node.lower())
+    return frozenset(found)
+
+
 class Names:
     """The names of one search_path."""
 

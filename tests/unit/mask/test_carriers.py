@@ -23,7 +23,7 @@ from sidegate.mask.text import mask_channel, mask_fields, mask_parameter, mask_p
 from sidegate.policy.decision import Masks, MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
 from sidegate.postgres.copy_out import CopyFormat, CopyKind, CopyOutRewriter
-from sidegate.postgres.results import FieldDescription, ResultPlan, plan_result
+from sidegate.postgres.results import FieldDescription, Reach, ResultPlan, plan_result
 from tests.support.postgres_server import PostgresServer
 
 RULE = PolicyRule("ns", "policy", "rule")
@@ -256,7 +256,7 @@ class NoCatalog:
 def copied(connection: psycopg.Connection, query: str, options: str) -> tuple[ResultPlan, bytes]:
     described = connection.pgconn.exec_params(f"SELECT * FROM ({query}) q LIMIT 0".encode(), None)
     fields = [FieldDescription(f"c{index}", 0, 0, described.ftype(index), -1, -1, 0) for index in range(described.nfields)]
-    plan = plan_result(fields, None, Masks((), (MASK,)), NoCatalog(), True)
+    plan = plan_result(fields, None, Masks((), (MASK,)), NoCatalog(), (Reach.NONE,) * len(fields))
     assert isinstance(plan, ResultPlan)
     with connection.cursor() as cursor, cursor.copy(f"COPY ({query}) TO STDOUT ({options})".encode()) as copy:
         return plan, b"".join(bytes(piece) for piece in copy)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from itertools import permutations
 
 import pytest
 
-from sidegate.mask.strategies import FIXED, REDACTED, masked_value, strictest
-from sidegate.policy.decision import MaskStrategy
+from sidegate.mask.strategies import FIXED, REDACTED, masked_value, strategy_of, strictest
+from sidegate.policy.decision import KEYED, MaskStrategy
 
 KEY = b"k" * 32
 
@@ -51,8 +52,33 @@ def test_other_strategies() -> None:
 
 
 def test_the_strictest_strategy_wins_in_any_order() -> None:
-    order = [MaskStrategy.NULL, MaskStrategy.REDACT, MaskStrategy.FIXED_LENGTH, MaskStrategy.HASH, MaskStrategy.PARTIAL]
+    order = [
+        MaskStrategy.NULL,
+        MaskStrategy.REDACT,
+        MaskStrategy.FIXED_LENGTH,
+        MaskStrategy.HASH,
+        MaskStrategy.PSEUDONYM,
+        MaskStrategy.PARTIAL,
+    ]
     assert set(order) == set(MaskStrategy)
-    for size in range(1, 6):
+    for size in range(1, 7):
         for chosen in permutations(order, size):
             assert strictest(chosen) is min(chosen, key=order.index)
+
+
+def test_a_pseudonym_has_the_form_of_its_value_and_needs_a_key() -> None:
+    shown = masked_value(b"583-68-2629", MaskStrategy.PSEUDONYM, KEY)
+    assert shown is not None
+    assert re.fullmatch(rb"\d{3}-\d{2}-\d{4}", shown)
+    assert shown == masked_value(b"583-68-2629", MaskStrategy.PSEUDONYM, KEY)
+    assert shown != masked_value(b"583-68-2629", MaskStrategy.PSEUDONYM, b"z" * 32)
+    assert masked_value(b"583-68-2629", MaskStrategy.PSEUDONYM) == REDACTED
+    assert masked_value(b"x" * 5000, MaskStrategy.PSEUDONYM, KEY) == REDACTED
+
+
+@pytest.mark.parametrize("strategy", sorted(KEYED))
+def test_what_a_client_may_have_chosen_is_redacted_where_a_keyed_strategy_would_tell(strategy: MaskStrategy) -> None:
+    assert strategy_of([strategy], is_own=True) is strategy
+    assert strategy_of([strategy], is_own=False) is MaskStrategy.REDACT
+    assert strategy_of([strategy, MaskStrategy.NULL], is_own=False) is MaskStrategy.NULL
+    assert strategy_of([MaskStrategy.PARTIAL], is_own=False) is MaskStrategy.PARTIAL

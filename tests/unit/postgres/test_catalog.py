@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sidegate.policy.config import ApprovalConfig, ColumnMatch, RuleAction, RuleConfig, StatementMatch
@@ -9,7 +11,7 @@ from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy
 from sidegate.policy.engine import Engine, decide_session
 from sidegate.policy.source import PolicyRule
 from sidegate.policy.statement import ColumnRef, RelationRef
-from sidegate.postgres.catalog import Catalog, MaskedView
+from sidegate.postgres.catalog import Catalog, MaskedView, Relation
 from sidegate.postgres.effects import Hold
 from tests.support.session import (
     ADA,
@@ -96,6 +98,60 @@ def test_a_view_that_only_passes_columns_on_is_tainted_where_it_shows_a_masked_o
     view: MaskedView, oid: int, tainted: list[bool]
 ) -> None:
     assert [view.is_tainted(oid, number) for number in range(1, len(tainted) + 1)] == tainted
+
+
+@pytest.mark.parametrize(
+    ("oid", "own"),
+    [
+        (USERS, [False, False, True]),
+        (PLAIN, [False, True]),
+        (OVER, [False, True]),
+        (JOINED, [False, True, False]),
+        (COMPUTED, [False, False]),
+        (FILTERED, [False]),
+        (STARS, [False, False]),
+        (UNION, [False, False]),
+        (BOX, [False, False, False]),
+        (CONTACT, [False, True]),
+    ],
+)
+def test_a_masked_column_is_its_own_where_a_table_holds_it_or_a_view_only_passes_it_on(
+    view: MaskedView, oid: int, own: list[bool]
+) -> None:
+    assert [view.is_own(oid, number) for number in range(1, len(own) + 1)] == own
+    assert not view.is_own(oid, 99)
+    assert not view.is_own(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_refused"),
+    [
+        ("INSERT INTO users VALUES (9)", True),
+        ("INSERT INTO users DEFAULT VALUES", True),
+        ("COPY users FROM STDIN", True),
+        ("UPDATE plain_v SET tax_id = '1' WHERE id = 9", True),
+        ("UPDATE boxes SET inside = '(1,2)' WHERE id = 9", True),
+        ("INSERT INTO nowhere VALUES (9)", True),
+        ("INSERT INTO orders VALUES (9)", False),
+        ("INSERT INTO users (id, name) VALUES (9, 'n')", False),
+    ],
+)
+def test_no_write_reaches_a_column_with_pseudonyms_by_another_name(catalog: Catalog, sql: str, is_refused: bool) -> None:
+    masked = RuleConfig("ssn", RuleAction.MASK, columns=(ColumnMatch("ssn"),), strategy=MaskStrategy.PSEUDONYM)
+    catalog = Catalog({oid: replace(catalog.find(oid) or Relation(0, "", ""), tells={}) for oid in RELATIONS}, 2)
+    bench = Bench(policy(rules=(masked,)), catalog=catalog)
+    sent = bench.client(query(sql))
+    if is_refused:
+        assert "MaskNotProvable" in error_of(bench.target(target_error(), ready()))["D"]
+    else:
+        assert sent[-1] == ("Q", sql.encode() + b"\0")
+
+
+def test_a_generated_column_is_not_its_own() -> None:
+    """What it is made of may be anybody's to write."""
+    columns = [b(USERS, "public", "users", "r", number, name) for number, name in enumerate(("raw", "ssn"), 1)]
+    catalog = Catalog.decode(columns, [], [b(USERS, 2, "lower(raw)")], 1)
+    assert not catalog.masked_view(MASKS).is_own(USERS, 2)
 
 
 def test_what_derives_from_a_masked_column_may_not_steer_and_its_neighbours_may(view: MaskedView) -> None:

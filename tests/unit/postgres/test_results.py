@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from sidegate.mask.kinds import CellKind
-from sidegate.policy.decision import ColumnMask, ColumnUse, Masks, MaskStrategy, ValueMask
+from sidegate.policy.decision import KEYED, ColumnMask, ColumnUse, Masks, MaskStrategy, ValueMask
 from sidegate.policy.source import PolicyRule
 from sidegate.postgres.messages import TargetProtocolError
 from sidegate.postgres.results import (
@@ -52,6 +52,9 @@ class Catalog:
         column = self.columns.get((table_oid, attnum))
         return column and ColumnOrigin("public", "people" if table_oid == PEOPLE else "people_view", column)
 
+    def is_own(self, table_oid: int, attnum: int) -> bool:
+        return not self.is_tainted(table_oid, attnum)
+
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         return (table_oid, attnum) == (VIEW, 2)
 
@@ -83,6 +86,20 @@ def test_masks_by_output_name_without_a_table_filter() -> None:
 
 def test_masks_an_expression_named_like_a_masked_column_even_when_clean() -> None:
     assert actions(SSN, field("ssn"), field("n"), clean=True) == [Action.MASK, Action.PASS]
+
+
+@pytest.mark.parametrize("strategy", sorted(KEYED))
+def test_a_keyed_strategy_shows_nothing_of_what_the_statement_itself_may_have_made(strategy: MaskStrategy) -> None:
+    """`SELECT '583-68-2629' AS ssn`, a union, a field, a view that computes: its pseudonym is the answer to a guess."""
+    masks = Masks(columns=(column_mask("ssn", strategy=strategy),))
+    made = plan_result(
+        [field("ssn", PEOPLE, 2), field("ssn"), field("label", VIEW, 2), field("ssn", PEOPLE, 3)], None, masks, Catalog(), (Reach.PASSED,) * 4,
+        hash_key=b"k" * 32,
+    )  # fmt: skip
+    assert isinstance(made, ResultPlan)
+    own, *others = (made.mask(number, b"583-68-2629") for number in range(4))
+    assert own not in (None, b"[masked]", b"583-68-2629")
+    assert others[:2] == [b"[masked]", b"[masked]"]
 
 
 def test_masks_every_expression_that_is_not_proven_clean() -> None:

@@ -25,6 +25,9 @@ class NoCatalog:
     def origin(self, table_oid: int, attnum: int) -> ColumnOrigin | None:
         return ColumnOrigin("s", "t", "c")
 
+    def is_own(self, table_oid: int, attnum: int) -> bool:
+        return not self.is_tainted(table_oid, attnum)
+
     def is_tainted(self, table_oid: int, attnum: int) -> bool:
         return False
 
