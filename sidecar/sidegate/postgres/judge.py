@@ -12,6 +12,7 @@ from typing import Final
 
 from sidegate.policy.decision import Allow, ColumnUse, Decision, Deny, Measure, RequireApproval
 from sidegate.policy.engine import Engine, PrincipalView, SessionGrant
+from sidegate.policy.masked import ANY_COLUMN
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
@@ -27,12 +28,16 @@ CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen afte
 
 # What a refusal says that the target's catalog made, so that a reader of recordings knows it from one that the policies made alone.
 DERIVES: Final = "derives from a masked column"
+HOLDS: Final = "holds masked columns"
 WOULD_TELL: Final = "and a conflict would tell its values"
 
 PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authorization"})
 
 # Statements after which the search_path may be another than the gate knows.
 MAY_CHANGE_SEARCH_PATH: Final = frozenset({StatementKind.CALL, StatementKind.DO, StatementKind.SETTINGS, StatementKind.ROLES})
+
+# Kinds that may run triggers and rules of what they change.
+_FIRING: Final = frozenset({StatementKind.INSERT, StatementKind.UPDATE, StatementKind.MERGE, StatementKind.TRUNCATE})
 
 # Kinds after which the target's definitions may be others.
 CHANGES_DEFINITIONS: Final = frozenset({
@@ -68,6 +73,10 @@ class Judge:
         self.catalog: Catalog | None = None
         self.catalog_is_stale = False
         self._catalog_learned_at = 0.0
+        self._is_unsettled = (
+            False  # definitions changed in a transaction that isn't known to be over: the catalog can't show them
+        )
+        self._may_fire_unseen = False  # and by those a change may run triggers that the catalog doesn't know
 
     def adopt(self, engine: Engine) -> None:
         """A new revision is in force."""
@@ -180,6 +189,7 @@ class Judge:
         statements = self._with_consequences(work, now)
         if statements is not work.statements and work.impact is not None:
             work.impact = deletions_of(work.impact)
+        statements = self._with_dangers(statements)
         decision = self._view.decide_all(statements, self._context_of(work, approved=approved), now, work.impact)
         if isinstance(decision, Deny) or not decision.masks.columns:
             return decision
@@ -199,6 +209,19 @@ class Judge:
             return
         work.meter = Meter(self.spending, found, has_copy_header=options is not None and bool(options.header))
 
+    def _with_dangers(self, statements: tuple[SqlStatement, ...]) -> tuple[SqlStatement, ...]:
+        """Those that change system catalogs through a view as `Server` too, as they are without it."""
+        if self.catalog is None:
+            return statements
+        found: list[SqlStatement] = []
+        for statement in statements:
+            view = self.catalog.changes_catalog(statement) if statement.writes else None
+            if view is not None:
+                dangers = (*statement.dangers, f"`{view}`, a view of system catalogs")
+                statement = replace(statement, kinds=statement.kinds | {StatementKind.SERVER}, dangers=dangers)  # noqa: PLW2901
+            found.append(statement)
+        return tuple(found)
+
     def _with_consequences(self, work: Work, now: float) -> tuple[SqlStatement, ...]:
         """The statements, those as `Delete` too that may delete by triggers, rules or moved rows where a limit on deleted rows holds. They
         are measured like any, and of their impact the deleted rows count. A change that is limited itself is left as it is.
@@ -208,8 +231,11 @@ class Judge:
         # Whatever was used up: a budget that an approver gave anew must not hide what is limited
         context = StatementContext(self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far)
         found: list[SqlStatement] = []
+        is_unseen = self._may_fire_unseen
         for statement in work.statements:
-            if StatementKind.DELETE not in statement.kinds and self.catalog.may_delete(statement):
+            may_delete = self.catalog.may_delete(statement) or (is_unseen and not statement.kinds.isdisjoint(_FIRING))
+            is_unseen = is_unseen or moves_triggers(statement)
+            if StatementKind.DELETE not in statement.kinds and may_delete:
                 wider = replace(statement, kinds=statement.kinds | {StatementKind.DELETE})
                 is_limited = isinstance(self._view.decide(wider, context, now), Measure)
                 if is_limited and isinstance(self._view.decide(statement, context, now), Allow):
@@ -243,6 +269,16 @@ class Judge:
                     return Deny(
                         Reason.MASKED_COLUMN_STEERS, decision.masks.columns[0].source, self.revision,
                         f"`{where}` {DERIVES}",
+                    )  # fmt: skip
+            for column in statement.columns_changed:
+                # A table by another name keeps what it is known by: its number. One that is attached, inherited from or put in another
+                # order can be read by other columns, or tells of its own by where it may stand.
+                is_whole = column.name == ANY_COLUMN
+                if view.derives(column) if not is_whole else not statement.creates and view.may_be_masked(column):
+                    where = f"{column.relation.name}.{column.name}" if column.relation else column.name
+                    return Deny(
+                        Reason.MASKED_COLUMN_COPIED, decision.masks.columns[0].source, self.revision,
+                        f"`{where}` {DERIVES if not is_whole else HOLDS}, and could be known by another name or place afterwards",
                     )  # fmt: skip
             for column in statement.columns_written:
                 told = view.tells(column)
@@ -289,6 +325,16 @@ class Judge:
     def learn_catalog(self, catalog: Catalog, now: float) -> None:
         self.catalog, self.catalog_is_stale, self._catalog_learned_at = catalog, False, now
 
+    def definitions_changed(self, work: Work) -> None:
+        """What changes definitions goes out, or has run. Until its transaction is over nothing tells what holds."""
+        self._is_unsettled = self._is_unsettled or any(each.kinds & CHANGES_DEFINITIONS for each in work.statements)
+        self._may_fire_unseen = self._may_fire_unseen or any(map(moves_triggers, work.statements))
+
+    def transaction_over(self) -> None:
+        """Whatever was changed is there now, or isn't."""
+        self.catalog_is_stale = self.catalog_is_stale or self._is_unsettled
+        self._is_unsettled = self._may_fire_unseen = False
+
     # ---- search path --------------------------------------------------------------------------------------------------------------
 
     def learn_search_path(self, array: bytes | None, role: bytes | None = None) -> None:
@@ -298,6 +344,7 @@ class Judge:
 
     def statement_sent(self, work: Work) -> None:
         """From here on the search path may be another: until it is read again, unqualified names could be anywhere."""
+        self.definitions_changed(work)
         for statement in work.statements:
             if may_change_path(statement):
                 self._path_may_roll_back = True
@@ -338,6 +385,14 @@ def may_change_path(statement: SqlStatement) -> bool:
         or any(name in PATH_SETTINGS for name, _ in statement.settings)
         or not statement.kinds.isdisjoint(MAY_CHANGE_SEARCH_PATH)
     )
+
+
+def moves_triggers(statement: SqlStatement) -> bool:
+    """Afterwards triggers or rules may run for a name that had none: a trigger, a view, a partition, or a table by that name."""
+    if StatementKind.DDL not in statement.kinds:
+        return False
+    makes_of_others = bool(statement.creates and (statement.reads or statement.writes))
+    return makes_of_others or bool(statement.columns_changed or statement.stores_code) or StatementKind.ROLES in statement.kinds
 
 
 def parse_name_array(text: str) -> tuple[str, ...] | None:

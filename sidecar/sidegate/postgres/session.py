@@ -483,6 +483,7 @@ class Session:
         """Outside of a transaction no portal lives, and no cursor but those WITH HOLD."""
         self.status = status
         if status == "I":
+            self.judge.transaction_over()
             self.portals.clear()
             if self.cursors.has_new:
                 self.cursors.clear(lambda cursor: cursor.outlives_transaction)
@@ -492,6 +493,7 @@ class Session:
             self._actions.append(ReportExecuted(work.approval, work.sqlstate or work.tag))
         if (not work.sqlstate or work.was_cut) and any(statement.kinds & CHANGES_DEFINITIONS for statement in work.statements):
             self.judge.catalog_is_stale = True
+            self.judge.definitions_changed(work)
             self._actions.append(CatalogChanged())
 
     def parameter_changed(self, name: str, value: str) -> None:
