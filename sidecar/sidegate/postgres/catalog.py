@@ -327,6 +327,9 @@ class MaskedView:
         relations = self._catalog.named(column.relation)
         return not relations or not all(column.name in relation.columns.values() for relation in relations)
 
+    def is_unknown(self, relation: RelationRef) -> bool:
+        return not self._catalog.named(relation)
+
     def tells(self, column: ColumnRef) -> str | None:
         """The masked column whose values a write to `column` is compared with, for a message."""
         if column.relation is None:

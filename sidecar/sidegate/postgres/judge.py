@@ -16,8 +16,9 @@ from sidegate.policy.masked import ANY_COLUMN
 from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
-from sidegate.policy.statement import Impact, SqlStatement, StatementContext, StatementKind, TableImpact
-from sidegate.postgres.catalog import Catalog
+from sidegate.policy.statement import ColumnRef, Impact, SqlStatement, StatementContext, StatementKind, TableImpact
+from sidegate.postgres.catalog import Catalog, MaskedView
+from sidegate.postgres.moved import FIRING, Moved, moves_triggers
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
 from sidegate.postgres.spending import Meter, Spending
@@ -28,21 +29,12 @@ CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen afte
 
 # What a refusal says that the target's catalog made, so that a reader of recordings knows it from one that the policies made alone.
 DERIVES: Final = "derives from a masked column"
-HOLDS: Final = "holds masked columns"
 WOULD_TELL: Final = "and a conflict would tell its values"
 
 PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authorization"})
 
 # Statements after which the search_path may be another than the gate knows.
 MAY_CHANGE_SEARCH_PATH: Final = frozenset({StatementKind.CALL, StatementKind.DO, StatementKind.SETTINGS, StatementKind.ROLES})
-
-# Kinds that may run triggers and rules of what they change.
-_FIRING: Final = frozenset({StatementKind.INSERT, StatementKind.UPDATE, StatementKind.MERGE, StatementKind.TRUNCATE})
-
-# Kinds after which the target's definitions may be others.
-CHANGES_DEFINITIONS: Final = frozenset({
-    StatementKind.DDL, StatementKind.CALL, StatementKind.DO, StatementKind.ROLES, StatementKind.SERVER,
-})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +65,7 @@ class Judge:
         self.catalog: Catalog | None = None
         self.catalog_is_stale = False
         self._catalog_learned_at = 0.0
-        self._is_unsettled = (
-            False  # definitions changed in a transaction that isn't known to be over: the catalog can't show them
-        )
-        self._may_fire_unseen = False  # and by those a change may run triggers that the catalog doesn't know
+        self.moved = Moved()
 
     def adopt(self, engine: Engine) -> None:
         """A new revision is in force."""
@@ -231,9 +220,9 @@ class Judge:
         # Whatever was used up: a budget that an approver gave anew must not hide what is limited
         context = StatementContext(self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far)
         found: list[SqlStatement] = []
-        is_unseen = self._may_fire_unseen
+        is_unseen = self.moved.may_fire_unseen
         for statement in work.statements:
-            may_delete = self.catalog.may_delete(statement) or (is_unseen and not statement.kinds.isdisjoint(_FIRING))
+            may_delete = self.catalog.may_delete(statement) or (is_unseen and not statement.kinds.isdisjoint(FIRING))
             is_unseen = is_unseen or moves_triggers(statement)
             if StatementKind.DELETE not in statement.kinds and may_delete:
                 wider = replace(statement, kinds=statement.kinds | {StatementKind.DELETE})
@@ -262,32 +251,51 @@ class Judge:
         if self.catalog is None or all(mask.use is ColumnUse.ALLOWED for mask in decision.masks.columns):
             return None
         view = self.catalog.masked_view(decision.masks)
+        moved = Moved(self.moved)
         for statement in work.statements:
-            for column in statement.columns_steering:
-                if view.derives(column):
-                    where = f"{column.relation.name}.{column.name}" if column.relation else column.name
-                    return Deny(
-                        Reason.MASKED_COLUMN_STEERS, decision.masks.columns[0].source, self.revision,
-                        f"`{where}` {DERIVES}",
-                    )  # fmt: skip
-            for column in statement.columns_changed:
-                # A table by another name keeps what it is known by: its number. One that is attached, inherited from or put in another
-                # order can be read by other columns, or tells of its own by where it may stand.
-                is_whole = column.name == ANY_COLUMN
-                if view.derives(column) if not is_whole else not statement.creates and view.may_be_masked(column):
-                    where = f"{column.relation.name}.{column.name}" if column.relation else column.name
-                    return Deny(
-                        Reason.MASKED_COLUMN_COPIED, decision.masks.columns[0].source, self.revision,
-                        f"`{where}` {DERIVES if not is_whole else HOLDS}, and could be known by another name or place afterwards",
-                    )  # fmt: skip
-            for column in statement.columns_written:
-                told = view.tells(column)
-                if told is not None:
-                    return Deny(
-                        Reason.MASKED_COLUMN_STEERS, decision.masks.columns[0].source, self.revision,
-                        f"what is written is compared with masked column `{told}`, {WOULD_TELL}",
-                    )  # fmt: skip
+            found = self._reveals(statement, view, moved)
+            if found is not None:
+                reason, detail = found
+                return Deny(reason, decision.masks.columns[0].source, self.revision, detail)
+            moved.note((statement,))
         return None
+
+    def _reveals(self, statement: SqlStatement, view: MaskedView, moved: Moved) -> tuple[Reason, str] | None:
+        for column in statement.columns_steering:
+            if self._derives(column, view, moved):
+                return Reason.MASKED_COLUMN_STEERS, f"`{_shown(column)}` {DERIVES}"
+        for column in statement.columns_changed:
+            if column.name != ANY_COLUMN:
+                if self._derives(column, view, moved):
+                    why = f"`{_shown(column)}` {DERIVES}, and could be known by another name afterwards"
+                    return Reason.MASKED_COLUMN_COPIED, why
+            elif not statement.creates and not statement.changes_schemas and self._holds(column, view, moved):
+                # By another name it keeps what it is known by: its number. Attached, put under a parent, or put in order it can be read
+                # by other columns, or tells of its own by where its rows may stand.
+                why = f"`{_shown(column)}` holds masked columns, and its rows would tell of them by their new place"
+                return Reason.MASKED_COLUMN_COPIED, why
+        for column in statement.columns_written:
+            for meant in moved.meanings(column):
+                told = view.tells(meant)
+                if told is not None:
+                    return Reason.MASKED_COLUMN_STEERS, f"what is written is compared with masked column `{told}`, {WOULD_TELL}"
+        return None
+
+    def _derives(self, column: ColumnRef, view: MaskedView, moved: Moved) -> bool:
+        if any(view.derives(meant) for meant in moved.meanings(column)):
+            return True
+        return moved.has_moved_schema and column.relation is not None and view.is_unknown(column.relation)
+
+    def _holds(self, column: ColumnRef, view: MaskedView, moved: Moved) -> bool:
+        """A table that isn't known was made in this transaction, and is empty or what it was made of was decided; or it isn't there."""
+        if column.relation is None or moved.has_moved_schema:
+            return True
+        meanings = [
+            meant for meant in moved.meanings(column) if meant.relation is not None and not view.is_unknown(meant.relation)
+        ]
+        if not meanings:
+            return not moved.is_unsettled
+        return any(map(view.may_be_masked, meanings))
 
     def fingerprint(self, work: Work, decision: RequireApproval) -> str:
         """What an approval is bound to: all that an approver is shown of what would run, as whom and where, and the rule's terms. Left out:
@@ -325,15 +333,9 @@ class Judge:
     def learn_catalog(self, catalog: Catalog, now: float) -> None:
         self.catalog, self.catalog_is_stale, self._catalog_learned_at = catalog, False, now
 
-    def definitions_changed(self, work: Work) -> None:
-        """What changes definitions goes out, or has run. Until its transaction is over nothing tells what holds."""
-        self._is_unsettled = self._is_unsettled or any(each.kinds & CHANGES_DEFINITIONS for each in work.statements)
-        self._may_fire_unseen = self._may_fire_unseen or any(map(moves_triggers, work.statements))
-
     def transaction_over(self) -> None:
-        """Whatever was changed is there now, or isn't."""
-        self.catalog_is_stale = self.catalog_is_stale or self._is_unsettled
-        self._is_unsettled = self._may_fire_unseen = False
+        """Whatever was defined in it is there now, or isn't."""
+        self.catalog_is_stale = self.moved.settled() or self.catalog_is_stale
 
     # ---- search path --------------------------------------------------------------------------------------------------------------
 
@@ -344,7 +346,7 @@ class Judge:
 
     def statement_sent(self, work: Work) -> None:
         """From here on the search path may be another: until it is read again, unqualified names could be anywhere."""
-        self.definitions_changed(work)
+        self.moved.note(work.statements)
         for statement in work.statements:
             if may_change_path(statement):
                 self._path_may_roll_back = True
@@ -387,12 +389,8 @@ def may_change_path(statement: SqlStatement) -> bool:
     )
 
 
-def moves_triggers(statement: SqlStatement) -> bool:
-    """Afterwards triggers or rules may run for a name that had none: a trigger, a view, a partition, or a table by that name."""
-    if StatementKind.DDL not in statement.kinds:
-        return False
-    makes_of_others = bool(statement.creates and (statement.reads or statement.writes))
-    return makes_of_others or bool(statement.columns_changed or statement.stores_code) or StatementKind.ROLES in statement.kinds
+def _shown(column: ColumnRef) -> str:
+    return f"{column.relation.name}.{column.name}" if column.relation else column.name
 
 
 def parse_name_array(text: str) -> tuple[str, ...] | None:

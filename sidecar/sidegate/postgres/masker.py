@@ -122,6 +122,7 @@ class Masker:
             return False
         return all(
             not any(shows_values(function) for function in statement.functions)
+            and not self._judge.moved.hides(statement, view.may_be_masked)
             and not any(view.may_be_masked(column) for column in statement.columns_steering)
             and not any(view.is_no_column(column) for column in statement.columns_output)
             for statement in statements

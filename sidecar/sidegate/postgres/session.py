@@ -36,7 +36,7 @@ from sidegate.postgres.from_client import ClientSide
 from sidegate.postgres.from_target import TargetSide
 from sidegate.postgres.holds import hold_notice
 from sidegate.postgres.journal import Journal
-from sidegate.postgres.judge import CHANGES_DEFINITIONS, Judge
+from sidegate.postgres.judge import Judge
 from sidegate.postgres.masker import Masker
 from sidegate.postgres.messages import (
     SYNC,
@@ -50,6 +50,7 @@ from sidegate.postgres.messages import (
     encode_query,
     frame,
 )
+from sidegate.postgres.moved import CHANGES_DEFINITIONS
 from sidegate.postgres.pipeline import Answer, Expectations, Expected, Kind
 from sidegate.postgres.refusal import refusal_message, sqlstate_of
 from sidegate.postgres.runners import POISON
@@ -493,7 +494,7 @@ class Session:
             self._actions.append(ReportExecuted(work.approval, work.sqlstate or work.tag))
         if (not work.sqlstate or work.was_cut) and any(statement.kinds & CHANGES_DEFINITIONS for statement in work.statements):
             self.judge.catalog_is_stale = True
-            self.judge.definitions_changed(work)
+            self.judge.moved.note(work.statements)
             self._actions.append(CatalogChanged())
 
     def parameter_changed(self, name: str, value: str) -> None:

@@ -86,6 +86,33 @@ class TestMaskedColumnsStayWhatTheyAre:
     def test_what_shows_nothing_of_them_passes(self, catalog: Catalog, sql: str) -> None:
         assert refused(Bench(policy([MASKED]), catalog=catalog), sql) is None
 
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "alter table generated rename to renamed; select substr(digits, 1, 9) from renamed",
+            "alter table generated rename to renamed; select id from renamed order by digits",
+            "alter table generated set schema other; select upper(digits) from other.generated",
+            "alter table generated rename to once; alter table once rename to twice; select upper(digits) from twice",
+            "alter table generated rename to renamed; alter table renamed alter column digits drop expression",
+            "alter table users rename to users2; alter table generated rename to users; select upper(digits) from users",
+            "create table pp (id int) partition by list (id); alter table generated rename to z; alter table pp attach partition z default",
+        ],
+    )
+    def test_a_name_given_in_the_same_string_stands_for_what_it_was_before(self, catalog: Catalog, sql: str) -> None:
+        assert "MaskedColumn" in (refused(Bench(policy([MASKED]), catalog=catalog), sql) or "")
+
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "alter table requests rename to asked; select max(id) from asked",
+            "create table p (i int) partition by list (i); create table p1 (i int); alter table p attach partition p1 default",
+            "alter schema one rename to two",
+            "alter table requests rename to asked; alter table asked rename column id to number",
+        ],
+    )
+    def test_a_name_given_to_what_holds_nothing_masked_is_as_good_as_another(self, catalog: Catalog, sql: str) -> None:
+        assert refused(Bench(policy([MASKED]), catalog=catalog), sql) is None
+
 
 class TestSystemCatalogs:
     @pytest.mark.parametrize("name", ["tables_v", "over_v"])
