@@ -35,6 +35,7 @@ from tests.support.gate import GateProcess
 from tests.support.issuer import Issuer
 
 SHOWN: Final = Path(__file__).with_name("shown")
+MORE: Final = Path(__file__).with_name("more")
 TOKEN_LIFETIME_S: Final = 6 * 3600
 ANSWER_S: Final = 10.0
 LONGEST_REASON: Final = 160
@@ -122,7 +123,9 @@ def summary(results: Sequence[Result]) -> tuple[int, int]:
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="redteam", description="attack a gate with a folder of cases")
-    parser.add_argument("--cases", type=Path, default=SHOWN, metavar="DIR", help="folder of cases (default: the project's own)")
+    parser.add_argument(
+        "--cases", type=Path, metavar="DIR", help="folder of cases, and no others (default: the project's own, in two folders)"
+    )
     parser.add_argument(
         "-k", dest="pattern", default="", metavar="PATTERN", help="only cases whose id, category or title matches"
     )
@@ -136,9 +139,12 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    cases, others = read_folder(options.cases)
-    for name in others:
-        say(f"`{name}` is for another gate: left out")
+    cases: list[Case] = []
+    for folder in (options.cases,) if options.cases is not None else (SHOWN, MORE):
+        found, others = read_folder(folder)
+        cases += found
+        for name in others:
+            say(f"`{name}` is for another gate: left out")
     cases = [case for case in cases if case.matches(options.pattern)]
     if not cases:
         raise CorpusError(f"no case matches `{options.pattern}`")

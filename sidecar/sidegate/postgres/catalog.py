@@ -36,12 +36,14 @@ QUERIES: Final = (
     "SELECT a.attrelid, a.attnum, pg_catalog.pg_get_expr(d.adbin, d.adrelid)"
     " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
     " WHERE a.attgenerated <> ''",
-    # Columns of a composite type: itself, as an array or through a domain, and the relation that has the type's fields.
-    "SELECT a.attrelid, a.attnum, coalesce(nullif(e.typrelid, 0), nullif(b.typrelid, 0), t.typrelid)"
-    " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
-    " LEFT JOIN pg_catalog.pg_type b ON b.oid = t.typbasetype"
-    " LEFT JOIN pg_catalog.pg_type e ON e.oid = coalesce(nullif(t.typelem, 0), b.typelem)"
-    " WHERE a.attnum > 0 AND NOT a.attisdropped AND (t.typrelid <> 0 OR b.typrelid <> 0 OR e.typrelid <> 0)",
+    # Columns of a composite type: itself, or arrays, domains and ranges of it in any depth; and the relation that has the type's fields.
+    "WITH RECURSIVE wrapped (oid, inner_oid) AS (SELECT oid, typbasetype FROM pg_catalog.pg_type WHERE typbasetype <> 0"
+    " UNION ALL SELECT oid, typelem FROM pg_catalog.pg_type WHERE typelem <> 0"
+    " UNION ALL SELECT rngtypid, rngsubtype FROM pg_catalog.pg_range UNION ALL SELECT rngmultitypid, rngsubtype FROM pg_catalog.pg_range),"
+    " made (oid, fields) AS (SELECT t.oid, t.typrelid FROM pg_catalog.pg_type t WHERE t.typrelid <> 0"
+    " UNION SELECT w.oid, m.fields FROM made m JOIN wrapped w ON w.inner_oid = m.oid)"
+    " SELECT a.attrelid, a.attnum, m.fields FROM pg_catalog.pg_attribute a JOIN made m ON m.oid = a.atttypid"
+    " WHERE a.attnum > 0 AND NOT a.attisdropped",
     # Which column's values a write to which column is compared with.
     "SELECT a.attrelid, a.attnum, a.attrelid, a.attnum FROM pg_catalog.pg_index i"
     " JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum > 0 AND (a.attnum = ANY (i.indkey) OR EXISTS"
@@ -83,6 +85,8 @@ _EVENTS: Final[dict[StatementKind, int]] = {
 }
 
 SYSTEM_COLUMNS: Final = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+
+_CATALOGS: Final = frozenset({"pg_catalog", "information_schema"})
 
 DEFINITION_PATH: Final = ("pg_catalog",)
 
@@ -192,6 +196,23 @@ class Catalog:
             return False
         seen.add(relation.oid)  # a view: what is changed through it is one of its tables
         return any(self._fires(base, events, seen) for ref in relation.definition.reads for base in self.named(ref))
+
+    def changes_catalog(self, statement: SqlStatement) -> str | None:
+        """The view through which system catalogs may be changed."""
+        if statement.kinds.isdisjoint(_EVENTS):
+            return None
+        for ref in statement.writes:
+            if any(self._shows_catalog(relation, set()) for relation in self.named(ref)):
+                return ref.name
+        return None
+
+    def _shows_catalog(self, relation: Relation, seen: set[int]) -> bool:
+        if relation.schema in _CATALOGS:
+            return True
+        if relation.definition is None or relation.oid in seen:
+            return False
+        seen.add(relation.oid)
+        return any(self._shows_catalog(base, seen) for ref in relation.definition.reads for base in self.named(ref))
 
     def all(self) -> Iterable[Relation]:
         return self._relations.values()
@@ -374,6 +395,9 @@ class MaskedView:
             return not any(column.name in relation.columns.values() for relation in self._catalog.all())
         relations = self._catalog.named(column.relation)
         return not relations or not all(column.name in relation.columns.values() for relation in relations)
+
+    def is_unknown(self, relation: RelationRef) -> bool:
+        return not self._catalog.named(relation)
 
     def tells(self, column: ColumnRef) -> str | None:
         """The masked column whose values a write to `column` is compared with, for a message."""

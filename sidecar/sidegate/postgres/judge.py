@@ -20,6 +20,7 @@ from sidegate.postgres import cascades
 from sidegate.postgres.awaiting import Awaiting
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.derived import Derived
+from sidegate.postgres.moved import CHANGES_DEFINITIONS, FIRING, Moved, moves_triggers
 from sidegate.postgres.pseudonyms import written_refusal
 from sidegate.postgres.refusal import unknown_name_message
 from sidegate.postgres.restrictions import Restrictions
@@ -36,11 +37,6 @@ PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authori
 
 # Statements after which the search_path may be another than the gate knows.
 MAY_CHANGE_SEARCH_PATH: Final = frozenset({StatementKind.CALL, StatementKind.DO, StatementKind.SETTINGS, StatementKind.ROLES})
-
-# Kinds after which the target's definitions may be others.
-CHANGES_DEFINITIONS: Final = frozenset({
-    StatementKind.DDL, StatementKind.CALL, StatementKind.DO, StatementKind.ROLES, StatementKind.SERVER,
-})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +71,7 @@ class Judge:
         self.has_changed_definitions = False  # in a transaction that hasn't ended
         self.own_catalogs = 0  # that its transactions have read themselves
         self._catalog_learned_at = 0.0
+        self.moved = Moved()
 
     def adopt(self, engine: Engine) -> None:
         """A new revision is in force."""
@@ -195,6 +192,7 @@ class Judge:
         statements = self._with_consequences(work, now)
         if statements is not work.statements and work.impact is not None:
             work.impact = deletions_of(work.impact)
+        statements = self._with_dangers(statements)
         decision = self._view.decide_all(
             cascades.reaching(statements, work.reach), self._context_of(work, approved=approved), now, work.impact
         )
@@ -248,6 +246,19 @@ class Judge:
             return
         work.meter = Meter(self.spending, found, has_copy_header=options is not None and bool(options.header))
 
+    def _with_dangers(self, statements: tuple[SqlStatement, ...]) -> tuple[SqlStatement, ...]:
+        """Those that change system catalogs through a view as `Server` too, as they are without it."""
+        if self.catalog is None or not any(statement.writes for statement in statements):
+            return statements
+        found: list[SqlStatement] = []
+        for statement in statements:
+            view = self.catalog.changes_catalog(statement) if statement.writes else None
+            if view is not None:
+                dangers = (*statement.dangers, f"`{view}`, a view of system catalogs")
+                statement = replace(statement, kinds=statement.kinds | {StatementKind.SERVER}, dangers=dangers)  # noqa: PLW2901
+            found.append(statement)
+        return tuple(found)
+
     def _with_consequences(self, work: Work, now: float) -> tuple[SqlStatement, ...]:
         """The statements, those as `Delete` too that may delete by triggers, rules or moved rows where a limit on deleted rows holds. They
         are measured like any, and of their impact the deleted rows count. A change that is limited itself is left as it is.
@@ -257,8 +268,11 @@ class Judge:
         # Whatever was used up: a budget that an approver gave anew must not hide what is limited
         context = StatementContext(self._database, self._role, search_path=self.search_path, rows_so_far=self.rows_so_far)
         found: list[SqlStatement] = []
+        is_unseen = self.moved.may_fire_unseen
         for statement in work.statements:
-            if StatementKind.DELETE not in statement.kinds and self.catalog.may_delete(statement):
+            may_delete = self.catalog.may_delete(statement) or (is_unseen and not statement.kinds.isdisjoint(FIRING))
+            is_unseen = is_unseen or moves_triggers(statement)
+            if StatementKind.DELETE not in statement.kinds and may_delete:
                 wider = replace(statement, kinds=statement.kinds | {StatementKind.DELETE})
                 is_limited = isinstance(self._view.decide(wider, context, now), Measure)
                 if is_limited and isinstance(self._view.decide(statement, context, now), Allow):
@@ -284,11 +298,12 @@ class Judge:
         """A column that derives from a masked one stands where it would reveal values. `use: Allowed` opens this too."""
         if self.catalog is None or all(mask.use is ColumnUse.ALLOWED for mask in decision.masks.columns):
             return None
+        moved = Moved(self.moved)
         for statement in work.statements:
-            problem = self._derived.problem(statement, decision.masks, self.catalog)
+            problem = self._derived.problem(statement, decision.masks, self.catalog, moved)
             if problem is not None:
-                source = decision.masks.columns[0].source
-                return Deny(Reason.MASKED_COLUMN_STEERS, source, self.revision, problem)
+                return Deny(problem.reason, decision.masks.columns[0].source, self.revision, problem.detail)
+            moved.note((statement,))
         return None
 
     def fingerprint(self, work: Work, decision: RequireApproval) -> str:
@@ -335,6 +350,8 @@ class Judge:
         takes_back = self.has_changed_definitions and any(statement.controls_transaction for statement in work.statements)
         if not (changes and (not work.sqlstate or work.was_cut)) and not takes_back:
             return False
+        if changes:
+            self.moved.note(work.statements)
         self.has_changed_definitions = self.catalog_is_stale = True
         return True
 
@@ -343,6 +360,10 @@ class Judge:
         had_changed, self.has_changed_definitions = self.has_changed_definitions, False
         self.catalog_is_stale = self.catalog_is_stale or had_changed
         return had_changed
+
+    def transaction_over(self) -> None:
+        """Whatever was defined in it is there now, or isn't."""
+        self.catalog_is_stale = self.moved.settled() or self.catalog_is_stale
 
     # ---- search path --------------------------------------------------------------------------------------------------------------
 
@@ -354,6 +375,7 @@ class Judge:
     def statement_sent(self, work: Work) -> None:
         """From here on the search path may be another: until it is read again, unqualified names could be anywhere."""
         self.awaiting.sent(work.own)
+        self.moved.note(work.statements)
         for statement in work.statements:
             if may_change_path(statement):
                 self._path_may_roll_back = True

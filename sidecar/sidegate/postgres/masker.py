@@ -146,19 +146,29 @@ class Masker:
                 self._proofs[key] = proof
         return proof
 
+    def _is_moved(self, statements: tuple[SqlStatement, ...], masks: Masks) -> bool:
+        """An open transaction has given names anew, and a masked column may be behind one of them."""
+        catalog = self._judge.catalog
+        if catalog is None:
+            return False  # then nothing is shown anyway
+        view = catalog.masked_view(masks)
+        return any(self._judge.moved.hides(statement, view.may_be_masked) for statement in statements)
+
     def plan(self, work: Work, description: bytes, *, is_fresh: bool) -> ResultPlan | None:
         """The plan for a result that `description` (a RowDescription's body) describes. None: the catalog has to be
         read again first.
         """
         masks = work.masks
         proof = self._proof(work.statements, masks)
-        cached = proof.plans.get(description)
+        is_moved = bool(masks.columns) and self._is_moved(work.statements, masks)
+        cached = proof.plans.get(description) if not is_moved else None
         if cached is not None:
             return cached
         fields = decode_row_description(description)
         catalog = self._judge.catalog
         plan = plan_result(
-            fields, None, masks, catalog.masked_view(masks) if catalog is not None else _NoCatalog(), proof.reaches(len(fields)),
+            fields, None, masks, catalog.masked_view(masks) if catalog is not None else _NoCatalog(),
+            proof.reaches(len(fields)) if not is_moved else None,
             hash_key=self._hash_key, masks_unknown=is_fresh, is_disguised=proof.is_disguised,
             masked_fields=proof.masked_fields or frozenset(),
         )  # fmt: skip
@@ -166,7 +176,7 @@ class Masker:
             return None
         if isinstance(plan, PlanProblem):
             raise TargetProtocolError(plan.value)
-        if not is_fresh:
+        if not is_fresh and not is_moved:
             if len(proof.plans) >= MAX_KEPT_PLANS:
                 proof.plans.clear()
             proof.plans[description] = plan

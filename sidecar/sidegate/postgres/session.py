@@ -493,6 +493,7 @@ class Session:
         """Outside of a transaction no portal lives, and no cursor but those WITH HOLD."""
         self.status = status
         if status == "I":
+            self.judge.transaction_over()
             self.judge.awaiting.ended()
             if self.judge.transaction_ended():
                 self._actions.append(CatalogChanged())

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from sidegate.policy.statement import CascadeRoot, ColumnRef, RelationRef, Root, StatementKind
 from sidegate.sql import settings
+from sidegate.sql.builtins import CATALOG_FUNCTIONS, CATALOG_RELATIONS, NEWER_CATALOG_RELATIONS
 from sidegate.sql.changes import Changes
 from sidegate.sql.expressions import children
-from sidegate.sql.names import Names, split_name, strings
+from sidegate.sql.names import INFORMATION_SCHEMA, PG_CATALOG, Names, split_name, strings
 from sidegate.sql.nodes import PLACEMENTS, Place
 from sidegate.sql.objects import OBJECT_TYPES, Home
 from sidegate.sql.parse import Node
@@ -108,6 +109,12 @@ _HOLDS_ROWS: Final = frozenset({"OBJECT_TABLE", "OBJECT_EXTENSION"})  # with CAS
 # The parent loses the rows of the child: nothing but a name tells it from a DELETE.
 _ROWS_LEAVE: Final = frozenset({"AT_DetachPartition", "AT_DetachPartitionFinalize", "AT_DropInherit"})
 _SERVER_SUBTYPES: Final = ("GenericOptions", "TableSpace")
+# From here on the column's values aren't what its definition said: another type, or no longer generated from other columns.
+_COLUMN_CHANGES: Final = frozenset({"AT_AlterColumnType", "AT_DropExpression", "AT_SetExpression"})
+_ROUTINES: Final = frozenset({"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE", "OBJECT_AGGREGATE"})
+_CATALOGS: Final = frozenset({PG_CATALOG, INFORMATION_SCHEMA})
+# What keeps a view from taking changes (view_query_is_auto_updatable, rewrite/rewriteHandler.c).
+_NOT_UPDATABLE: Final = frozenset({"distinctClause", "groupClause", "havingClause", "limitCount", "limitOffset", "withClause"})
 _KNOWN_LANGUAGES: Final = frozenset({"sql", "plpgsql"})
 # Statements whose tables and schemas the walk below finds, although they touch rights, servers or replication.
 _LOCAL: Final = frozenset(
@@ -275,7 +282,7 @@ class Definitions(Changes):
 
     def _alter_command(self, command: Node, relation: Node | None) -> None:
         subtype = command.get("subtype", "")
-        if relation is not None and subtype == "AT_AlterColumnType":
+        if relation is not None and subtype in _COLUMN_CHANGES:
             self._moved(relation, command["name"])
         elif relation is not None and subtype == "AT_AddInherit":
             self._moved(relation)  # its rows can be read through the parent
@@ -329,6 +336,8 @@ class Definitions(Changes):
             facts.write(self._relation(relation))
             return
         parts = _names_in(node)
+        if parts is not None and len(parts) > 1 and parts[-2] in _CATALOGS and known.home is not Home.PART:
+            facts.danger(K.SERVER, f"`{'.'.join(parts)}`, which is PostgreSQL's own")
         if parts is None:
             facts.touch_schemas(None)
         elif known.home is Home.SCHEMA:
@@ -371,6 +380,8 @@ class Definitions(Changes):
             self.facts.not_known(f"object type {fields['renameType']}")
             return
         self.touch_object(fields["renameType"], fields.get("object"), fields.get("relation"))
+        if fields["renameType"] in _ROUTINES:
+            self._callable_as(fields["newname"])
         if fields["renameType"] == "OBJECT_SCHEMA":
             self.facts.touch_schemas(frozenset({fields.get("subname", ""), fields["newname"]}))
             self.facts.changed.add(ColumnRef(STAR, None))
@@ -381,9 +392,21 @@ class Definitions(Changes):
             self.facts.create(RelationRef(fields["newname"], schemas))
             self._moved(fields["relation"])
 
+    def _callable_as(self, name: str) -> None:
+        """A routine can be called by this name from now on. One that is called like a built-in would pass as it where its arguments fit
+        better; and whoever looked at a name that may be called looked at another body.
+        """
+        self.facts.stores_code = self.facts.stores_code or "a routine by another name"
+        if name in CATALOG_FUNCTIONS:
+            self.facts.danger(K.SERVER, f"a routine called `{name}`, as one of PostgreSQL's own is")
+
     def _define_alter_object_schema(self, fields: Node, scope: Scope) -> None:
         self.touch_object(fields["objectType"], fields.get("object"), fields.get("relation"))
         self.facts.touch_schemas(frozenset({fields["newschema"]}))
+        if fields["newschema"] in _CATALOGS:
+            self.facts.danger(K.SERVER, f"schema `{fields['newschema']}`, whose contents pass as PostgreSQL's own")
+        if fields["objectType"] in _ROUTINES:
+            self._callable_as((_names_in(fields.get("object")) or [""])[-1])
         if "relation" in fields:
             self.facts.create(RelationRef(fields["relation"]["relname"], frozenset({fields["newschema"]})))
             self._moved(fields["relation"])
@@ -420,6 +443,17 @@ class Definitions(Changes):
                 self.define(tag, inner)
         self.names = outer
 
+    def _define_view(self, fields: Node, scope: Scope) -> None:
+        """A view of one relation alone takes changes and passes them on: of a system catalog those would be definitions and settings."""
+        query = fields.get("query", {}).get("SelectStmt", {})
+        sources = query.get("fromClause", [])
+        if len(sources) == 1 and "RangeVar" in sources[0] and _NOT_UPDATABLE.isdisjoint(query):
+            relation = self._relation(sources[0]["RangeVar"])
+            in_catalog = relation.name in CATALOG_RELATIONS or relation.name in NEWER_CATALOG_RELATIONS
+            if in_catalog if relation.schemas is None else relation.schemas & _CATALOGS:
+                self.facts.danger(K.SERVER, f"a view through which `{relation.name}`, a system catalog, can be changed")
+        self.parts("ViewStmt", fields, scope)
+
     def _define_index(self, fields: Node, scope: Scope) -> None:
         relation = self._relation(fields["relation"])
         if "idxname" in fields:
@@ -451,6 +485,7 @@ class Definitions(Changes):
         if fields.get("is_procedure"):
             self.facts.stores_code = "a procedure"
         own = strings(fields["funcname"])[-1]
+        self._callable_as(own)
         inner = Scope(None, [Source(own, [OPEN], is_qualified_only=True)])
         body = fields.pop("sql_body", None)
         self._function_options(fields.get("options", []))
@@ -519,6 +554,7 @@ _DEFINE: Final[dict[str, Callable[[Definitions, Node, Scope], None]]] = {
     "AlterOwnerStmt": Definitions._define_alter_owner,
     "GrantStmt": Definitions._define_grant,
     "CreateSchemaStmt": Definitions._define_create_schema,
+    "ViewStmt": Definitions._define_view,
     "IndexStmt": Definitions._define_index,
     "CreateStatsStmt": Definitions._define_create_stats,
     "CreateForeignTableStmt": Definitions._define_create_foreign_table,

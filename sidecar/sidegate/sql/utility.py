@@ -244,6 +244,9 @@ class Statements(Definitions):
         if "relation" not in fields:
             self.facts.controls_transaction = True
             self.facts.touch_schemas(None)
+            self.facts.changed.add(ColumnRef(STAR, None))
+        else:  # the order of its rows tells of the index's columns, whichever they are
+            self._moved(fields["relation"])
         self.parts("ClusterStmt", fields, Scope())
 
     def _run_reindex(self, fields: Node) -> None:

@@ -135,6 +135,24 @@ def test_what_could_tell_of_a_value_is_refused(client: Client, statement: str) -
         client.execute(statement.encode())
 
 
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("ALTER VIEW summary RENAME TO other; SELECT lower(label) FROM other", "ALTER VIEW other RENAME TO summary"),
+        ("BEGIN; ALTER VIEW summary RENAME TO other", "SELECT lower(label) FROM other", "ROLLBACK"),
+        ("BEGIN; ALTER VIEW summary SET SCHEMA public", "SELECT lower(label) FROM public.summary", "ROLLBACK"),
+    ],
+)
+def test_a_name_given_anew_stands_for_what_it_was(client: Client, statements: tuple[str, ...]) -> None:
+    for statement in statements:
+        cursor = client.execute(statement.encode())
+        while True:
+            if cursor.description:
+                assert {row[0] for row in cursor.fetchall()} == {M}
+            if not cursor.nextset():
+                break
+
+
 class TestByWhatIsShown:
     def test_sorts_by_the_mask(self, client: Client) -> None:
         notices: list[str] = []

@@ -8,7 +8,7 @@ import pytest
 
 from tests.redteam.corpus import CorpusError, Words, read_folder
 from tests.redteam.planted import plant
-from tests.redteam.program import SHOWN
+from tests.redteam.program import MORE, SHOWN
 
 CASE = """
 kind: masking
@@ -20,7 +20,10 @@ cases:
 def test_reads_the_projects_own_cases() -> None:
     cases, others = read_folder(SHOWN)
     assert len(cases) == len({case.id for case in cases}) == 362
-    assert not others
+    more, none = read_folder(MORE)
+    assert len(more) > 400
+    assert len(cases) + len(more) == len({case.id for case in cases + more})
+    assert not others + none
 
 
 def test_reads_a_folder_of_any_name_and_leaves_out_other_gates_cases(tmp_path: Path) -> None:
