@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from asyncpg import _testbase, cluster
+from asyncpg import _testbase, cluster  # type: ignore[import-untyped]
 
 HOST = "127.0.0.1"
 DATA = Path(os.environ["SIDEGATE_CLUSTER_DATA"])

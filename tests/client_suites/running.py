@@ -18,6 +18,7 @@ from typing import Final, Literal
 from tests.client_suites.published import BUILD, ROOT, SuiteError
 from tests.client_suites.suites import Suite
 from tests.support import processes
+from tools import bootstrap
 
 Outcome = Literal["passed", "skipped", "failed"]
 ENVIRONMENT: Final = BUILD / "venv"
@@ -49,8 +50,9 @@ class Way:
 
 def make_environment() -> None:
     """Raises SuiteError when what uv.lock pins can't be installed."""
-    command = [sys.executable, "-m", "uv", "sync", "--quiet", "--locked", "--only-group", "client-suites", "--no-install-project"]
-    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT), "UV_PYTHON": sys.executable}
+    command = [sys.executable, "-m", "uv", "sync", "--quiet", "--frozen", "--only-group", "client-suites", "--no-install-project"]
+    settings = bootstrap.uv_environment(bootstrap.mirror_setting())
+    environment = {**settings, "UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT), "UV_PYTHON": sys.executable}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SuiteError(f"the suites' environment can't be made: {done.stderr.strip()}", "see that the package index is reached")
@@ -70,8 +72,8 @@ class Run:
             if 0 < len(tests) <= MOST_NAMED
             else ["tests", *(f"--{'deselect' if '::' in path else 'ignore'}={path}" for path in suite.left_out)]
         )
-        command: list[str | Path] = [
-            *(ENVIRONMENT / "bin" / "python", "-m", "pytest", *chosen, "-p", "outcomes", "-q", "--rootdir", way.folder),
+        command = [
+            *(str(ENVIRONMENT / "bin" / "python"), "-m", "pytest", *chosen, "-p", "outcomes", "-q", "--rootdir", str(way.folder)),
             *(part for plugin in suite.plugins for part in ("-p", plugin)),
             *("--timeout", str(TEST_TIMEOUT_S), "-o", f"cache_dir={way.folder / 'cache'}"),
             *(part for mark in suite.left_out_marks for part in ("-m", f"not {mark}")),
