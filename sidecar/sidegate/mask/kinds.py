@@ -27,6 +27,10 @@ NUMBER_COMPOUND_OIDS: Final = frozenset(
 # Types that can't hold what any detector finds: bool, "char", int2, int4, oid, xid, cid, float4 (nine significant digits), date, time,
 # timetz, timestamp, timestamptz (colons between at most eight digits), uuid, macaddr, macaddr8, pg_lsn, void.
 PLAIN_OIDS: Final = frozenset({16, 18, 21, 23, 26, 28, 29, 700, 1082, 1083, 1266, 1114, 1184, 2950, 829, 774, 3220, 2278})
+# In binary format, where their elements tell no type and 64-bit numbers would be looked for at every place: what is made of the types above
+# and so can't hold more. int4range, tsrange, tstzrange, daterange and their multiranges (arrays tell the type of their elements); interval,
+# which is microseconds, days and months, as timestamp is microseconds.
+PLAIN_IN_BINARY_OIDS: Final = frozenset({3904, 3908, 3910, 3912, 4451, 4533, 4534, 4535, 1186})
 
 
 class CellKind(enum.IntEnum):
@@ -56,7 +60,7 @@ OPAQUE_KINDS: Final = frozenset(
 
 _BINARY_KINDS: Final[Mapping[int, CellKind]] = {
     **dict.fromkeys(TEXT_OIDS, CellKind.TEXT_VALUE),
-    **dict.fromkeys(PLAIN_OIDS, CellKind.PLAIN),
+    **dict.fromkeys(PLAIN_OIDS | PLAIN_IN_BINARY_OIDS, CellKind.PLAIN),
     JSON_OID: CellKind.JSON_TEXT,
     JSONB_OID: CellKind.JSONB_BINARY,
     BYTEA_OID: CellKind.BYTEA_BINARY,

@@ -23,6 +23,7 @@ from sidegate.mask.kinds import (
     MONEY_OID,
     NUMBER_COMPOUND_OIDS,
     NUMERIC_OID,
+    PLAIN_IN_BINARY_OIDS,
     PLAIN_OIDS,
     TEXT,
     TEXT_OIDS,
@@ -291,6 +292,15 @@ CLEAR = [
     "point(1, 2)",
     "'a'::\"char\"",
     "''::text",
+    # Their bytes, read as 64-bit numbers from every place on, would be a card's number.
+    "int4range(1, 5)",
+    "ARRAY[int4range(1, 2)]",
+    "int4multirange(int4range(1, 2))",
+    "tstzrange('2024-01-01', '2024-02-01')",
+    "tsrange('2024-01-01', '2024-01-02')",
+    "daterange('2024-01-01', '2024-02-01')",
+    "tstzmultirange(tstzrange('2024-01-01', '2024-02-01'))",
+    "ROW(1, int4range(1, 5))",
 ]
 
 
@@ -371,12 +381,17 @@ def test_types_that_pass_unread_can_not_hold_a_card_number(connection: psycopg.C
         assert kind_of(oid, TEXT) is CellKind.PLAIN, expression
         assert kind_of(oid, BINARY) is CellKind.PLAIN, expression
         assert scanner().find(value) == [], expression
+    for expression in ("int4range(-2147483648, 2147483647)", "tsrange('4713-01-01 BC', '294276-12-31')", "'-178000000 years'::interval"):
+        oid, value = raw_cell(connection, expression, BINARY)
+        assert kind_of(oid, BINARY) is CellKind.PLAIN, expression
+        assert scanner().find(raw_cell(connection, expression, TEXT)[1]) == [], expression
 
 
 def test_the_tables_name_the_types_that_they_mean(connection: psycopg.Connection) -> None:
     tables = {
         TEXT_OIDS: "text varchar bpchar name xml unknown",
         PLAIN_OIDS: "bool char int2 int4 oid xid cid float4 date time timetz timestamp timestamptz uuid macaddr macaddr8 pg_lsn void",
+        PLAIN_IN_BINARY_OIDS: "int4range tsrange tstzrange daterange int4multirange tsmultirange tstzmultirange datemultirange interval",
         NUMBER_COMPOUND_OIDS: "_int8 _numeric _float8 _money _bytea _json _jsonb int8range _int8range numrange _numrange int8multirange "
         "_int8multirange nummultirange _nummultirange",
         frozenset(
