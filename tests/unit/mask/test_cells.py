@@ -381,7 +381,11 @@ def test_types_that_pass_unread_can_not_hold_a_card_number(connection: psycopg.C
         assert kind_of(oid, TEXT) is CellKind.PLAIN, expression
         assert kind_of(oid, BINARY) is CellKind.PLAIN, expression
         assert scanner().find(value) == [], expression
-    for expression in ("int4range(-2147483648, 2147483647)", "tsrange('4713-01-01 BC', '294276-12-31')", "'-178000000 years'::interval"):
+    for expression in (
+        "int4range(-2147483648, 2147483647)",
+        "tsrange('4713-01-01 BC', '294276-12-31')",
+        "'-178000000 years'::interval",
+    ):
         oid, value = raw_cell(connection, expression, BINARY)
         assert kind_of(oid, BINARY) is CellKind.PLAIN, expression
         assert scanner().find(raw_cell(connection, expression, TEXT)[1]) == [], expression
