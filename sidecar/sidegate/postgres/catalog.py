@@ -21,6 +21,7 @@ from sidegate.mask.compounds import DEEPEST, FieldMask, RowFields
 from sidegate.mask.strategies import strategy_of
 from sidegate.policy.decision import ColumnMask, Masks, MaskStrategy
 from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind, columns_reaching
+from sidegate.postgres.own_types import ENUMS_QUERY, without_casts
 from sidegate.postgres.results import ColumnOrigin
 from sidegate.sql import Analysis, OutputColumns, analyse, query_outputs
 
@@ -62,6 +63,7 @@ QUERIES: Final = (
     " UNION SELECT c.oid, 16 FROM pg_catalog.pg_class c WHERE c.relkind = 'p'"
     " UNION SELECT i.inhparent, o.events FROM own o JOIN pg_catalog.pg_inherits i ON i.inhrelid = o.oid)"
     " SELECT oid, events FROM own",
+    ENUMS_QUERY,
 )
 # In place of `DEFINITIONS`, where it waits for somebody's lock: definitions of what is locked, and of what reads from it, are left out.
 UNLOCKED_DEFINITIONS: Final = (
@@ -112,11 +114,14 @@ class Relation:
 class Catalog:
     """One snapshot of one database. `version` grows with each snapshot of the process. `is_partial`: somebody's lock hid definitions."""
 
-    __slots__ = ("_by_name", "_relations", "_views", "is_partial", "version")
+    __slots__ = ("_by_name", "_enums", "_relations", "_views", "is_partial", "version")
 
-    def __init__(self, relations: dict[int, Relation], version: int, *, is_partial: bool = False) -> None:
+    def __init__(
+        self, relations: dict[int, Relation], version: int, enums: frozenset[str] = frozenset(), *, is_partial: bool = False
+    ) -> None:
         self.version = version
         self.is_partial = is_partial
+        self._enums = enums
         self._relations = relations
         self._by_name: dict[str, list[Relation]] = defaultdict(list)
         for relation in relations.values():
@@ -125,9 +130,18 @@ class Catalog:
 
     @classmethod
     def decode(
-        cls, columns: Rows, views: Rows, generated: Rows, version: int, composites: Rows = (), tells: Rows = (), events: Rows = ()
+        cls,
+        columns: Rows,
+        views: Rows,
+        generated: Rows,
+        version: int,
+        composites: Rows = (),
+        tells: Rows = (),
+        events: Rows = (),
+        enums: Rows = (),
     ) -> Catalog:
         """From the rows that `QUERIES` bring."""
+        own = frozenset(_text(name) for (name,) in enums)
         relations: dict[int, Relation] = {}
         for oid, schema, name, _kind, number, column, *kind in columns:
             key = int(_text(oid))
@@ -141,14 +155,14 @@ class Catalog:
             if relation is not None and definition is None:
                 relation.is_opaque = True
             elif relation is not None:
-                relation.definition = _only_statement(_text(definition))
+                relation.definition = _only_statement(_text(definition), own)
                 relation.is_opaque = relation.definition is None
                 relation.outputs = query_outputs(_text(definition), DEFINITION_PATH)
         for oid, number, expression in generated:
             relation = relations.get(int(_text(oid)))
             if relation is not None:
                 source = f"SELECT ({_text(expression)}) FROM {_quoted(relation.schema)}.{_quoted(relation.name)}"  # noqa: S608 - read by the parser, never run
-                relation.generated[int(_text(number))] = _only_statement(source)
+                relation.generated[int(_text(number))] = _only_statement(source, own)
         for oid, number, fields in composites:
             relation = relations.get(int(_text(oid)))
             if relation is not None:
@@ -161,7 +175,13 @@ class Catalog:
             relation = relations.get(int(_text(oid)))
             if relation is not None:
                 relation.events |= int(_text(bits))
-        return cls(relations, version, is_partial=any(definition is None for _, definition in views))
+        return cls(relations, version, own, is_partial=any(definition is None for _, definition in views))
+
+    def settled(self, statements: tuple[SqlStatement, ...]) -> tuple[SqlStatement, ...]:
+        """The statements without what only the target's catalog shows to be harmless."""
+        if not self._enums or not any(StatementKind.CALL in statement.kinds for statement in statements):
+            return statements
+        return tuple(without_casts(statement, self._enums) for statement in statements)
 
     def masked_view(self, masks: Masks) -> MaskedView:
         """The catalog as seen under these masks."""
@@ -449,9 +469,11 @@ def _applies(mask: ColumnMask, relation: Relation, column: str) -> bool:
     )
 
 
-def _only_statement(text: str) -> SqlStatement | None:
+def _only_statement(text: str, enums: frozenset[str]) -> SqlStatement | None:
     analysis = analyse(text, DEFINITION_PATH)
-    return analysis.statements[0] if isinstance(analysis, Analysis) and len(analysis.statements) == 1 else None
+    if not isinstance(analysis, Analysis) or len(analysis.statements) != 1:
+        return None
+    return without_casts(analysis.statements[0], enums)
 
 
 def _text(value: bytes | None) -> str:

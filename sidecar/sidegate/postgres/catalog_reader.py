@@ -79,8 +79,8 @@ class CatalogReader:
                 log.error("catalog of database %s can't be read: %s", database, str(error) or type(error).__name__)
                 return None
             self._version += 1
-            _, columns, views, generated, composites, tells, events = results
-            catalog = Catalog.decode(columns, views, generated, self._version, composites, tells, events)
+            _, columns, views, generated, composites, tells, events, enums = results
+            catalog = Catalog.decode(columns, views, generated, self._version, composites, tells, events, enums)
             if generation == self._generation.get(database, 0):
                 self._kept[database] = (began, catalog)
                 return catalog

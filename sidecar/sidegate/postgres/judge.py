@@ -185,6 +185,8 @@ class Judge:
     # ---- deciding -----------------------------------------------------------------------------------------------------------------
 
     def decide(self, work: Work, now: float, *, approved: bool = False) -> Decision:
+        if self.catalog is not None:
+            work.statements = self.catalog.settled(work.statements)
         loosened = self.restrictions.loosened(work.statements)
         if loosened is not None:
             detail = f"the session began with `{loosened.setting}` at `{loosened.limit}`, which it may tighten and not lift"

@@ -73,9 +73,11 @@ def read_own(session: Session) -> Generator[Step, Answer, None]:
     yield Ask(f"RELEASE SAVEPOINT {SAVEPOINT}", permit)
     if len(results) == len(QUERIES) - 1:
         session.judge.own_catalogs += 1
-        columns, views, generated, composites, tells, events = results
+        columns, views, generated, composites, tells, events, enums = results
         number = -session.judge.own_catalogs  # below zero: never taken for a shared one's
-        session.judge.learn_catalog(Catalog.decode(columns, views, generated, number, composites, tells, events), session.now)
+        session.judge.learn_catalog(
+            Catalog.decode(columns, views, generated, number, composites, tells, events, enums), session.now
+        )
     else:
         session.refresh_catalog()
 

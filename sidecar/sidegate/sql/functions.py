@@ -126,10 +126,8 @@ DANGEROUS: Final[dict[str, Danger]] = {
     **_group(
         K.LOCK,
         "advisory locks",
-        """pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all pg_advisory_unlock_shared
-        pg_advisory_xact_lock
-        pg_advisory_xact_lock_shared pg_try_advisory_lock pg_try_advisory_lock_shared pg_try_advisory_xact_lock
-        pg_try_advisory_xact_lock_shared""",
+        """pg_advisory_lock pg_advisory_lock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared pg_try_advisory_lock
+        pg_try_advisory_lock_shared pg_try_advisory_xact_lock pg_try_advisory_xact_lock_shared""",
     ),
     **_group(
         K.MAINTENANCE,
@@ -143,7 +141,8 @@ DANGEROUS: Final[dict[str, Danger]] = {
     "set_config": Danger(frozenset(), "a setting", looks_at_arguments=True),
 }
 
-# Volatile, and yet without effect or reach: clocks, chance, waiting, sizes and positions.
+# Volatile, and yet without effect or reach: clocks, chance, waiting, sizes and positions. Giving back the session's own advisory locks
+# reaches nobody else's; drivers' pools do so whenever a connection comes back.
 SAFE_VOLATILE: Final = frozenset(
     """array_sample array_shuffle bernoulli system clock_timestamp current_query currval lastval gen_random_uuid uuidv4 uuidv7 random
     random_normal setseed timeofday pg_sleep pg_sleep_for pg_sleep_until pg_blocking_pids pg_safe_snapshot_blocking_pids
@@ -159,7 +158,8 @@ SAFE_VOLATILE: Final = frozenset(
     pg_stat_get_xact_function_self_time pg_stat_get_xact_function_total_time pg_stat_get_xact_numscans
     pg_stat_get_xact_tuples_deleted pg_stat_get_xact_tuples_fetched pg_stat_get_xact_tuples_hot_updated
     pg_stat_get_xact_tuples_inserted pg_stat_get_xact_tuples_newpage_updated pg_stat_get_xact_tuples_returned
-    pg_stat_get_xact_tuples_updated pg_stat_have_stats amvalidate pg_get_multixact_members""".split()  # noqa: SIM905
+    pg_stat_get_xact_tuples_updated pg_stat_have_stats amvalidate pg_get_multixact_members
+    pg_advisory_unlock pg_advisory_unlock_all pg_advisory_unlock_shared""".split()  # noqa: SIM905
 )
 
 SAFE: Final = (SAFE_BY_KIND | SAFE_VOLATILE | INFORMATION_FUNCTIONS) - DANGEROUS.keys()

@@ -19,7 +19,8 @@ from sidegate.sql.parse import Node
 ALL: Final = "all"
 SEARCH_PATH: Final = "search_path"
 IDENTITY: Final = frozenset({"role", "session_authorization"})
-# They neither change how a statement is read or checked, nor what others see, nor what the server spends.
+# They neither change how a statement is read or checked, nor what others see, nor what the server spends. The planner's settings
+# aren't here: which index a scan takes is the order in which it shows its rows, and an index may be of masked columns.
 HARMLESS: Final = frozenset(
     {
         "application_name",
@@ -59,9 +60,12 @@ HARMLESS: Final = frozenset(
         "xmloption",
     }
 )
-# Harmless with these values alone: the ones that the gate reads by. pg_dump and pg_restore set them.
+# Harmless with these values alone: what a server does by itself, and for texts what the gate reads by. pg_dump and pg_restore set them.
 _HARMLESS_VALUES: Final[dict[str, frozenset[str]]] = {
     "client_encoding": frozenset({"utf8", "utf-8", "unicode"}),
+    "default_table_access_method": frozenset({"heap"}),
+    "default_tablespace": frozenset({"", "pg_default"}),
+    "default_with_oids": frozenset({"off", "false"}),
     "standard_conforming_strings": frozenset({"on", "true"}),
 }
 # An unquoted identifier that isn't a keyword is written as it is (quote_identifier); quoting too much reads the same.

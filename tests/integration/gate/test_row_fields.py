@@ -21,7 +21,8 @@ CREATE TABLE people (id int, name text, password text); INSERT INTO people VALUE
 CREATE VIEW renamed AS SELECT id, name, password AS pw FROM people;
 CREATE VIEW whole AS SELECT p FROM people p;
 CREATE VIEW apart AS SELECT (p).* FROM (SELECT p FROM people p OFFSET 0) q;
-CREATE TABLE harmless (id int, note text); INSERT INTO harmless VALUES (7, 'plain')
+CREATE TABLE harmless (id int, note text); INSERT INTO harmless VALUES (7, 'plain');
+CREATE SEQUENCE numbers
 """
 SHOWN = {
     "SELECT (p).* FROM (SELECT p FROM people p) q": [1, "ada"],
@@ -35,6 +36,7 @@ SHOWN = {
     "SELECT (h).*, h FROM (SELECT h FROM harmless h) q": [7, "plain", (7, "plain")],
     "INSERT INTO people VALUES (1, 'ada', '" + SECRET + "') RETURNING (people).name, (people).password": ["ada"],
     "SELECT * FROM (SELECT p, id FROM people p) q": [1],
+    "SELECT last_value, is_called FROM numbers": [1, False],
 }
 # Refused, or masked: no matter which, if nothing comes through.
 HIDDEN = (

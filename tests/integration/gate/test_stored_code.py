@@ -47,7 +47,7 @@ def test_code_in_another_schema_is_held_whole_and_says_what_it_may_do(gate: Gate
     with wire(gate, issuer, database, "owner") as client:
         client.send(m.query(f"{FUNCTION}; {DEFAULT}"))
         name = held(client)
-        shown = run_sidegate("approvals", "show", name, SIDEGATE_STATE=str(gate.state)).stdout
+        shown = run_sidegate("approvals", "show", name, SIDEGATE_STATE=str(gate.state), COLUMNS="200").stdout
         assert "RETURN 'noted'" in shown
         assert "it stores a function, which may do whatever role `owner` may once it runs" in " ".join(shown.split())
         decide(gate, issuer, "approve", name)

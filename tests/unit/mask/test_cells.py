@@ -340,6 +340,15 @@ CLEAR = [
     "point(1, 2)",
     "'a'::\"char\"",
     "''::text",
+    # Their bytes, read as 64-bit numbers from every place on, would be a card's number.
+    "int4range(1, 5)",
+    "ARRAY[int4range(1, 2)]",
+    "int4multirange(int4range(1, 2))",
+    "tstzrange('2024-01-01', '2024-02-01')",
+    "tsrange('2024-01-01', '2024-01-02')",
+    "daterange('2024-01-01', '2024-02-01')",
+    "tstzmultirange(tstzrange('2024-01-01', '2024-02-01'))",
+    "ROW(1, int4range(1, 5))",
 ]
 
 
@@ -426,6 +435,14 @@ def test_types_that_pass_unread_can_not_hold_a_card_number(connection: psycopg.C
         assert kind_of(oid, TEXT) is CellKind.PLAIN, expression
         assert kind_of(oid, BINARY) is CellKind.PLAIN, expression
         assert scanner().find(value) == [], expression
+    for expression in (
+        "int4range(-2147483648, 2147483647)",
+        "tsrange('4713-01-01 BC', '294276-12-31')",
+        "'-178000000 years'::interval",
+    ):
+        oid, value = raw_cell(connection, expression, BINARY)
+        assert kind_of(oid, BINARY) is CellKind.PLAIN, expression
+        assert scanner().find(raw_cell(connection, expression, TEXT)[1]) == [], expression
 
 
 def test_the_tables_name_the_types_that_they_mean(connection: psycopg.Connection) -> None:
