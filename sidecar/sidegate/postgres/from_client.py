@@ -164,6 +164,9 @@ class ClientSide:
                 continue
             if at + length > end:
                 break
+            if code == FLUSH_CODE and self.withheld and at + length < end and buffer[at + length] == EXECUTE:
+                at += length  # as pg8000 sends: its Execute came with it, and brings the answer
+                continue
             frame = buffer[at : at + length]
             if not self._on_frame(code, frame):
                 break  # a story runs first; the same message is read again afterwards

@@ -169,7 +169,7 @@ class Masker:
         plan = plan_result(
             fields, None, masks, catalog.masked_view(masks) if catalog is not None else _NoCatalog(),
             proof.reaches(len(fields)) if not is_moved else None,
-            hash_key=self._hash_key, masks_unknown=is_fresh, is_disguised=proof.is_disguised,
+            hash_key=self._hash_key, masks_unknown=is_fresh, disguised=proof.disguises(len(fields)),
             masked_fields=proof.masked_fields or frozenset(),
         )  # fmt: skip
         if plan is PlanProblem.NEED_ORIGINS:

@@ -17,7 +17,7 @@ from sidegate.policy.decision import ColumnUse, Masks
 from sidegate.policy.statement import ColumnRef, OutputColumn, SqlStatement
 from sidegate.postgres.catalog import Catalog, MaskedView
 from sidegate.postgres.results import Reach, ResultPlan
-from sidegate.sql import may_disguise, shows_values
+from sidegate.sql import is_of_table, may_disguise, shows_values
 
 MAX_KEPT_PLANS: Final = 16  # of one proof: the same statement described under several formats
 
@@ -27,14 +27,14 @@ class Proof:
     `plans` are those made with it, by description.
     """
 
-    __slots__ = ("_is_unsure", "_lineages", "_view", "catalog", "is_disguised", "masked_fields", "masks", "plans", "statements")
+    __slots__ = ("_is_unsure", "_lineages", "_may_disguise", "_view", "catalog", "masked_fields", "masks", "plans", "statements")
 
     def __init__(self, statements: tuple[SqlStatement, ...], masks: Masks, catalog: Catalog | None) -> None:
         self.statements = statements  # INVARIANT: kept alive, so that their ids stay theirs
         self.masks = masks
         self.catalog = catalog
         self.plans: dict[bytes, ResultPlan] = {}
-        self.is_disguised = bool(masks.values) and any(map(may_disguise, statements))
+        self._may_disguise = bool(masks.values) and any(map(may_disguise, statements))
         self._view = catalog.masked_view(masks) if catalog is not None and masks.columns else None
         self._lineages = tuple(statement.lineage for statement in statements if statement.lineage)
         self._is_unsure = bool(masks.columns) and (self._view is None or _is_unsure(statements, self._view))
@@ -56,6 +56,16 @@ class Proof:
             for number, reach in enumerate(_spread(list(map(self._reach, lineage)), lineage, width)):
                 found[number] = max(found[number], reach)
         return tuple(found)
+
+    def disguises(self, width: int) -> tuple[bool, ...]:
+        """Which of the columns, should they have no origin, may hold values of tables in a form that no detector knows."""
+        if not self._may_disguise:
+            return (False,) * width
+        lineages = [lineage for lineage in self._lineages if _fits(lineage, width)]
+        if len(self.statements) > 1 or not lineages:
+            return (True,) * width
+        of_tables = [Reach.COMPUTED if any(map(is_of_table, output.columns)) else Reach.NONE for output in lineages[0]]
+        return tuple(reach is not Reach.NONE for reach in _spread(of_tables, lineages[0], width))
 
     def _reach(self, output: OutputColumn) -> Reach:
         view = self._view_for(output.group_floor)

@@ -229,16 +229,16 @@ def plan_result(
     *,
     hash_key: bytes | None = None,
     masks_unknown: bool = False,
-    is_disguised: bool = False,
+    disguised: Sequence[bool] | None = None,
     masked_fields: frozenset[str] = frozenset(),
 ) -> ResultPlan | PlanProblem:
     """The plan for one result.
 
     `formats` are those of Bind (none, one for all, or one a column); None: as in `fields`. `reaches`: one a column, for those that have no
-    origin; None: whatever is computed may hold masked values. `masks_unknown`: a column whose
-    table isn't in the catalog is masked instead of answered with NEED_ORIGINS. `is_disguised`: expressions may hold values in a form
-    that no detector knows, so they are masked as if each had been found. `masked_fields`: names (lower case) of expressions that are masked
-    fields of rows, or rows with one.
+    origin; None: whatever is computed may hold masked values. `masks_unknown`: a column whose table isn't in the catalog is masked instead
+    of answered with NEED_ORIGINS. `disguised`: which columns may hold values in a form that no detector knows, so that, without an origin,
+    they are masked as if each had been found. `masked_fields`: names (lower case) of expressions that are masked fields of rows, or rows
+    with one.
     """
     codes = _formats(fields, formats)
     if codes is None:
@@ -273,7 +273,7 @@ def plan_result(
             if field.table_oid == 0 and reach is Reach.COMPUTED:
                 hides_null = True
                 strategy = strategy if is_constant(strategy, None) else MaskStrategy.REDACT
-        elif is_disguised and field.table_oid == 0:
+        elif disguised is not None and disguised[number] and field.table_oid == 0:
             action, applied = Action.MASK, masks.values  # no strategy but Redact: the others know the value's form
         sources = tuple(dict.fromkeys(mask.source for mask in applied))
         columns.append(_Column(action, field.type_oid, code, kind, strategy, sources, row, hides_null))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidegate.policy.statement import FunctionRef, SqlStatement, StatementKind, columns_reaching
+from sidegate.policy.statement import ColumnRef, FunctionRef, SqlStatement, StatementKind, columns_reaching
 from sidegate.sql.functions import DANGEROUS
 from sidegate.sql.names import INFORMATION_SCHEMA, PG_CATALOG
 
@@ -31,10 +31,12 @@ def may_disguise(statement: SqlStatement) -> bool:
     """Some result of the statement may be a value of a table in a form that no detector knows."""
     if not any(function.name in DISGUISING for function in statement.functions):
         return False
-    return any(
-        column.relation is None or not column.relation.schemas or not column.relation.schemas <= _CATALOGS
-        for column in statement.columns_steering | columns_reaching(statement)
-    )
+    return any(map(is_of_table, statement.columns_steering | columns_reaching(statement)))
+
+
+def is_of_table(column: ColumnRef) -> bool:
+    """Not of a system catalog for sure."""
+    return column.relation is None or not column.relation.schemas or not column.relation.schemas <= _CATALOGS
 
 
 def shows_values(function: FunctionRef) -> bool:

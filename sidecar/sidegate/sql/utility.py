@@ -56,6 +56,8 @@ class Statements(Definitions):
         for output in outputs:
             is_of_row = output.is_row or output.is_field
             is_passed_on = output.is_plain or is_of_row
+            if not is_passed_on:  # no origin comes with it, so what the catalog says of the table must not be all that masks it
+                self.facts.steer([column for column in output.columns if column.name == STAR])
             self.facts.lineage.append(
                 OutputColumn(output.name, output.columns, not is_passed_on, output.is_star, is_of_row, output.group_floor)
             )

@@ -151,3 +151,14 @@ async def test_asyncpg_runs_what_is_measured_and_is_told_why_a_portal_of_it_is_r
     assert "right behind its Bind" in raised.value.hint
     assert await connection.fetchval("SELECT count(*) FROM accounts WHERE balance = 1") == 6
     await connection.close()
+
+
+def test_a_flush_between_a_bind_and_the_execute_that_came_with_it_waits_for_that(
+    measuring: GateProcess, issuer: Issuer, database: str
+) -> None:
+    """So pg8000 sends."""
+    with wire(measuring, issuer, database, "owner") as client:
+        client.send(m.parse(UPDATE, "", [23]), m.bind([b"7"]), m.flush(), m.execute(), m.flush(), m.sync())
+        assert m.CommandComplete("UPDATE 7") in client.receive_until_ready()
+        client.send(m.parse(UPDATE, "", [23]), m.bind([b"7"]), m.flush())
+        assert "its Bind came without its Execute" in error_in([client.receive(), client.receive()]).message

@@ -149,7 +149,7 @@ def test_an_expression_that_may_hide_a_value_from_detectors_is_masked_whole() ->
         partial,
         Catalog(),
         (Reach.NONE,) * 3,
-        is_disguised=True,
+        disguised=(True, True, True),
     )
     assert isinstance(made, ResultPlan)
     assert list(made.actions) == [Action.MASK, Action.MASK, Action.SCAN]
