@@ -164,6 +164,10 @@ class Masker:
         cached = proof.plans.get(description) if not is_moved else None
         if cached is not None:
             return cached
+        if proof.has_unknown and not proof.is_confirmed:
+            if not is_fresh:
+                return None
+            proof.is_confirmed = True
         fields = decode_row_description(description)
         catalog = self._judge.catalog
         plan = plan_result(

@@ -24,10 +24,23 @@ MAX_KEPT_PLANS: Final = 16  # of one proof: the same statement described under s
 
 class Proof:
     """`masked_fields`: names of the output's columns that are masked fields of rows, or rows with such a field; None: they can't be told.
-    `plans` are those made with it, by description.
+    `plans` are those made with it, by description. `has_unknown`: a column of a relation that the catalog doesn't have reaches the
+    result: of a temporary table, or of one that was made since. `is_confirmed`: the catalog was read again, and still doesn't have it.
     """
 
-    __slots__ = ("_is_unsure", "_lineages", "_may_disguise", "_view", "catalog", "masked_fields", "masks", "plans", "statements")
+    __slots__ = (
+        "_is_unsure",
+        "_lineages",
+        "_may_disguise",
+        "_view",
+        "catalog",
+        "has_unknown",
+        "is_confirmed",
+        "masked_fields",
+        "masks",
+        "plans",
+        "statements",
+    )
 
     def __init__(self, statements: tuple[SqlStatement, ...], masks: Masks, catalog: Catalog | None) -> None:
         self.statements = statements  # INVARIANT: kept alive, so that their ids stay theirs
@@ -39,6 +52,8 @@ class Proof:
         self._lineages = tuple(statement.lineage for statement in statements if statement.lineage)
         self._is_unsure = bool(masks.columns) and (self._view is None or _is_unsure(statements, self._view))
         self.masked_fields = self._masked_fields()
+        self.has_unknown = self._has_unknown()
+        self.is_confirmed = False
 
     def holds_for(self, masks: Masks, catalog: Catalog | None) -> bool:
         return self.catalog is catalog and (self.masks is masks or self.masks == masks)
@@ -80,6 +95,13 @@ class Proof:
         left = tuple(m for m in self.masks.columns if m.use is not ColumnUse.AGGREGATE or group_floor < m.min_group_size)
         return self.catalog.masked_view(Masks(left)) if left else None
 
+    def _has_unknown(self) -> bool:
+        view = self._view
+        if view is None:
+            return False
+        columns = (column for lineage in self._lineages for output in lineage if output.is_computed for column in output.columns)
+        return any(column.relation is not None and view.is_unknown(column.relation) for column in columns)
+
     def _masked_fields(self) -> frozenset[str] | None:
         found: set[str] = set()
         view = self._view
@@ -113,8 +135,8 @@ def _is_unsure(statements: tuple[SqlStatement, ...], view: MaskedView) -> bool:
 
 
 def _may_be_call(column: ColumnRef, view: MaskedView) -> bool:
-    """`u.f` with no column `f` in `u` calls a function on the whole row."""
-    return column.relation is not None and view.is_no_column(column)
+    """`u.f` with no column `f` in `u` calls a function on the whole row. Of relations that aren't known see `has_unknown`."""
+    return column.relation is not None and not view.is_unknown(column.relation) and view.is_no_column(column)
 
 
 def _fits(lineage: Sequence[OutputColumn], width: int) -> bool:

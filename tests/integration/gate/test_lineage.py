@@ -153,6 +153,24 @@ def test_a_name_given_anew_stands_for_what_it_was(client: Client, statements: tu
                 break
 
 
+def test_what_is_made_of_a_temporary_table_is_shown(client: Client) -> None:
+    client.execute("CREATE TEMP TABLE own (i int); INSERT INTO own VALUES (1), (2)")
+    for _ in range(2):
+        assert client.execute("SELECT sum(i), max(i) FROM own").fetchall() == [(3, 2)]
+    with client.transaction():
+        client.execute("CREATE TEMP TABLE inner_one ON COMMIT DROP AS SELECT 7 AS i")
+        assert client.execute("SELECT sum(i) FROM inner_one").fetchall() == [(7,)]
+
+
+def test_a_view_made_past_the_gate_is_looked_up_before_anything_is_made_of_it(
+    client: Client, postgres: PostgresServer, database: str
+) -> None:
+    assert client.execute("SELECT max(id) FROM people").fetchall() == [(10,)]  # the catalog is read by now
+    with postgres.admin(database) as admin:
+        admin.execute("CREATE VIEW staff.fresh AS SELECT ssn AS x FROM staff.people; GRANT SELECT ON staff.fresh TO owner")
+    assert client.execute("SELECT upper(x) FROM fresh LIMIT 1").fetchall() == [(M,)]
+
+
 class TestByWhatIsShown:
     def test_sorts_by_the_mask(self, client: Client) -> None:
         notices: list[str] = []
