@@ -52,17 +52,20 @@ class Cancels:
         worker = self._post.worker if self._post is not None else 0
         return (worker << WORKER_SHIFT) | self._next_process_id, secrets.token_bytes(32 if minor >= 2 else 4)
 
-    def take(self, process_id: int, key: bytes, source_address: str) -> None:
-        """One that a client sent here: carried out, or passed to the worker it is for."""
+    def take(self, process_id: int, key: bytes, source_address: str) -> set[asyncio.Task[None]]:
+        """One that a client sent here: carried out, or passed to the worker it is for. The connection it came by stays open until these
+        tasks have ended, which is after the target signalled: a client that waits for its end can't hit its next statement.
+        """
         worker = process_id >> WORKER_SHIFT
         if self._post is None or self._is_known(process_id, key):
-            self._carry_out(process_id, key, source_address)
-        elif worker not in (self._post.worker, 0):
+            return self._carry_out(process_id, key, source_address)
+        if worker not in (self._post.worker, 0):
             self._post.send(worker, process_id, key, source_address)
         else:  # of worker 0, or of a passthrough session, whose key is the target's and doesn't say where it is
             self._post.send_to_others(process_id, key, source_address)
             if worker == self._post.worker:
-                self._carry_out(process_id, key, source_address)
+                return self._carry_out(process_id, key, source_address)
+        return set()
 
     def receive(self, process_id: int, key: bytes, source_address: str) -> None:
         """One that another worker was sent. Whose process id it is writes it down, whatever the key."""
@@ -73,13 +76,14 @@ class Cancels:
     def _is_known(self, process_id: int, key: bytes) -> bool:
         return (process_id, key) in self.relays or (process_id, key) in self.passing
 
-    def _carry_out(self, process_id: int, key: bytes, source_address: str) -> None:
+    def _carry_out(self, process_id: int, key: bytes, source_address: str) -> set[asyncio.Task[None]]:
         relay = self.relays.get((process_id, key))
         if relay is not None:
-            relay.cancel(source_address)
-            return
+            return relay.cancel(source_address)
         address = self._target()
-        if (process_id, key) in self.passing and address is not None:
-            self._tasks.add(task := asyncio.get_running_loop().create_task(cancel_at_target(address, process_id, key)))
-            task.add_done_callback(self._tasks.discard)
         self._unmatched(source_address)
+        if (process_id, key) not in self.passing or address is None:
+            return set()
+        self._tasks.add(task := asyncio.get_running_loop().create_task(cancel_at_target(address, process_id, key)))
+        task.add_done_callback(self._tasks.discard)
+        return {task}

@@ -188,7 +188,9 @@ class PostgresGate:
                     return
                 startup = await read_startup(side, is_encrypted=is_encrypted)
             if isinstance(startup, CancelRequest):
-                self.cancels.take(startup.process_id, startup.key, source_address)
+                under_way = self.cancels.take(startup.process_id, startup.key, source_address)
+                if under_way:
+                    await asyncio.wait(under_way)  # each is bounded by itself
                 side.close()
                 return
             await self._serve_login(Login(side, startup, source_address, is_encrypted))

@@ -95,6 +95,7 @@ class Relay:
         self._services = services
         self._meter = services.meter
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._cancelling: set[asyncio.Task[None]] = set()
         self._hold: asyncio.Task[None] | None = None
         self._is_over = False
         self._reads_client = self._reads_target = True
@@ -134,9 +135,11 @@ class Relay:
         if not self._is_over:
             self.run(self.session.finish(reason, detail, self._services.now()))
 
-    def cancel(self, source_address: str) -> None:
+    def cancel(self, source_address: str) -> set[asyncio.Task[None]]:
+        """What goes to the target because of it."""
         if not self._is_over:
             self.run(self.session.cancel(source_address, self._services.now()))
+        return set(self._cancelling)
 
     def _pace(self) -> None:
         """Read from a side only while the other takes what is written, and while the core has room."""
@@ -225,9 +228,9 @@ class Relay:
             case CatalogChanged():
                 self._services.forget_catalog()
             case CancelTarget(is_told=True):
-                self._spawn(self._cancel_and_tell())
+                self._keep_cancelling(self._spawn(self._cancel_and_tell()))
             case CancelTarget():
-                self._keep(self._services.cancel_target())
+                self._keep_cancelling(self._keep(self._services.cancel_target()))
             case CloseSession(why=why):
                 self._close(why)
             case _ as unreachable:
@@ -241,6 +244,10 @@ class Relay:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _keep_cancelling(self, task: asyncio.Task[None]) -> None:
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
 
     async def _report(self, call: Coroutine[object, object, None]) -> None:
         try:
