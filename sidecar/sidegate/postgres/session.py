@@ -460,7 +460,7 @@ class Session:
 
     def skip_to_sync(self) -> None:
         self.is_skipping = True
-        self._client.drop_withheld()
+        self._client.withheld.drop()
         if self._hold is not None:
             self._withdraw_hold("an earlier statement of its pipeline failed")
 
