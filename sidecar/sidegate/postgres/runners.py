@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sidegate.policy.decision import Allow, Deny, Permit
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import StatementKind
+from sidegate.postgres.answers import deliver_kept
 from sidegate.postgres.frames import HEADER_BYTES
 from sidegate.postgres.messages import (
     FLUSH,
@@ -153,7 +154,7 @@ class QueryRunner:
 
     def _deliver(self, captured: Captured) -> None:
         session = self._session
-        session.deliver_kept(self.work, captured.frames)
+        deliver_kept(session, self.work, captured.frames)
         session.deliver(encode_ready(session.status))
 
     def copy_out_story(self, decision: Allow) -> Story:
@@ -240,7 +241,7 @@ class ExecuteRunner:
         self._session.skip_to_sync()
 
     def _deliver(self, captured: Captured) -> None:
-        self._session.deliver_kept(self.work, captured.frames)
+        deliver_kept(self._session, self.work, captured.frames)
 
     def copy_out_story(self, decision: Allow) -> Story:
         return copy_out_story(self, self._session, decision)

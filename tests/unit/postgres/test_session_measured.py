@@ -11,7 +11,7 @@ from sidegate.policy.config import ApprovalConfig, RuleAction, RuleConfig, State
 from sidegate.policy.reason import Reason
 from sidegate.postgres.effects import CloseSession, Hold
 from sidegate.postgres.messages import frame
-from sidegate.postgres.session import SessionLimits
+from sidegate.postgres.session_facts import SessionLimits
 from sidegate.postgres.stories import COUNTERS
 from sidegate.record.frame import RecordKind
 from tests.support.session import (
