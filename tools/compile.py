@@ -30,9 +30,20 @@ HOT_MODULES: Final = (
     *(
         f"sidegate/postgres/{name}.py"
         for name in (
-            *("effects", "frames", "from_client", "from_target", "journal", "journal_writer", "judge", "messages", "pipeline"),
-            *("holds", "masker", "refusal", "relay", "restrictions"),
-            *("results", "rows", "runners", "session", "startup", "statements", "stories"),
+            *(
+                "answers",
+                "effects",
+                "frames",
+                "from_client",
+                "from_target",
+                "journal",
+                "journal_writer",
+                "judge",
+                "messages",
+                "pipeline",
+            ),
+            *("holds", "masker", "own_statements", "portals", "refusal", "relay", "restrictions"),
+            *("results", "rows", "runners", "session", "session_facts", "startup", "statements", "stories", "withheld"),
         )
     ),
     *("sidegate/audit/chain.py", "sidegate/audit/sinks.py", "sidegate/sql/cache.py"),

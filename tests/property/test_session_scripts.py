@@ -17,7 +17,7 @@ from sidegate.policy.config import ApprovalConfig, ColumnMatch, GateConfig, Rule
 from sidegate.policy.engine import Engine, decide_session
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.messages import decode_fields
-from sidegate.postgres.session import SessionLimits
+from sidegate.postgres.session_facts import SessionLimits
 from tests.support import wire_messages as m
 from tests.support.fake_target import FakeTarget
 from tests.support.fake_target_scripts import name_script, script, synced

@@ -37,7 +37,8 @@ from sidegate.postgres.judge import Judge
 from sidegate.postgres.masker import Masker
 from sidegate.postgres.messages import decode_fields, frame
 from sidegate.postgres.pipeline import Kind
-from sidegate.postgres.session import Session, SessionFacts, SessionLimits
+from sidegate.postgres.session import Session
+from sidegate.postgres.session_facts import SessionFacts, SessionLimits
 from sidegate.record.frame import RecordEntry
 from sidegate.sql import StatementCache
 

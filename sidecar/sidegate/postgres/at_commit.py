@@ -20,6 +20,7 @@ from sidegate.approval.backend import HoldRequest, Phase, Verdict
 from sidegate.policy.decision import Allow, Deny, RequireApproval
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import Impact, StatementKind
+from sidegate.postgres.answers import over_budget
 from sidegate.postgres.awaiting import MOST_SHOWN, changes_nothing
 from sidegate.postgres.frames import HEADER_BYTES
 from sidegate.postgres.holds import hold_request
@@ -239,7 +240,7 @@ def _run_alone(session: Session, runner: Runner, decision: RequireApproval) -> S
         runner.fail(captured)
         return
     after = yield from _counters(decision)
-    refused: Deny | None = session.over_budget(work, captured.frames)
+    refused: Deny | None = over_budget(session, work, captured.frames)
     if captured.is_over_limit:
         refused = _unmeasured(decision, "its answer is larger than the gate keeps back")
     elif before_.error is not None or after.error is not None:

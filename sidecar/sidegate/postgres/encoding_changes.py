@@ -109,7 +109,7 @@ def in_utf8(session: Session, client: ClientSide, code: int, frame: bytes) -> by
     except Untranslatable as error:
         unread = error
     is_query = code == _QUERY
-    if not is_query and not client.release():
+    if not is_query and not client.withheld.release():
         return b""
     reason = Reason.PROTOCOL_REFUSED if unread.sqlstate == "0A000" else Reason.STATEMENT_UNPARSABLE
     work = session.new_work(f"({CLIENT_MESSAGES[code].name} that can't be read)", (), is_simple=is_query)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, RequireApproval
+from sidegate.policy.decision import Allow, Decision, Deny, Measure, RequireApproval
 from sidegate.policy.reason import Reason
-from sidegate.policy.statement import SqlStatement
 from sidegate.postgres import at_commit
 from sidegate.postgres.between import end_own_transaction, settle_search_path
 from sidegate.postgres.encoding_changes import in_utf8, read_change
@@ -28,12 +27,12 @@ from sidegate.postgres.messages import (
     decode_parse,
     decode_query,
     encode_bind,
-    encode_describe,
     encode_parse,
     encode_query,
 )
 from sidegate.postgres.own_catalog import waits_for_catalog
 from sidegate.postgres.pipeline import Expected, Kind
+from sidegate.postgres.portals import settle_portal, work_to_describe
 from sidegate.postgres.refusal import refusal_message, unknown_name_message
 from sidegate.postgres.runners import ExecuteRunner, QueryRunner, poison_bind, poison_parse
 from sidegate.postgres.spending import HELD_NEXT_TIME
@@ -41,6 +40,7 @@ from sidegate.postgres.startup import NAME_BYTES
 from sidegate.postgres.statements import MAX_NAMES, Portal, Prepared, Work
 from sidegate.postgres.stories import deny_builtin
 from sidegate.postgres.translation import refusal_of
+from sidegate.postgres.withheld import Withheld
 
 if TYPE_CHECKING:
     from sidegate.postgres.session import Session
@@ -63,27 +63,6 @@ MAX_FRAME_BYTES: Final = 0x40000000  # PostgreSQL closes the connection at 1 GiB
 
 # Messages behind which an Execute may still come for what was withheld.
 BEFORE_EXECUTE: Final = frozenset({PARSE, BIND, DESCRIBE, CLOSE, EXECUTE})
-MAX_WITHHELD: Final = 1000
-
-TOGETHER: Final = (
-    "send its Execute right behind its Bind, with no Sync, Flush or other statement between them, or send it as a Query"
-)
-
-
-class Withheld:
-    """A message that the target hasn't got yet. `work` is of a Bind that must be approved or measured before anything of it runs."""
-
-    __slots__ = ("expected", "frame", "permit", "work")
-
-    def __init__(self, permit: Permit, frame: bytes, expected: Expected, work: Work | None) -> None:
-        self.permit = permit
-        self.frame = frame
-        self.expected = expected
-        self.work = work
-
-    def drop(self) -> None:
-        if self.expected.binding is not None:
-            self.expected.binding.take_back()
 
 
 class ClientSide:
@@ -113,7 +92,7 @@ class ClientSide:
         self.copies_to_come = 0  # of `copy_work`
         self.copy_work: Work | None = None  # the statement that asks for COPY data, from when it is sent to its end
         # Parse, Bind and Describe of a statement that may be held: the target takes no lock for it meanwhile
-        self.withheld: list[Withheld] = []
+        self.withheld = Withheld(session)
 
     @property
     def waiting_bytes(self) -> int:
@@ -213,7 +192,7 @@ class ClientSide:
         self._discard = length
         if session.is_skipping:
             return
-        if not self.release():
+        if not self.withheld.release():
             return
         limit = self._limit(code)
         deny = deny_builtin(
@@ -238,7 +217,7 @@ class ClientSide:
             return True
         if code in (COPY_DONE_CODE, COPY_FAIL):
             return True  # late: PostgreSQL ignores them outside of a COPY
-        if self.withheld and code not in BEFORE_EXECUTE and not self.release() and code != SYNC_CODE:
+        if self.withheld and code not in BEFORE_EXECUTE and not self.withheld.release() and code != SYNC_CODE:
             return True
         if session.owns_transaction and code in (QUERY, SYNC_CODE, FUNCTION_CALL):
             session.start_story(end_own_transaction(session))
@@ -368,59 +347,6 @@ class ClientSide:
         else:
             self._session.send(self._session.grant.permit, FLUSH)
 
-    def _forward(self, frame: bytes, expected: Expected, *, may_withhold: bool = False, work: Work | None = None) -> None:
-        session = self._session
-        if not (self.withheld or may_withhold):
-            session.send(session.grant.permit, frame, expected)
-            return
-        entry = Withheld(session.grant.permit, frame, expected, work)
-        is_much = len(self.withheld) >= MAX_WITHHELD or (may_withhold and session.room.in_flight > session.room.limit)
-        if is_much and not self.release():
-            entry.drop()
-        else:
-            self.withheld.append(entry)
-
-    def release(self, executed: Portal | None = None) -> bool:
-        """Send what was withheld: the portal it belongs to is executed now, or something else needs the target to have it.
-        INVARIANT: a Bind that must be approved or measured goes out for its own Execute alone, since the target plans it then, which
-        may run its functions. Any other is refused in its place: then this is False, and what follows up to the Sync is void.
-        """
-        withheld, self.withheld = self.withheld, []
-        for index, entry in enumerate(withheld):
-            work = entry.work
-            if work is None or (executed is not None and work.portal is executed):
-                self._session.send(entry.permit, entry.frame, entry.expected)
-                continue
-            work.decision = deny = _alone(work)
-            self._session.journal.asked(work, self._session.judge.search_path)
-            self._session.journal.decided(work, deny)
-            self._poison(withheld[index:], work, refusal_message(deny))
-            return False
-        return True
-
-    def refuse_withheld(self, work: Work, refusal: bytes) -> bool:
-        """Refuse the portal of `work` at its Bind, when the target hasn't got that yet. False: it has, or never will."""
-        for index, entry in enumerate(self.withheld):
-            if entry.work is not None and entry.work.portal is work.portal:
-                behind, self.withheld = self.withheld[index:], self.withheld[:index]
-                self.release()
-                self._poison(behind, work, refusal)
-                return True
-        return False
-
-    def _poison(self, withheld: list[Withheld], work: Work, refusal: bytes) -> None:
-        """The target refuses the first of these, and skips what follows up to the Sync."""
-        poison_bind(self._session, work, refusal)
-        self._session.is_skipping = True
-        for entry in withheld:
-            entry.drop()
-
-    def drop_withheld(self) -> None:
-        """An earlier message of the pipeline failed: the target would skip these."""
-        withheld, self.withheld = self.withheld, []
-        for entry in withheld:
-            entry.drop()
-
     def _check_name(self, name: str) -> None:
         if name == self._session.gate_name:
             raise ClientProtocolError(f"the name `{name}` is the gate's own")
@@ -451,7 +377,7 @@ class ClientSide:
         work.own_error = None
         decision: Decision = problem.deny if problem else session.decide(work)
         if isinstance(decision, Deny):
-            if not self.release():
+            if not self.withheld.release():
                 return
             work.position = problem.position if problem else None
             session.journal.asked(work, session.judge.search_path)
@@ -461,7 +387,7 @@ class ClientSide:
             return
         binding = session.prepared.offer(parse.name, prepared)
         is_plain = isinstance(decision, Allow) and not (decision.masks and session.judge.copies_out(work))
-        self._forward(frame, Expected(Kind.PARSE, work, binding=binding), may_withhold=not is_plain)
+        self.withheld.forward(frame, Expected(Kind.PARSE, work, binding=binding), may_withhold=not is_plain)
 
     def _on_bind(self, frame: bytes, body: bytes) -> None:
         session = self._session
@@ -480,7 +406,7 @@ class ClientSide:
         else:
             decision = session.decide(work) if candidates else self._unknown_statement(work, bind.statement)
         if isinstance(decision, Deny):
-            if not self.release():
+            if not self.withheld.release():
                 return
             session.journal.asked(work, session.judge.search_path)
             session.journal.decided(work, decision)
@@ -490,10 +416,10 @@ class ClientSide:
         binding = session.portals.offer(bind.portal, portal)
         expected = Expected(Kind.BIND, binding=binding)
         if isinstance(decision, Allow):
-            self._forward(bound.frame, expected, may_withhold=bool(decision.masks) and session.judge.copies_out(work))
+            self.withheld.forward(bound.frame, expected, may_withhold=bool(decision.masks) and session.judge.copies_out(work))
             return
         work.decision, work.portal, work.parameters = decision, portal, bind.parameters
-        self._forward(bound.frame, expected, may_withhold=True, work=work)
+        self.withheld.forward(bound.frame, expected, may_withhold=True, work=work)
 
     def _unknown_statement(self, work: Work, name: str) -> Deny:
         """The target has no such statement either, or one made by a function: it must not be planned undecided."""
@@ -508,24 +434,24 @@ class ClientSide:
         self._check_name(named.name)
         entry = Expected(Kind.DESCRIBE)
         if named.kind == "P":
-            entry.work = _describing(session, named.name)
-        self._forward(frame, entry)
+            entry.work = work_to_describe(session, named.name)
+        self.withheld.forward(frame, entry)
 
     def _on_close(self, frame: bytes, body: bytes) -> None:
         session = self._session
         named = decode_named(body)
         self._check_name(named.name)
         names = session.prepared if named.kind == "S" else session.portals
-        self._forward(frame, Expected(Kind.CLOSE, binding=names.removal(named.name)))
+        self.withheld.forward(frame, Expected(Kind.CLOSE, binding=names.removal(named.name)))
 
     def _on_execute(self, frame: bytes, body: bytes) -> None:
         session = self._session
         execute = decode_execute(body)
         self._check_name(execute.portal)
         work = session.new_work("", (), is_simple=False)
-        unresolved = self.settle_portal(work, execute.portal)
-        if self.withheld and any(entry.work is not None and entry.work.portal is not work.portal for entry in self.withheld):
-            self.release()  # all of it: of two such portals neither is bound for the other's Execute
+        unresolved = settle_portal(session, work, execute.portal)
+        if self.withheld.binds_another(work.portal):
+            self.withheld.release()  # all of it: of two such portals neither is bound for the other's Execute
             return
         if unresolved is None:
             unresolved = session.judge.resolve_names(work, session.prepared, session.cursors, session.portals)
@@ -545,42 +471,6 @@ class ClientSide:
             return
         self.judge_and_run(runner, work, unresolved)
 
-    def settle_portal(self, work: Work, name: str) -> Deny | None:
-        """Put into `work` what the portal (or cursor) `name` runs, by what is known now."""
-        session = self._session
-        portals = session.portals.find(name)
-        cursors = session.cursors.find(name)
-        for portal in portals:
-            if any(candidate.is_void for candidate in portal.candidates):
-                portal.candidates = tuple(candidate for candidate in portal.candidates if not candidate.is_void)
-                portal.statements = tuple(s for candidate in portal.candidates for s in candidate.statements)
-                portal.search_path = None
-        if not (portals or cursors) or any(not portal.candidates for portal in portals):
-            # The target has no such portal either, or one made by a function: it must not be run undecided
-            work.text = f"(Execute of unknown portal `{name}`)"
-            work.own_error = unknown_name_message("portal", name)
-            return deny_builtin(Reason.STATEMENT_UNKNOWN, session.config.revision, f"no portal `{name}` is known", "names")
-        statements: list[SqlStatement] = []
-        for portal in portals:
-            if portal.search_path != session.judge.search_path:  # a utility statement resolves its names when it runs
-                statements += [s for candidate in portal.candidates for s in session.judge.current(candidate)]
-            statements += portal.statements
-        statements += [statement for cursor in cursors for statement in cursor.statements]
-        work.own = work.statements = tuple(statements) if len(statements) == 1 else tuple(dict.fromkeys(statements))
-        work.portal = portals[-1] if portals else None
-        work.cursor = None if portals else cursors[-1]
-        work.text = portals[-1].candidates[-1].text if portals else cursors[-1].text
-        work.parameters = portals[-1].bind.parameters if portals else cursors[-1].bound().parameters
-        is_certain = len(portals) + len(cursors) == 1 and (not portals or len(portals[0].candidates) == 1)
-        work.is_translated = any(portal.is_translated for portal in portals)
-        work.alternatives = () if is_certain else work.other_texts(portals, cursors)
-        return None
-
-    def describe_portal(self, permit: Permit, name: str, work: Work) -> None:
-        """Have the target describe a portal that the client didn't: without its columns nothing can be masked."""
-        entry = Expected(Kind.DESCRIBE, work, is_visible=False)
-        self._session.send(permit, encode_describe("P", name), entry)
-
 
 def _check(code: int, length: int) -> None:
     message = CLIENT_MESSAGES.get(code)
@@ -595,22 +485,3 @@ def _of_rest(decision: Decision) -> Decision:
     if isinstance(decision, RequireApproval) and decision.reason is Reason.BUDGET_EXHAUSTED:
         return Deny(decision.reason, decision.source, decision.revision, decision.detail, HELD_NEXT_TIME)
     return decision
-
-
-def _alone(work: Work) -> Deny:
-    """Why a Bind is refused whose Execute doesn't come with it."""
-    decision = work.decision
-    assert isinstance(decision, (Measure, RequireApproval))
-    reason = Reason.IMPACT_NOT_MEASURABLE if isinstance(decision, Measure) else Reason.APPROVAL_REQUIRED
-    return Deny(
-        reason, decision.source, decision.revision, "its Bind came without its Execute, and planning may run it", TOGETHER
-    )
-
-
-def _describing(session: Session, name: str) -> Work | None:
-    portals = session.portals.find(name)
-    if not portals:
-        return None
-    work = session.new_work("", portals[-1].statements, is_simple=False)
-    work.portal = portals[-1]
-    return work

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidegate.policy.decision import Deny
+from sidegate.postgres.answers import cut, cut_short
 from sidegate.postgres.encoding_changes import settle_encoding, take_encoding
 from sidegate.postgres.frames import HEADER_BYTES, frame_length, skip_frames, skip_run
 from sidegate.postgres.masker import count_masked
@@ -22,6 +23,7 @@ from sidegate.postgres.messages import (
     decode_parameter_status,
     rows_of_tag,
 )
+from sidegate.postgres.own_statements import fail_transaction
 from sidegate.postgres.pipeline import Expected, Kind
 from sidegate.postgres.refusal import INSUFFICIENT_PRIVILEGE, sqlstate_of
 from sidegate.postgres.rows import rewrite_rows
@@ -258,7 +260,7 @@ class TargetSide:
         assert deny is not None
         work.copy_rewriter = None
         if not entry.is_cut:  # by a row before it
-            session.cut(entry, work, deny)
+            cut(session, entry, work, deny)
         return self._drop_rows(data, at, len(data), data[at]) if at < len(data) else at
 
     def _drop_rows(self, data: bytes, at: int, end: int, code: int) -> int:
@@ -312,7 +314,7 @@ class TargetSide:
             if entry.is_cut or problem is not None:
                 if problem is not None:
                     self._deliver_rows(rows[: problem.at], work, entry)
-                    session.cut_short(entry, work, problem.error, problem.sqlstate)
+                    cut_short(session, entry, work, problem.error, problem.sqlstate)
                 return
         if work is not None and (entry is None or entry.capture is None):  # what is kept back is recorded once it goes out
             session.journal.result(work, rows, starts_message=starts_message)
@@ -539,7 +541,7 @@ class TargetSide:
         if work is not None and entry.kind is Kind.QUERY:
             self._finish(work)
         if entry.is_cut and status == "T" and not len(session.expected):
-            session.fail_transaction()
+            fail_transaction(session)
             return
         if entry.is_visible or entry.is_cut:
             session.deliver(frame)

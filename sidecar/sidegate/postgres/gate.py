@@ -53,7 +53,8 @@ from sidegate.postgres.refusal import refusal_message
 from sidegate.postgres.relay import Meter, Relay, RelayServices
 from sidegate.postgres.restrictions import Restrictions
 from sidegate.postgres.scram import ScramKeyCache
-from sidegate.postgres.session import READING_SETTINGS, Session, SessionFacts, SessionLimits
+from sidegate.postgres.session import Session
+from sidegate.postgres.session_facts import READING_SETTINGS, SessionFacts, SessionLimits
 from sidegate.postgres.startup import CancelRequest, StartupMessage, allowed_parameters, encoding_of
 from sidegate.record.budget import RecordError, RecordingBudget
 from sidegate.record.entries import MasksFields, OpenedRecord

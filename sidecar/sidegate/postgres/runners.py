@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sidegate.policy.decision import Allow, Deny, Permit
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import StatementKind
+from sidegate.postgres.answers import deliver_kept
 from sidegate.postgres.frames import HEADER_BYTES
 from sidegate.postgres.messages import (
     FLUSH,
@@ -23,6 +24,7 @@ from sidegate.postgres.messages import (
     encode_ready,
 )
 from sidegate.postgres.pipeline import Answer, Expected, Kind
+from sidegate.postgres.portals import describe_portal, settle_portal
 from sidegate.postgres.refusal import refusal_message
 from sidegate.postgres.stories import Ask, Captured, Step, Story, WaitForCatalog, WaitForReady, deny_builtin
 
@@ -152,7 +154,7 @@ class QueryRunner:
 
     def _deliver(self, captured: Captured) -> None:
         session = self._session
-        session.deliver_kept(self.work, captured.frames)
+        deliver_kept(session, self.work, captured.frames)
         session.deliver(encode_ready(session.status))
 
     def copy_out_story(self, decision: Allow) -> Story:
@@ -194,20 +196,20 @@ class ExecuteRunner:
     def _send_portal(self, permit: Permit) -> None:
         session = self._session
         portal = self.work.portal
-        self._client.release(portal)
+        self._client.withheld.release(portal)
         if portal is not None and self._needs_rebind:
             session.send(permit, encode_close("P", portal.name), Expected(Kind.CLOSE, is_visible=False))
             binding = session.portals.offer(portal.name, portal)
             session.send(permit, portal.frame, Expected(Kind.BIND, is_visible=False, binding=binding))
         if self.work.masks:
-            self._client.describe_portal(permit, self._name, self.work)
+            describe_portal(session, permit, self._name, self.work)
 
     def refuse(self, deny: Deny) -> None:
         session = self._session
         refusal = self.work.own_error or refusal_message(deny, request=self.work.approval)
-        if self._client.refuse_withheld(self.work, refusal):
+        if self._client.withheld.refuse(self.work, refusal):
             return
-        self._client.release()
+        self._client.withheld.release()
         frame = encode_execute(f"{session.gate_name}:none")
         session.send(session.grant.permit, frame, Expected(Kind.EXECUTE, self.work, refusal=refusal))
 
@@ -225,7 +227,7 @@ class ExecuteRunner:
 
     def settle(self) -> Deny | None:
         session = self._session
-        unknown = self._client.settle_portal(self.work, self._name)
+        unknown = settle_portal(session, self.work, self._name)
         return unknown or session.judge.resolve_names(self.work, session.prepared, session.cursors, session.portals)
 
     def finish(self, captured: Captured, *, owns_transaction: bool) -> Generator[Step, Answer, None]:
@@ -239,7 +241,7 @@ class ExecuteRunner:
         self._session.skip_to_sync()
 
     def _deliver(self, captured: Captured) -> None:
-        self._session.deliver_kept(self.work, captured.frames)
+        deliver_kept(self._session, self.work, captured.frames)
 
     def copy_out_story(self, decision: Allow) -> Story:
         return copy_out_story(self, self._session, decision)

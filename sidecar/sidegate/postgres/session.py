@@ -9,14 +9,12 @@ client only by `deliver`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, assert_never
 
 from sidegate.approval.backend import HoldRequest, Phase, Verdict
 from sidegate.policy.config import GateConfig
 from sidegate.policy.decision import Allow, Decision, Deny, Measure, Permit, RequireApproval
 from sidegate.policy.engine import Engine, SessionGrant
-from sidegate.policy.principal import Principal
 from sidegate.policy.reason import Reason
 from sidegate.policy.statement import Impact, SqlStatement
 from sidegate.postgres.catalog import Catalog
@@ -33,7 +31,6 @@ from sidegate.postgres.effects import (
     WithdrawHold,
 )
 from sidegate.postgres.encoding_changes import refuse_unfit
-from sidegate.postgres.frames import count_run
 from sidegate.postgres.from_client import ClientSide
 from sidegate.postgres.from_target import TargetSide
 from sidegate.postgres.holds import hold_notice
@@ -41,20 +38,14 @@ from sidegate.postgres.journal import Journal
 from sidegate.postgres.judge import Judge
 from sidegate.postgres.masker import Masker
 from sidegate.postgres.messages import (
-    SYNC,
     ClientProtocolError,
     TargetProtocolError,
-    encode_bind,
-    encode_close,
-    encode_describe,
-    encode_execute,
-    encode_parse,
-    encode_query,
     frame,
 )
-from sidegate.postgres.pipeline import Answer, Expectations, Expected, Kind
-from sidegate.postgres.refusal import refusal_message, sqlstate_of
-from sidegate.postgres.runners import POISON
+from sidegate.postgres.own_statements import ask
+from sidegate.postgres.pipeline import Answer, Expectations, Expected
+from sidegate.postgres.refusal import refusal_message
+from sidegate.postgres.session_facts import DEFAULT_LIMITS, READING_SETTINGS, SessionFacts, SessionLimits
 from sidegate.postgres.statements import Cursor, Names, Portal, Prepared, Room, Work
 from sidegate.postgres.stories import (
     Ask,
@@ -70,37 +61,7 @@ from sidegate.postgres.stories import (
     tell,
 )
 
-_ROWS: Final = (b"D", b"d")
 COPY_FAIL: Final = frame(b"f", b"refused by sidegate\0")
-
-# Reported by the target whenever they change; with any other value gate and target would read a statement differently.
-READING_SETTINGS: Final = {"client_encoding": "utf8", "standard_conforming_strings": "on"}
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """Bounds on what one session may keep in memory, in bytes."""
-
-    max_statement_bytes: int = 16 * 1024 * 1024  # Query and Parse; sql has a lower limit of its own for what it parses
-    max_message_bytes: int = 64 * 1024 * 1024  # Bind: parameters may be large
-    max_target_message_bytes: int = 16 * 1024 * 1024  # descriptions, errors, notices
-    max_row_bytes: int = 128 * 1024 * 1024  # one row that has to be rewritten; rows that needn't stream
-    max_captured_bytes: int = 8 * 1024 * 1024  # the answer of a measured statement
-    max_waiting_bytes: int = 1024 * 1024  # client bytes that queue behind a hold before reading stops
-    max_name_bytes: int = 64 * 1024 * 1024  # what prepared statements, portals and cursors keep; a quarter of it may be in flight
-
-
-@dataclass(frozen=True, slots=True)
-class SessionFacts:
-    """What login settled. `nonce` is random and makes names that no client can guess."""
-
-    session_id: str
-    nonce: str
-    principal: Principal
-    target: str
-    namespace: str
-    database: str
-    role: str
 
 
 class Session:
@@ -108,7 +69,7 @@ class Session:
 
     def __init__(
         self, facts: SessionFacts, config: GateConfig, grant: SessionGrant, judge: Judge, masker: Masker, journal: Journal,
-        limits: SessionLimits = SessionLimits(),
+        limits: SessionLimits = DEFAULT_LIMITS,
     ) -> None:  # fmt: skip
         self.facts = facts
         self.config = config
@@ -354,19 +315,6 @@ class Session:
         self.portals.fence()
         self.cursors.fence()
 
-    def deliver_kept(self, work: Work, frames: list[bytes]) -> None:
-        """The answer of a measured statement goes out: only now it is what the client saw."""
-        if work.meter is not None:
-            rows = _rows_of(frames)
-            if work.meter.refusal(self.config.revision, rows, work.masked_values) is not None:
-                rows, frames = 0, [kept for kept in frames if kept[:1] not in _ROWS]  # it failed after them: its error follows
-            work.meter.take(rows, work.masked_values)
-        for kept in frames:
-            self.journal.result(work, kept)
-            self.deliver(kept)
-        self.journal.outcome(work)
-        self.statement_ended(work)
-
     def new_work(self, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> Work:
         work = Work(self._next_work, text, statements, is_simple=is_simple)
         self._next_work += 1
@@ -416,31 +364,13 @@ class Session:
         if isinstance(self._step, WaitForReady) and not self.expected.awaits_ready:
             self._resume(None)
 
-    def over_budget(self, work: Work, frames: list[bytes]) -> Deny | None:
-        """Of a measured statement that may still be taken back: why what it returned may not go out."""
-        if work.meter is None:
-            return None
-        return work.meter.refusal(self.config.revision, _rows_of(frames), work.masked_values)
-
-    def cut(self, entry: Expected, work: Work, deny: Deny) -> None:
-        """The client gets `deny` in place of the rest of a result."""
-        work.decision = deny
-        self.journal.decided(work, deny)
-        self.cut_short(entry, work, refusal_message(deny, request=work.approval), sqlstate_of(deny.reason))
-
-    def cut_short(self, entry: Expected, work: Work, error: bytes, sqlstate: str) -> None:
-        """The client gets `error` in place of the rest of a result. INVARIANT: in the extended protocol the target's transaction fails as
-        the client's did: by the cancel, or where that comes too late by what is sent before the Sync.
-        """
-        work.sqlstate, work.was_cut = sqlstate, True
-        work.rows = work.meter.rows if work.meter is not None else 0
-        self.journal.result(work, error)
-        self.deliver(error)
+    def cancel_result(self) -> None:
+        """Nothing more of what is being answered is wanted. Until the target has taken the cancel, nothing is sent that it could hit."""
         self._cancels += 1
         self._actions.append(CancelTarget(is_told=True))
-        if not self.expected.cut():
-            self.skip_to_sync()
-            self.poisons_sync = True
+
+    def expect_no_copy(self, work: Work) -> None:
+        """`work` has failed, for the client: it asks for no COPY data any more."""
         if self._client.copy_work is work:
             self._client.copies_to_come = 0
 
@@ -460,7 +390,7 @@ class Session:
 
     def skip_to_sync(self) -> None:
         self.is_skipping = True
-        self._client.drop_withheld()
+        self._client.withheld.drop()
         if self._hold is not None:
             self._withdraw_hold("an earlier statement of its pipeline failed")
 
@@ -474,12 +404,6 @@ class Session:
 
     def copy_refused(self) -> None:
         self.send(self.grant.permit, COPY_FAIL)
-
-    def fail_transaction(self) -> None:
-        """A result of a Query was cut too late for the cancel: what the client takes for failed must not go on."""
-        entry = Expected(Kind.QUERY, is_cut=True)
-        self.send(self.grant.permit, encode_query(POISON), entry)
-        self.expected.awaited = entry
 
     def copy_ended(self, work: Work | None) -> None:
         """`work` has its answer. Other statements' answers, before it, say nothing of the COPY that was sent behind them."""
@@ -515,26 +439,6 @@ class Session:
         if name.lower() == "search_path":
             self.judge.search_path_is_stale = True
 
-    def ask(self, step: Ask) -> None:
-        """Send a statement of the gate's own. Extended protocol with a name of its own: an unnamed statement of the
-        client's survives.
-        """
-        name, permit, answer = self.gate_name, step.permit, Answer()
-        if step.describe_only:
-            middle = [(encode_describe("S", name), Kind.DESCRIBE)]
-        else:
-            middle = [(encode_bind(name, name), Kind.BIND), (encode_execute(name), Kind.EXECUTE)]
-        frames = [
-            *([(encode_close(kind, name), Kind.CLOSE) for kind in "PS"] if self._ask_failed else ()),
-            (encode_parse(name, step.sql), Kind.PARSE),
-            *middle,
-            (encode_close("P", name), Kind.CLOSE),
-            (encode_close("S", name), Kind.CLOSE),
-            (SYNC, Kind.SYNC),
-        ]
-        for data, kind in frames:
-            self.send(permit, data, Expected(kind, is_visible=False, answer=answer))
-
     # ---- stories ------------------------------------------------------------------------------------------------------------------
 
     def _resume(self, value: object) -> None:
@@ -556,7 +460,7 @@ class Session:
         self._step = step
         match step:
             case Ask():
-                self.ask(step)
+                ask(self, step, is_behind_error=self._ask_failed)
             case Run(permit=permit):
                 self._captured = Captured([])
                 assert self._runner is not None
@@ -636,10 +540,6 @@ class Session:
         effects = Effects(records, audits, decided, self._to_target, self._to_client, self._actions)
         self._to_target, self._to_client, self._actions = [], [], []
         return effects
-
-
-def _rows_of(frames: list[bytes]) -> int:
-    return sum(count_run(kept, 0, len(kept)) for kept in frames if kept[:1] in _ROWS)
 
 
 def _terms(decision: Decision | None) -> object:

@@ -19,6 +19,7 @@ from sidegate.policy.reason import Reason
 from sidegate.policy.source import Builtin
 from sidegate.policy.statement import UNCOUNTED_ROWS, Impact, SqlStatement, StatementKind, TableImpact
 from sidegate.postgres import at_commit, cascades, drops, truncation
+from sidegate.postgres.answers import over_budget
 from sidegate.postgres.holds import hold_request, unseen_code
 from sidegate.postgres.pipeline import Answer
 
@@ -249,11 +250,11 @@ def _measure(session: Session, runner: Runner, measure: Measure) -> Generator[St
     elif not is_all:
         decision = _uncounted(session, work)
     elif not counts:
-        decision = session.over_budget(work, captured.frames) or session.decide(work, approved=work.approval is not None)
+        decision = over_budget(session, work, captured.frames) or session.decide(work, approved=work.approval is not None)
     else:
         emptied = (*(counted.tables if counted is not None else ()), *(going.counted if going is not None else ()))
         work.impact = impact_between(before, after, work.rows, emptied)
-        decision = session.over_budget(work, captured.frames) or session.decide(work, approved=work.approval is not None)
+        decision = over_budget(session, work, captured.frames) or session.decide(work, approved=work.approval is not None)
     if isinstance(decision, Allow):
         work.decision = decision
         session.journal.decided(work, decision)

@@ -8,9 +8,9 @@ from sidegate.approval.backend import Phase, Verdict
 from sidegate.policy.config import ApprovalConfig, RuleAction, RuleConfig, StatementMatch
 from sidegate.policy.reason import Reason
 from sidegate.postgres.effects import CloseSession, Hold
-from sidegate.postgres.from_client import MAX_WITHHELD
 from sidegate.postgres.messages import frame
 from sidegate.postgres.stories import COUNTERS
+from sidegate.postgres.withheld import MAX_WITHHELD
 from tests.support.session import (
     BIND_COMPLETE,
     FLUSH,

@@ -15,7 +15,7 @@ from sidegate.policy.source import Builtin
 from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.effects import CloseSession, Hold
 from sidegate.postgres.messages import frame
-from sidegate.postgres.session import SessionLimits
+from sidegate.postgres.session_facts import SessionLimits
 from tests.support.session import (
     BIND_COMPLETE,
     NO_DATA,

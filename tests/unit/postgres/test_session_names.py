@@ -10,7 +10,7 @@ import pytest
 from sidegate.policy.config import ApprovalConfig, RuleAction, RuleConfig, StatementMatch
 from sidegate.postgres.effects import CloseSession, Hold
 from sidegate.postgres.messages import frame
-from sidegate.postgres.session import SessionLimits
+from sidegate.postgres.session_facts import SessionLimits
 from tests.support.session import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
