@@ -24,6 +24,7 @@ from sidegate.sql.names import INFORMATION_SCHEMA, PG_CATALOG
 
 _EVERY_COLUMN = "*"
 _CATALOGS = frozenset({PG_CATALOG, INFORMATION_SCHEMA})
+_TOAST = "pg_toast"
 
 
 @dataclass(slots=True)
@@ -92,6 +93,8 @@ class Facts:
 
     def _touch(self, relation: RelationRef) -> None:
         self.touch_schemas(relation.schemas)
+        if relation.schemas is not None and _TOAST in relation.schemas and relation.name.startswith("pg_toast_"):
+            self.danger(StatementKind.SERVER, f"`{relation.name}` (long values of some table, around every rule on it)")
         why = LEAKY_RELATIONS.get(relation.name)
         if why is None:
             return
