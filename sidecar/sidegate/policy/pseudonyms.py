@@ -6,6 +6,8 @@ Rules it keeps:
 - No definition names such a column, or its table where the rule is for certain tables: a new column of that name, a table that comes to
   that name, would be shown as pseudonyms too, with values that somebody chose. Whatever the name stands for in the statement; what a
   function in FROM returns may have any.
+- Where the rule is for certain schemas, no definition names one of these and another: a table could come from there (SET SCHEMA, INHERIT,
+  ATTACH PARTITION, CREATE TABLE AS), with values that somebody chose.
 - Statements that a gate translated hold values in the place of pseudonyms: nothing is read that shows the session's own statements.
 
 Left out: columns that a name alone doesn't settle (`INSERT INTO t VALUES (...)`, views): the gate asks the target's catalog for those.
@@ -23,6 +25,8 @@ from sidegate.policy.statement import SqlStatement, StatementKind
 # Relations and functions with the texts of the session's own prepared statements and cursors.
 OWN_STATEMENTS: Final = frozenset({"pg_prepared_statements", "pg_cursors", "pg_prepared_statement", "pg_cursor"})
 
+_CATALOGS: Final = frozenset({"pg_catalog", "information_schema"})
+
 
 def pseudonym_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement) -> MaskRefusal | None:
     """Why the statement may not run while these columns are masked; None when no pseudonym can be made by it."""
@@ -38,12 +42,24 @@ def pseudonym_refusal(masks: tuple[ColumnMask, ...], statement: SqlStatement) ->
                 what = f"`{min(named)}`" if named else "any column"
                 detail = f"a definition that names {what} could make a column whose values are chosen and shown as pseudonyms"
                 return MaskRefusal(Reason.MASK_NOT_PROVABLE, mask.source, detail)
+            if mask.schemas is not None and mask.tables is None and _may_bring(statement, mask.schemas):
+                detail = "a definition that brings a table of another schema could bring values that were chosen there"
+                return MaskRefusal(Reason.MASK_NOT_PROVABLE, mask.source, detail)
         shown = {relation.name for relation in statement.reads} | {function.name for function in statement.functions}
         shown &= OWN_STATEMENTS
         if shown:
             detail = f"`{min(shown)}` holds statements in which pseudonyms were translated"
             return MaskRefusal(Reason.MASK_NOT_PROVABLE, mask.source, detail)
     return None
+
+
+def _may_bring(statement: SqlStatement, schemas: frozenset[str]) -> bool:
+    """What it defines may get into these schemas from others, whose columns of that name may be written."""
+    named = statement.schemas if statement.cascade is None else statement.cascade.schemas
+    if named is None:
+        return True
+    touched = {schema.lower() for schema in named} - _CATALOGS
+    return not touched.isdisjoint(schemas) and not touched <= schemas
 
 
 def written(mask: ColumnMask, name: str) -> MaskRefusal:

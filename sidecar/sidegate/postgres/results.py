@@ -270,9 +270,9 @@ def plan_result(
             action = Action.MASK
             is_own = field.table_oid != 0 and field.column_attnum > 0 and origins.is_own(field.table_oid, field.column_attnum)
             strategy = strategy_of((mask.strategy for mask in matching), is_own=is_own)
-            if field.table_oid == 0 and reach is Reach.COMPUTED:
-                hides_null = True
-                strategy = strategy if is_constant(strategy, None) else MaskStrategy.REDACT
+            hides_null = field.table_oid == 0 and reach is Reach.COMPUTED
+            if (hides_null or (field.table_oid and not is_own)) and not is_constant(strategy, None):
+                strategy = MaskStrategy.REDACT  # of what is made of a value no part is shown: it may be the part that is hidden
         elif disguised is not None and disguised[number] and field.table_oid == 0:
             action, applied = Action.MASK, masks.values  # no strategy but Redact: the others know the value's form
         sources = tuple(dict.fromkeys(mask.source for mask in applied))

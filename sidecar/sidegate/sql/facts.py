@@ -19,10 +19,12 @@ from sidegate.policy.statement import (
 from sidegate.sql import settings
 from sidegate.sql.builtins import CATALOG_RELATIONS
 from sidegate.sql.functions import LEAKY_RELATIONS, SECRET_COLUMNS, SecretColumns
+from sidegate.sql.growth import Growth
 from sidegate.sql.names import INFORMATION_SCHEMA, PG_CATALOG
 
 _EVERY_COLUMN = "*"
 _CATALOGS = frozenset({PG_CATALOG, INFORMATION_SCHEMA})
+_TOAST = "pg_toast"
 
 
 @dataclass(slots=True)
@@ -40,6 +42,8 @@ class Facts:
     compared: set[ColumnRef] = field(default_factory=set)
     is_key: bool = False  # what steers now is only sorted, grouped or joined by
     reached: set[ColumnRef] | None = None  # what the output that is walked now is made of
+    expressed: set[ColumnRef] = field(default_factory=set)  # what any expression that is answered is made of
+    growth: Growth = field(default_factory=Growth)
     lineage: list[OutputColumn] = field(default_factory=list)
     written: set[ColumnRef] = field(default_factory=set)
     functions: set[FunctionRef] = field(default_factory=set)
@@ -89,6 +93,8 @@ class Facts:
 
     def _touch(self, relation: RelationRef) -> None:
         self.touch_schemas(relation.schemas)
+        if relation.schemas is not None and _TOAST in relation.schemas and relation.name.startswith("pg_toast_"):
+            self.danger(StatementKind.SERVER, f"`{relation.name}` (long values of some table, around every rule on it)")
         why = LEAKY_RELATIONS.get(relation.name)
         if why is None:
             return
@@ -158,6 +164,8 @@ class Facts:
     def statement(self, text: str, normalised: str) -> SqlStatement:
         if not self.kinds:
             self.not_known("a statement that does nothing known")
+        if self.growth.is_over:
+            self.steering |= self.expressed
         secrets = self._guard_secrets() if self.guarded else frozenset[ColumnRef]()
         named = None if self.could_be_any_schema else frozenset(self.schemas)
         cascade = Cascade(frozenset(self.roots) if self.roots is not None else None, named) if self.cascades else None

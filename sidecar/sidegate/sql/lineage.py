@@ -7,6 +7,7 @@ Rules it keeps:
 - Every column that is named anywhere in an expression reaches the output, conditions and the queries inside among them.
 - Quiet are columns, constants, casts to text, `||`, COALESCE, GREATEST and LEAST, rows and arrays, scalar subqueries, the results of CASE
   (not its conditions), and built-in functions of `QUIET`, where all arguments but the first few are constants.
+- What makes values much longer isn't quiet (sidegate.sql.growth).
 - A built-in is known by its name: another overload of it could fail on some value (`||` of jsonb and a number), which tells its type and
   no more.
 """
@@ -72,20 +73,32 @@ class Lineage(Expressions):
         walk()
         found = frozenset(facts.reached)
         facts.reached = outer
+        facts.expressed |= found
         facts.reach(found)
         return found
 
     def _walk(self, node: Any, scope: Scope) -> None:
+        growth = self.facts.growth
         stack: list[Any] = [node] if node else []
+        factors = [1] * len(stack)  # how much what stands around each makes of it
+        size = 0
         while stack:
-            current = stack.pop()
+            current, factor = stack.pop(), factors.pop()
             if type(current) is list:
                 stack.extend(current)
+                factors.extend([factor] * len(current))
                 continue
             for tag, fields in current.items():
+                before = len(stack)
                 step = _QUIET_NODES.get(tag)
                 if step is None or not step(self, fields, scope, stack):
                     self.expression({tag: fields}, scope)
+                elif len(stack) > before:
+                    grown = growth.bounded(factor * growth.factor(tag, fields))
+                    factors.extend([grown] * (len(stack) - before))
+                    continue
+                size += factor * growth.of_leaf(tag, fields)
+        growth.expression(size)
 
     # ---- quiet nodes: `rest` takes what is still to be walked. False: this one isn't quiet --------------------------------------------
 

@@ -32,6 +32,7 @@ class Queries(FromItems):
         if self._depth > self.limits.max_query_depth:
             raise TooDeepError
         outer, self.facts.is_key = self.facts.is_key, False
+        around = self.facts.growth.begin()
         try:
             for tag, fields in query.items():
                 if tag == "SelectStmt":
@@ -43,6 +44,7 @@ class Queries(FromItems):
         finally:
             self._depth -= 1
             self.facts.is_key = outer
+            self.facts.growth.end(around)
 
     def change(self, tag: str, fields: Node, scope: Scope) -> list[Output]:
         raise NotImplementedError  # sidegate.sql.changes
@@ -117,7 +119,14 @@ class Queries(FromItems):
                 self._rest_of_arm(current, level)
             right.append((current["rarg"], level))  # an inner WITH is for the inner arms alone
             current = current["larg"]
-        arms = [self.outputs_of({"SelectStmt": arm}, arm_level) for arm, arm_level in [(current, level), *reversed(right)]]
+        growth = self.facts.growth
+        before = longest = growth.inner
+        arms: list[list[Output]] = []
+        for arm, arm_level in [(current, level), *reversed(right)]:
+            growth.inner = before
+            arms.append(self.outputs_of({"SelectStmt": arm}, arm_level))
+            longest = max(longest, growth.inner)
+        growth.inner = longest
         if compares:
             for found in arms:
                 self.steer(found)

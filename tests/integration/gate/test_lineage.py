@@ -45,6 +45,7 @@ ANSWERED = {
 REFUSED = (
     "SELECT id FROM people WHERE ssn = 'planted-19'",
     "SELECT nullif(ssn, 'planted-19') FROM people",
+    f"SELECT {'replace(' * 3}ssn, '9', '{'x' * 2000}'), 'x', '{'x' * 2000}'), 'x', '{'x' * 2000}') FROM people WHERE id = 1",
     "SELECT CASE WHEN ssn > 'planted-1' THEN 1 ELSE 0 END FROM people",
     "SELECT ssn::int FROM people",
     "SELECT greatest(ssn, 'planted-15') = 'planted-15' FROM people",

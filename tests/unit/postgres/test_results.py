@@ -186,6 +186,12 @@ def test_the_strictest_strategy_of_several_masks_wins_and_all_are_counted() -> N
         assert made.tally.take() == {}
 
 
+def test_no_end_is_shown_of_what_a_view_makes_of_a_value() -> None:
+    """It was another part of the value, should the view turn it around."""
+    made = plan(Masks(columns=(column_mask("ssn", strategy=MaskStrategy.PARTIAL),)), field("x", PEOPLE, 2), field("y", VIEW, 2))
+    assert [made.mask(number, b"583-68-2629") for number in (0, 1)] == [b"***-**-2629", b"[masked]"]
+
+
 @pytest.mark.parametrize(
     ("formats", "expected"),
     [((), [0, 0, 0]), ((1,), [1, 1, 1]), ((0, 1, 0), [0, 1, 0]), (None, [0, 0, 1])],

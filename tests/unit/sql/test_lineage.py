@@ -36,6 +36,35 @@ STEERING_EXPRESSIONS = (
 )
 
 
+# Some value would make each of these a gigabyte long, where another leaves it short: an error, or the time, would tell which.
+LONG = "x" * 2000
+DOUBLED = "SELECT ssn || ssn AS a FROM users"
+for _ in range(12):
+    DOUBLED = f"SELECT a || a AS a FROM ({DOUBLED}) q"
+GROWING = (
+    f"SELECT replace(replace(replace(left(ssn, 1), '5', '{LONG}'), 'x', '{LONG}'), 'x', '{LONG}') FROM users",
+    f"SELECT {'quote_ident(' * 28}translate(ssn, '5', 'a'){')' * 28} FROM users",
+    f"SELECT {'to_json(' * 28}ssn{')::text' * 28} FROM users",
+    f"SELECT {'concat(' * 3}{', '.join(['ssn'] * 20)}{')' * 3} || 'x' FROM (SELECT concat({', '.join(['ssn'] * 60)}) AS ssn FROM users) q",
+    DOUBLED,
+    f"WITH a AS (SELECT concat({', '.join(['ssn'] * 40)}) AS ssn FROM users), b AS (SELECT concat({', '.join(['ssn'] * 40)}) AS ssn FROM a) TABLE b",
+    "SELECT string_agg(a, '') FROM (SELECT string_agg(ssn, '') AS a FROM users) q, generate_series(1, 9999)",
+    "SELECT string_agg(rtrim(left(ssn, 1), '5'), '') FROM users, generate_series(1, 999999999)",
+    "SELECT string_agg(greatest(ssn, '5'), '') FROM users, generate_series(1, 999999999)",
+    f"SELECT greatest(ssn, '5{LONG * 40}') FROM users",
+    "SELECT greatest(ssn, $1) FROM users",
+    "SELECT ltrim(rpad(left(ssn, 1), 100000000, '5'), '5') FROM users",
+    "SELECT ltrim(concat(ssn::char(10000000)), '5 ') FROM users",
+)
+STILL_QUIET = (
+    f"SELECT {' || '.join(['ssn', 'name'] * 40)} FROM users",
+    "SELECT string_agg(name || ' ' || ssn, ', ') FROM users",
+    " UNION ALL ".join(["SELECT concat(ssn, name, id) FROM users"] * 30),
+    "SELECT replace(ssn, '-', ' to '), lpad(ssn, 40), ssn::char(11), quote_literal(ssn) FROM users",
+    "WITH a AS (SELECT json_build_object('s', ssn, 'n', name) AS j FROM users) SELECT json_agg(j) FROM a",
+)
+
+
 def one(text: str) -> SqlStatement:
     analysis = analyse(text, ("public",))
     assert isinstance(analysis, Analysis)
@@ -52,6 +81,16 @@ def test_what_is_quiet_reaches_the_output_and_does_not_steer(expression: str) ->
     statement = one(f"SELECT {expression} FROM users")
     assert not is_named(statement.columns_steering, "ssn")
     assert is_named(statement.lineage[0].columns, "ssn")
+
+
+@pytest.mark.parametrize("text", GROWING)
+def test_what_may_make_a_value_very_long_steers(text: str) -> None:
+    assert is_named(one(text).columns_steering, "ssn")
+
+
+@pytest.mark.parametrize("text", STILL_QUIET)
+def test_what_makes_a_value_a_little_longer_is_quiet(text: str) -> None:
+    assert not is_named(one(text).columns_steering, "ssn")
 
 
 @pytest.mark.parametrize("expression", STEERING_EXPRESSIONS)

@@ -154,3 +154,12 @@ def test_what_postgresql_keeps_from_others_column_by_column_is_secret(postgres: 
 
 def test_a_table_of_that_name_elsewhere_is_somebodys_own() -> None:
     assert statement("SELECT rolpassword FROM public.pg_authid").kinds == READ
+
+
+@pytest.mark.parametrize("path", [("public",), ("public", "pg_toast")])
+def test_where_long_values_are_kept_is_for_servers_alone(path: tuple[str, ...]) -> None:
+    """A rule on the table knows nothing of it."""
+    name = "pg_toast_1262" if "pg_toast" in path else "pg_toast.pg_toast_1262"
+    analysis = analyse(f"SELECT chunk_data FROM {name}", path)
+    assert isinstance(analysis, Analysis)
+    assert StatementKind.SERVER in analysis.statements[0].kinds
