@@ -108,9 +108,9 @@ def _is_unsure(statements: tuple[SqlStatement, ...], view: MaskedView) -> bool:
         for output in statement.lineage:
             if output.is_computed and any(_may_be_call(column, view) for column in output.columns):
                 return True
-        if any(output.group_floor for output in statement.lineage):
-            if any(_may_be_call(column, view) for column in statement.columns_steering):
-                return True  # in GROUP BY it may repeat rows until the groups are large
+        has_floor = any(output.group_floor for output in statement.lineage)
+        if has_floor and any(_may_be_call(column, view) for column in statement.columns_steering):
+            return True  # in GROUP BY it may repeat rows until the groups are large
         if not statement.lineage and any(view.may_be_masked(column) for column in statement.columns_steering):
             return True  # EXPLAIN, CALL and whatever else returns rows without a query of its own
     return False
