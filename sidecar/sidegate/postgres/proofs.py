@@ -83,14 +83,15 @@ class Proof:
         return tuple(reach is not Reach.NONE for reach in _spread(of_tables, lineages[0], width))
 
     def _reach(self, output: OutputColumn) -> Reach:
-        view = self._view_for(output.group_floor)
+        view = self._view_for(output)
         if view is None or output.is_of_row or not any(map(view.may_be_masked, output.columns)):
             return Reach.NONE  # rows and their fields go by name
         return Reach.COMPUTED if output.is_computed else Reach.PASSED
 
-    def _view_for(self, group_floor: int) -> MaskedView | None:
-        """Of an aggregate over groups of so many values, those masks are left out that let it be shown."""
-        if not group_floor or self.catalog is None:
+    def _view_for(self, output: OutputColumn) -> MaskedView | None:
+        """Of an aggregate over large groups of a table's values, those masks are left out that let it be shown. A view may repeat rows."""
+        group_floor = output.group_floor
+        if not group_floor or self.catalog is None or not all(_is_of_table(column, self.catalog) for column in output.columns):
             return self._view
         left = tuple(m for m in self.masks.columns if m.use is not ColumnUse.AGGREGATE or group_floor < m.min_group_size)
         return self.catalog.masked_view(Masks(left)) if left else None
@@ -129,9 +130,17 @@ def _is_unsure(statements: tuple[SqlStatement, ...], view: MaskedView) -> bool:
         for output in statement.lineage:
             if output.is_computed and any(_may_be_call(column, view) for column in output.columns):
                 return True
+        has_floor = any(output.group_floor for output in statement.lineage)
+        if has_floor and any(_may_be_call(column, view) for column in statement.columns_steering):
+            return True  # in GROUP BY it may repeat rows until the groups are large
         if not statement.lineage and any(view.may_be_masked(column) for column in statement.columns_steering):
             return True  # EXPLAIN, CALL and whatever else returns rows without a query of its own
     return False
+
+
+def _is_of_table(column: ColumnRef, catalog: Catalog) -> bool:
+    relations = catalog.named(column.relation) if column.relation is not None else []
+    return bool(relations) and not any(relation.definition is not None or relation.is_opaque for relation in relations)
 
 
 def _may_be_call(column: ColumnRef, view: MaskedView) -> bool:

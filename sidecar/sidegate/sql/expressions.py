@@ -155,7 +155,7 @@ class Expressions(ABC):
             if "ColumnRef" in column and "ParamRef" in parameter:
                 parts = strings(column["ColumnRef"]["fields"])
                 if parts[-1] != "*":
-                    self.facts.compare(scope.resolve(parts).columns)
+                    self.facts.compare(scope.resolve(parts).columns, parameter["ParamRef"].get("number", 0))
                     return True
         return False
 

@@ -40,6 +40,7 @@ class Facts:
     steering: set[ColumnRef] = field(default_factory=set)
     keys: set[ColumnRef] = field(default_factory=set)
     compared: set[ColumnRef] = field(default_factory=set)
+    compared_with: dict[ColumnRef, int] = field(default_factory=dict)  # the parameter of each
     is_key: bool = False  # what steers now is only sorted, grouped or joined by
     reached: set[ColumnRef] | None = None  # what the output that is walked now is made of
     expressed: set[ColumnRef] = field(default_factory=set)  # what any expression that is answered is made of
@@ -152,8 +153,10 @@ class Facts:
         (self.keys if self.is_key else self.steering).update(columns)
         self.reach(columns)
 
-    def compare(self, columns: Collection[ColumnRef]) -> None:
-        """With a bound parameter, for equality."""
+    def compare(self, columns: Collection[ColumnRef], parameter: int) -> None:
+        """With a bound parameter, for equality. A column that is compared with several steers: one statement could try thousands."""
+        if any(self.compared_with.setdefault(column, parameter) != parameter for column in columns):
+            self.steer(columns)
         self.compared.update(columns)
         self.reach(columns)
 

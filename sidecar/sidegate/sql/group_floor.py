@@ -3,8 +3,9 @@
 A sum over one row is that row's value. Over k rows or more of one table it tells of none of them by itself.
 
 Rules it keeps:
-- Only sums, averages, deviations and counts of a bare column, without FILTER, DISTINCT or a window, where FROM is one table or view: a join
-  could repeat a row until the group is large enough.
+- Only sums, averages, deviations and counts of a bare column, without FILTER, DISTINCT or a window, where FROM is one relation: a join
+  could repeat a row until the group is large enough. So could a view, or a call that reads like a column (`p.f`): for whoever has the
+  target's catalog to tell (sidegate.postgres.proofs).
 - Every target is a bare column or an aggregate, and groups are by bare columns: a function in their place could repeat rows too.
 - `count(c) >= k` tells of no value, only of NULLs: it doesn't steer.
 """
@@ -87,7 +88,8 @@ def _spliced(text: str, conditions: str) -> str | None:
             end = token.start
             break
     if having_at is None:
-        return f"{text[:end]} HAVING {conditions} {text[end:]}"
+        comment_end = "\n" if tokens and tokens[-1].name == "SQL_COMMENT" else ""
+        return f"{text[:end]}{comment_end} HAVING {conditions} {text[end:]}"
     return f"{text[:having_at]} ({text[having_at:end]}\n) AND {conditions} {text[end:]}"
 
 

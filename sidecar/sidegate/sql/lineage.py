@@ -5,9 +5,13 @@ it neither fails nor takes another way or another time. What isn't surely quiet 
 
 Rules it keeps:
 - Every column that is named anywhere in an expression reaches the output, conditions and the queries inside among them.
-- Quiet are columns, constants, casts to text, `||`, COALESCE, GREATEST and LEAST, rows and arrays, scalar subqueries, the results of CASE
-  (not its conditions), and built-in functions of `QUIET`, where all arguments but the first few are constants.
+- Quiet are columns, constants, casts to text, `||`, COALESCE, rows and arrays, scalar subqueries, the results of CASE (not its
+  conditions), and built-in functions of `QUIET`, where all arguments but the first few are constants.
+- Nothing is quiet that compares a value with what a client chooses. Over ten million rows nanoseconds are seconds, and `replace` in
+  `replace` grows until it fails, where it finds something. So no `replace`, `split_part`, `translate`, GREATEST, no set in `btrim`.
 - What makes values much longer isn't quiet (sidegate.sql.growth).
+- Sums overflow, and extremes compare: they are quiet over a bare column of a table. Elsewhere, as in a UNION ALL, a constant could
+  stand beside the value (a `numeric` just short of the largest makes the sum fail for all that is larger than a guess).
 - A built-in is known by its name: another overload of it could fail on some value (`||` of jsonb and a number), which tells its type and
   no more.
 """
@@ -28,14 +32,15 @@ ALL: Final = 100
 # Built-ins that fail for no value of their first arguments, and how many those are; the others must be constants.
 QUIET: Final[dict[str, int]] = {
     **dict.fromkeys("lower upper initcap length char_length character_length octet_length bit_length md5 reverse".split(), 1),  # noqa: SIM905
-    **dict.fromkeys("btrim ltrim rtrim left right lpad rpad replace translate split_part strpos position".split(), 1),  # noqa: SIM905
-    **dict.fromkeys("substr substring quote_literal quote_nullable quote_ident pg_typeof pg_column_size".split(), 1),  # noqa: SIM905
+    **dict.fromkeys("btrim ltrim rtrim left right lpad rpad substr substring pg_typeof pg_column_size".split(), 1),  # noqa: SIM905
     **dict.fromkeys("to_json to_jsonb row_to_json min max any_value string_agg json_agg jsonb_agg".split(), 1),  # noqa: SIM905
     **dict.fromkeys(FLOORED, 1),
     **dict.fromkeys("concat concat_ws json_build_array jsonb_build_array json_build_object jsonb_build_object".split(), ALL),  # noqa: SIM905
 }
 # With a text for second argument these take a regular expression, whose time is another for each value.
 _BY_POSITION: Final = frozenset({"substr", "substring", "left", "right"})
+_WITHOUT_SET: Final = frozenset({"btrim", "ltrim", "rtrim"})
+OF_BARE_COLUMN: Final = FLOORED - {"count"} | {"min", "max"}
 _SILENT_CASTS: Final = frozenset({"text", "varchar", "bpchar", "name"})
 # What the walk takes of each quiet node, in words; the steps at the end of this file are the same nodes.
 QUIET_PARTS: Final[dict[str, str]] = {
@@ -43,7 +48,6 @@ QUIET_PARTS: Final[dict[str, str]] = {
     "TypeCast": "to `text`, `varchar`, `char` or `name`",
     "CollateClause": "all",
     "CoalesceExpr": "all: that a value is NULL isn't hidden",
-    "MinMaxExpr": "GREATEST and LEAST: all",
     "RowExpr": "all",
     "A_ArrayExpr": "all",
     "List": "all",
@@ -153,7 +157,9 @@ class Lineage(Expressions):
         self.facts.depends_on_constants = self.facts.depends_on_constants or bool(others)
         if any("A_Const" not in other for other in others) or (name in _BY_POSITION and not all(map(_is_integer, others))):
             return False
-        if any("NamedArgExpr" in argument for argument in arguments):
+        if any("NamedArgExpr" in argument for argument in arguments) or (name in _WITHOUT_SET and others):
+            return False
+        if name in OF_BARE_COLUMN and not all(_is_bare_column(argument, scope) for argument in arguments):
             return False
         self.call(fields)
         rest.extend(arguments[:values])
@@ -173,13 +179,17 @@ def _is_integer(node: Node) -> bool:
     return "ival" in node["A_Const"]
 
 
+def _is_bare_column(node: Node, scope: Scope) -> bool:
+    parts = strings(node["ColumnRef"]["fields"]) if "ColumnRef" in node else ["*"]
+    return parts[-1] != "*" and scope.resolve(parts).is_plain
+
+
 _Step = Callable[[Lineage, Node, Scope, list[Any]], bool]
 _QUIET_NODES: Final[dict[str, _Step]] = {
     "ColumnRef": Lineage._quiet_column,
     "TypeCast": Lineage._quiet_cast,
     "CollateClause": Lineage._quiet_collation,
     "CoalesceExpr": Lineage._quiet_parts,
-    "MinMaxExpr": Lineage._quiet_parts,
     "RowExpr": Lineage._quiet_parts,
     "A_ArrayExpr": Lineage._quiet_parts,
     "List": Lineage._quiet_parts,

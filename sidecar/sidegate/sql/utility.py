@@ -17,7 +17,7 @@ from sidegate.sql.definitions import Definitions
 from sidegate.sql.names import strings
 from sidegate.sql.nodes import PLACEMENTS, Place
 from sidegate.sql.parse import Node
-from sidegate.sql.scope import STAR, Output, Scope
+from sidegate.sql.scope import STAR, Output, Scope, pool
 
 K = StatementKind
 _FALSE: Final = frozenset({"false", "off", "0"})
@@ -65,6 +65,9 @@ class Statements(Definitions):
                 self.facts.output |= output.columns
             if is_of_row:
                 self.facts.fields |= {(output.name, column) for column in output.columns}
+        if any(output.is_star and output.is_renamed for output in outputs):
+            # USING and NATURAL put merged columns first and leave them out later: places aren't told, so any column may be anywhere
+            self.facts.lineage = [OutputColumn(None, pool(outputs), is_computed=True, is_run=True)]
 
     def _inner(self, node: Node) -> list[Output]:
         """The query that another statement holds, or EXECUTE in its place."""

@@ -49,7 +49,6 @@ def test_adds_what_is_missing(text: str, expected: str) -> None:
         "SELECT sum(pay) FROM staff UNION ALL SELECT 1",
         "WITH staff AS (SELECT 1 AS pay) SELECT sum(pay) FROM staff",
         "SELECT own.sum(pay) FROM staff",
-        "SELECT sum(pay) FROM staff -- the end",
         "SELECT sum(pay) FROM staff; SELECT 1",
     ],
 )
@@ -78,3 +77,8 @@ def test_a_condition_that_does_not_bound_the_group_counts_for_nothing(text: str)
 def test_another_constant_makes_another_floor() -> None:
     assert floors("SELECT sum(pay) FROM staff HAVING count(pay) >= 2") == [2]
     assert floors("SELECT sum(pay) FROM staff HAVING count(pay) >= 7 AND count(pay) >= 3") == [7]
+
+
+def test_a_comment_at_the_end_hides_no_condition() -> None:
+    made = floored("SELECT sum(pay) FROM staff -- the end", 5)
+    assert made == 'SELECT sum(pay) FROM staff -- the end\n HAVING pg_catalog.count("pay") >= 5 '
