@@ -277,6 +277,12 @@ class ClientSide:
             raise ClientProtocolError(f"unexpected message type `{chr(code)}` during COPY from stdin")
         self.is_copying = False
         session.send(session.grant.permit, frame)
+        if (
+            self.copies_to_come == 0
+            and self.copy_work is not None
+            and session.judge.settles_definitions(self.copy_work.statements)
+        ):
+            session.expected.awaited = session.expected.head
         return True
 
     # ---- simple protocol ----------------------------------------------------------------------------------------------------------
@@ -472,7 +478,9 @@ class ClientSide:
         if len(session.portals) >= MAX_NAMES:
             raise ClientProtocolError(f"more than {MAX_NAMES} portals in one session", "54000", "close some of them")
         bound = session.masker.bound(candidates, bind, frame)
-        portal = Portal(bind.portal, candidates, bind, bound.frame, bound.statements, session.judge.search_path)
+        portal = Portal(
+            bind.portal, candidates, bind, bound.frame, bound.statements, session.judge.search_path, session.judge.present_content
+        )
         work = session.new_work(candidates[-1].text if candidates else "", bound.statements, is_simple=False)
         work.is_translated = portal.is_translated
         if bound.problem:
@@ -567,6 +575,7 @@ class ClientSide:
             statements += portal.statements
         statements += [statement for cursor in cursors for statement in cursor.statements]
         work.own = work.statements = tuple(statements) if len(statements) == 1 else tuple(dict.fromkeys(statements))
+        work.opened_under = frozenset([*(each.opened_under for each in portals), *(each.opened_under for each in cursors)])
         work.portal = portals[-1] if portals else None
         work.cursor = None if portals else cursors[-1]
         work.text = portals[-1].candidates[-1].text if portals else cursors[-1].text
