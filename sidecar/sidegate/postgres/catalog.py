@@ -112,14 +112,18 @@ class Relation:
 
 
 class Catalog:
-    """One snapshot of one database. `version` grows with each snapshot of the process. `is_partial`: somebody's lock hid definitions."""
+    """One snapshot of one database. `version` grows with each snapshot of the process; `content` is the same while what was read is.
+    `is_partial`: somebody's lock hid definitions.
+    """
 
-    __slots__ = ("_by_name", "_enums", "_relations", "_views", "is_partial", "version")
+    __slots__ = ("_by_name", "_enums", "_relations", "_views", "content", "is_partial", "version")
 
     def __init__(
-        self, relations: dict[int, Relation], version: int, enums: frozenset[str] = frozenset(), *, is_partial: bool = False
-    ) -> None:
+        self, relations: dict[int, Relation], version: int, enums: frozenset[str] = frozenset(), *, is_partial: bool = False,
+        content: int = 0,
+    ) -> None:  # fmt: skip
         self.version = version
+        self.content = content
         self.is_partial = is_partial
         self._enums = enums
         self._relations = relations
@@ -175,7 +179,19 @@ class Catalog:
             relation = relations.get(int(_text(oid)))
             if relation is not None:
                 relation.events |= int(_text(bits))
-        return cls(relations, version, own, is_partial=any(definition is None for _, definition in views))
+        read = (columns, views, generated, composites, tells, events, enums)
+        return cls(
+            relations,
+            version,
+            own,
+            is_partial=any(definition is None for _, definition in views),
+            content=hash(tuple(map(tuple, read))),
+        )
+
+    @property
+    def is_own(self) -> bool:
+        """A transaction read it itself: it shows what nobody else sees, and what it may yet take back."""
+        return self.version < 0
 
     def settled(self, statements: tuple[SqlStatement, ...]) -> tuple[SqlStatement, ...]:
         """The statements without what only the target's catalog shows to be harmless."""

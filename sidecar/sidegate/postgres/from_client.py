@@ -256,6 +256,12 @@ class ClientSide:
             raise ClientProtocolError(f"unexpected message type `{chr(code)}` during COPY from stdin")
         self.is_copying = False
         session.send(session.grant.permit, frame)
+        if (
+            self.copies_to_come == 0
+            and self.copy_work is not None
+            and session.judge.settles_definitions(self.copy_work.statements)
+        ):
+            session.expected.awaited = session.expected.head
         return True
 
     # ---- simple protocol ----------------------------------------------------------------------------------------------------------
@@ -398,7 +404,9 @@ class ClientSide:
         if len(session.portals) >= MAX_NAMES:
             raise ClientProtocolError(f"more than {MAX_NAMES} portals in one session", "54000", "close some of them")
         bound = session.masker.bound(candidates, bind, frame)
-        portal = Portal(bind.portal, candidates, bind, bound.frame, bound.statements, session.judge.search_path)
+        portal = Portal(
+            bind.portal, candidates, bind, bound.frame, bound.statements, session.judge.search_path, session.judge.present_content
+        )
         work = session.new_work(candidates[-1].text if candidates else "", bound.statements, is_simple=False)
         work.is_translated = portal.is_translated
         if bound.problem:

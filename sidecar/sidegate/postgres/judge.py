@@ -31,6 +31,7 @@ from sidegate.postgres.translation import kept_in_session, unusable
 from sidegate.sql import Analysis, ParseProblem, Part, StatementCache, canonical_tokens, copy_out_options, fingerprint
 
 CATALOG_FRESH_S: Final = 30.0  # definitions changed past the gate are seen after this long
+MAX_FORMER_CATALOGS: Final = 4  # kept for cursors that are still open
 PARTLY_FRESH_S: Final = 3.0  # the same where a lock kept some from being read
 
 PATH_SETTINGS: Final = frozenset({"search_path", "all", "role", "session_authorization"})
@@ -71,6 +72,7 @@ class Judge:
         self.has_changed_definitions = False  # in a transaction that hasn't ended
         self.own_catalogs = 0  # that its transactions have read themselves
         self._catalog_learned_at = 0.0
+        self._former_catalogs: dict[int, Catalog] = {}  # by content, the oldest first
         self.moved = Moved()
 
     def adopt(self, engine: Engine) -> None:
@@ -120,6 +122,7 @@ class Judge:
         found: list[SqlStatement] = list(work.own)
         texts: list[BoundText] = []
         here: dict[str, SqlStatement] = {}  # set earlier in the same string
+        opened: set[int | None] = set()
         for statement in work.own:
             if statement.prepares:
                 here[statement.prepares] = statement
@@ -131,6 +134,7 @@ class Judge:
                 behind: list[SqlStatement] = []
                 if is_cursor:
                     for portal in portals.find(name):
+                        opened.add(portal.opened_under)
                         behind += portal.statements
                         texts += portal.bound()
                 else:
@@ -144,6 +148,7 @@ class Judge:
                     behind.append(here[name])
                 if is_cursor:
                     for cursor in cursors.find(name):
+                        opened.add(cursor.opened_under)
                         behind += cursor.statements
                         texts.append(cursor.bound())
                 if not behind:
@@ -154,6 +159,7 @@ class Judge:
                     )
                 found += behind
         work.statements, work.referred = tuple(found), tuple(dict.fromkeys(texts))
+        work.opened_under |= opened
         return None
 
     def bindings(self, work: Work, prepared: Names[Prepared], cursors: Names[Cursor]) -> Binding | None:
@@ -170,12 +176,15 @@ class Judge:
                 changes.append(prepared.removal_of_all() if is_all else prepared.removal(statement.deallocates))
             if statement.declares:
                 source = source or Shared(work.bound(), work.statements)
-                changes.append(cursors.offer(statement.declares, Cursor(source, statement.outlives_transaction)))
+                changes.append(cursors.offer(statement.declares, self._cursor(source, statement)))
             if statement.closes:
                 changes.append(cursors.removal_of_all() if statement.closes == "*" else cursors.removal(statement.closes))
         if not changes:
             return None
         return _Bindings(changes, may_confirm=len(work.own) == 1)
+
+    def _cursor(self, source: Shared, statement: SqlStatement) -> Cursor:
+        return Cursor(source, statement.outlives_transaction, self.present_content)
 
     def _prepared(self, text: Shared, statement: SqlStatement) -> Prepared:
         prepared = Prepared(text.bound.text, (executed(statement),), (), self.search_path, sql_name=statement.prepares)
@@ -343,8 +352,32 @@ class Judge:
         return self.catalog is None or self.catalog_is_stale or not 0 <= now - self._catalog_learned_at < CATALOG_FRESH_S
 
     def learn_catalog(self, catalog: Catalog, now: float) -> None:
+        if self.catalog is not None and self.catalog.content != catalog.content:
+            self._former_catalogs.pop(self.catalog.content, None)
+            self._former_catalogs[self.catalog.content] = self.catalog
+            if len(self._former_catalogs) > MAX_FORMER_CATALOGS:
+                del self._former_catalogs[next(iter(self._former_catalogs))]
         self.catalog, self.catalog_is_stale = catalog, False
         self._catalog_learned_at = now - (CATALOG_FRESH_S - PARTLY_FRESH_S if catalog.is_partial else 0)
+
+    @property
+    def present_content(self) -> int | None:
+        return self.catalog.content if self.catalog is not None else None
+
+    def former_catalogs(self, work: Work) -> list[Catalog | None]:
+        """Those that its cursors and portals were opened under, but for the present one. None: one that isn't known any more."""
+        return [
+            self._former_catalogs.get(content) if content is not None else None
+            for content in work.opened_under
+            if content != self.present_content
+        ]
+
+    def settles_definitions(self, statements: tuple[SqlStatement, ...]) -> bool:
+        """Behind these, definitions may be others than the catalog has: nothing that was sent with them is read before they ended."""
+        if self.catalog is None:
+            return False
+        is_open = self.has_changed_definitions or self.moved.is_unsettled
+        return any(each.kinds & CHANGES_DEFINITIONS or (is_open and each.controls_transaction) for each in statements)
 
     def changed_definitions(self, work: Work) -> bool:
         """It has ended: definitions may be others now, and so may those that a transaction changed after a ROLLBACK TO in it."""

@@ -6,7 +6,7 @@ catalog doesn't know even after it was read again, a result of a function that i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sidegate.mask.compounds import RowFields
@@ -14,6 +14,7 @@ from sidegate.mask.scanner import Scanner
 from sidegate.mask.text import mask_channel, mask_fields, mask_parameter, mask_payload
 from sidegate.policy.decision import Masks
 from sidegate.policy.statement import SqlStatement
+from sidegate.postgres.catalog import Catalog
 from sidegate.postgres.copy_out import CopyFormat, CopyOutRewriter
 from sidegate.postgres.frames import HEADER_BYTES, frame_length
 from sidegate.postgres.judge import Judge
@@ -159,6 +160,9 @@ class Masker:
         read again first.
         """
         masks = work.masks
+        former = self._judge.former_catalogs(work) if masks.columns else []
+        if former:
+            return self._plan_of_opened(work, description, former)
         proof = self._proof(work.statements, masks)
         is_moved = bool(masks.columns) and self._is_moved(work.statements, masks)
         cached = proof.plans.get(description) if not is_moved else None
@@ -168,8 +172,15 @@ class Masker:
             if not is_fresh:
                 return None
             proof.is_confirmed = True
-        fields = decode_row_description(description)
-        catalog = self._judge.catalog
+        plan = self._plan_by(proof, description, is_fresh=is_fresh, is_moved=is_moved)
+        if plan is not None and not is_fresh and not is_moved:
+            if len(proof.plans) >= MAX_KEPT_PLANS:
+                proof.plans.clear()
+            proof.plans[description] = plan
+        return plan
+
+    def _plan_by(self, proof: Proof, description: bytes, *, is_fresh: bool, is_moved: bool) -> ResultPlan | None:
+        fields, catalog, masks = decode_row_description(description), proof.catalog, proof.masks
         plan = plan_result(
             fields, None, masks, catalog.masked_view(masks) if catalog is not None else _NoCatalog(),
             proof.reaches(len(fields)) if not is_moved else None,
@@ -180,11 +191,22 @@ class Masker:
             return None
         if isinstance(plan, PlanProblem):
             raise TargetProtocolError(plan.value)
-        if not is_fresh and not is_moved:
-            if len(proof.plans) >= MAX_KEPT_PLANS:
-                proof.plans.clear()
-            proof.plans[description] = plan
         return plan
+
+    def _plan_of_opened(self, work: Work, description: bytes, former: Sequence[Catalog | None]) -> ResultPlan | None:
+        """Rows of a cursor or portal that was opened under other definitions: shown as both have it, and masked whole if they differ."""
+        is_moved = self._is_moved(work.statements, work.masks)
+        plans: list[ResultPlan | None] = []
+        for catalog in (self._judge.catalog, *former):
+            if catalog is None:
+                plans.append(None)
+                continue
+            proof = Proof(work.statements, work.masks, catalog)
+            plans.append(self._plan_by(proof, description, is_fresh=True, is_moved=is_moved))
+        first = plans[0]
+        if first is not None and all(plan is not None and plan.is_like(first) for plan in plans):
+            return first
+        return self._plan_by(Proof(work.statements, work.masks, None), description, is_fresh=True, is_moved=True)
 
     # ---- COPY OUT -----------------------------------------------------------------------------------------------------------------
 

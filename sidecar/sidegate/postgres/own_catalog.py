@@ -5,6 +5,7 @@ Rules it keeps:
   behind a savepoint that takes back what reading sets. What it read so is the session's alone, and void when the transaction ends.
 - Under REPEATABLE READ and SERIALIZABLE its snapshot may be older than the definitions that its statements run by: then, and whenever
   reading fails, the gate's own connection reads (catalog_reader.py), and what it can't see is masked.
+- A string that may end the transaction, or take a part of it back, before its last statement is never judged by what the transaction read.
 - What only begins or ends transactions shows nothing and changes nothing by itself, and in a transaction that failed, whose locks are still
   held, nothing else runs: neither waits for a catalog.
 """
@@ -40,6 +41,11 @@ _EXECUTE: Final = ord("E")
 def waits_for_catalog(session: Session, code: int, frame: bytes) -> bool:
     """Whether the message has to wait; what it waits for is on its way then."""
     judge = session.judge
+    if code == _QUERY and judge.catalog is not None and judge.catalog.is_own:
+        string = _statements_of(session, code, frame[HEADER_BYTES:])
+        if len(string) > 1 and any(statement.controls_transaction for statement in string):
+            session.refresh_catalog()  # what the transaction read is void within the string
+            return True
     if code not in (_QUERY, _PARSE, _BIND, _EXECUTE) or not judge.needs_catalog(session.grant, session.now):
         return False
     statements = _statements_of(session, code, frame[HEADER_BYTES:])

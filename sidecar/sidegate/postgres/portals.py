@@ -41,6 +41,7 @@ def settle_portal(session: Session, work: Work, name: str) -> Deny | None:
         statements += portal.statements
     statements += [statement for cursor in cursors for statement in cursor.statements]
     work.own = work.statements = tuple(statements) if len(statements) == 1 else tuple(dict.fromkeys(statements))
+    work.opened_under = frozenset([*(each.opened_under for each in portals), *(each.opened_under for each in cursors)])
     work.portal = portals[-1] if portals else None
     work.cursor = None if portals else cursors[-1]
     work.text = portals[-1].candidates[-1].text if portals else cursors[-1].text

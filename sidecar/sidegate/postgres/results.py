@@ -160,6 +160,10 @@ class ResultPlan:
     def columns(self) -> int:
         return len(self.actions)
 
+    def is_like(self, other: ResultPlan) -> bool:
+        """The same is done with each column."""
+        return self._columns == other._columns
+
     @property
     def sources(self) -> frozenset[PolicyRule]:
         """The rules that mask whole columns of this result. Those of detectors show in `tally` once they found something."""

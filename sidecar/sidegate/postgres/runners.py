@@ -50,10 +50,12 @@ def poison_bind(session: Session, work: Work, refusal: bytes) -> None:
 
 def _await(session: Session, work: Work, entry: Expected) -> bool:
     """Whether what comes behind waits for its answer. What it returns may have to be cut: by a budget, or because the client's encoding
-    lacks a character of it. COPY data is part of it, though. After a change of the encoding the next message is read otherwise.
+    lacks a character of it. COPY data is part of it, though. After a change of the encoding the next message is read otherwise, and after
+    one of definitions names mean something else.
     """
     may_be_cut = session.edge.encoding is not None or (work.meter is not None and work.meter.limits)
-    if work.encoding_change is None and (not may_be_cut or copies_in(work)):
+    is_needed = may_be_cut or session.judge.settles_definitions(work.statements)
+    if work.encoding_change is None and (not is_needed or copies_in(work)):
         return False
     session.expected.awaited = entry
     return True

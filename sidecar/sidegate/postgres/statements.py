@@ -80,14 +80,15 @@ class Work:
     `waits_for_commit`: its rows are held at the end of their transaction; `holds_transaction`: one stays open while this is held.
     `encoding_change` is what it does to the encoding that the client speaks.
     `is_translated`: the target gets values in place of its pseudonyms.
+    `opened_under` are the contents of the catalogs that the cursors and portals were opened under whose rows it brings.
     `was_cut`: the client got an error in place of the rest of its result; what it did at the target isn't known.
     """
 
     __slots__ = (
         "alternatives", "approval", "approved_rows", "asked", "copy_rewriter", "cursor", "decision", "encoding_change",
         "fingerprint", "holds_transaction", "id", "impact", "is_simple", "is_translated", "masked_cells", "masked_values",
-        "masks", "meter", "own", "own_error", "parameters", "plan", "portal", "position", "reach", "referred", "renews_budgets",
-        "row_description", "rows", "sqlstate", "statements", "tag", "text", "waits_for_commit", "was_cut",
+        "masks", "meter", "opened_under", "own", "own_error", "parameters", "plan", "portal", "position", "reach", "referred",
+        "renews_budgets", "row_description", "rows", "sqlstate", "statements", "tag", "text", "waits_for_commit", "was_cut",
     )  # fmt: skip
 
     def __init__(self, number: int, text: str, statements: tuple[SqlStatement, ...], *, is_simple: bool) -> None:
@@ -126,6 +127,7 @@ class Work:
         self.holds_transaction = False
         self.encoding_change: EncodingChange | None = None
         self.is_translated = False
+        self.opened_under: frozenset[int | None] = frozenset()
 
     def was_rolled_back(self) -> None:
         """It ran and was taken back: what the target said of it is void."""
@@ -279,12 +281,15 @@ class Shared(Kept):
 
 
 class Cursor(Kept):
-    """One cursor by DECLARE. `source` is what runs with it, with all that its string said."""
+    """One cursor by DECLARE. `source` is what runs with it, with all that its string said. `opened_under` is the content of the catalog by
+    then: the target goes on with what definitions said when it was opened.
+    """
 
-    __slots__ = ("outlives_transaction", "source")
+    __slots__ = ("opened_under", "outlives_transaction", "source")
 
-    def __init__(self, source: Shared, outlives_transaction: bool) -> None:
+    def __init__(self, source: Shared, outlives_transaction: bool, opened_under: int | None = None) -> None:
         super().__init__(NAME_WEIGHT, (source,))
+        self.opened_under = opened_under
         self.source = source
         self.outlives_transaction = outlives_transaction
 
@@ -302,10 +307,10 @@ class Cursor(Kept):
 
 class Portal(Kept):
     """One bound portal. `frame` is its Bind as the target got it, for when the portal has to be made again after a
-    rollback. `statements` are those of its candidates as the target reads them at Bind, under `search_path`.
+    rollback. `statements` are those of its candidates as the target reads them at Bind, under `search_path`; `opened_under` as a cursor's.
     """
 
-    __slots__ = ("bind", "candidates", "frame", "is_suspended", "is_void", "name", "search_path", "statements")
+    __slots__ = ("bind", "candidates", "frame", "is_suspended", "is_void", "name", "opened_under", "search_path", "statements")
 
     def __init__(
         self,
@@ -315,6 +320,7 @@ class Portal(Kept):
         frame: bytes,
         statements: tuple[SqlStatement, ...] = (),
         search_path: tuple[str, ...] | None = None,
+        opened_under: int | None = None,
     ) -> None:
         weight = NAME_WEIGHT + 2 * len(frame) + PARAMETER_WEIGHT * len(bind.parameters)
         for candidate in candidates:
@@ -330,6 +336,7 @@ class Portal(Kept):
         self.search_path = search_path
         self.is_void = False
         self.is_suspended = False
+        self.opened_under = opened_under
 
     @property
     def is_translated(self) -> bool:

@@ -44,9 +44,12 @@ ANSWERED = {
     "SELECT s.x, s.id FROM (SELECT left(ssn, 3) AS x, id FROM people) s WHERE id = 5": [(M, 5)],
     "WITH w AS (SELECT md5(ssn) AS digest, team FROM people WHERE id = 1) SELECT * FROM w": [(M, "big")],
     "SELECT label, team FROM summary WHERE id = 1": [(M, "big")],
-    "SELECT * FROM teams t JOIN (SELECT upper(ssn) AS x, team FROM people WHERE id = 1) q USING (team)": [("big", 7, M)],
+    "SELECT * FROM (SELECT team, size FROM teams) t JOIN (SELECT upper(ssn) AS x, team FROM people WHERE id = 1) q USING (team)": [
+        ("big", 7, M)
+    ],
 }
 REFUSED = (
+    "SELECT * FROM teams t JOIN (SELECT upper(ssn) AS x, team FROM people WHERE id = 1) q USING (team)",
     "SELECT id FROM people WHERE ssn = 'planted-19'",
     "SELECT nullif(ssn, 'planted-19') FROM people",
     f"SELECT {'replace(' * 3}ssn, '9', '{'x' * 2000}'), 'x', '{'x' * 2000}'), 'x', '{'x' * 2000}') FROM people WHERE id = 1",
