@@ -124,7 +124,8 @@ class SqlStatement:
     `columns_output` are the columns that stand plainly in the top-level output (masked there by their origin);
     `columns_steering` are those named where they decide what is returned, or in an expression that may fail or linger by their values:
     predicates, joins, ordering, grouping, functions. `columns_keys`: those of them that are only sorted, grouped or joined by;
-    `columns_compared`: that are only compared for equality with a bound parameter.
+    `columns_compared`: that are only compared for equality with a bound parameter. `columns_qualified`: those in expressions that are named
+    as `u.f`, which calls a function `f` on the row where `u` has no such column.
     `lineage`: the columns of its result in order, for what returns rows by a query; what an expression that can't tell anything but by its
     value is made of stands there alone.
     `columns_written` are targets of INSERT, UPDATE, COPY FROM. `affects_rows`: the statement changes rows, so its impact can be
@@ -159,6 +160,7 @@ class SqlStatement:
     columns_steering: frozenset[ColumnRef] = frozenset()
     columns_keys: frozenset[ColumnRef] = frozenset()
     columns_compared: frozenset[ColumnRef] = frozenset()
+    columns_qualified: frozenset[ColumnRef] = frozenset()
     columns_written: frozenset[ColumnRef] = frozenset()
     functions: frozenset[FunctionRef] = frozenset()
     settings: tuple[tuple[str, str | None], ...] = ()

@@ -54,6 +54,7 @@ def static_key(statement: SqlStatement) -> StatementKey | None:
         statement.columns_steering,
         statement.columns_keys,
         statement.columns_compared,
+        statement.columns_qualified,
         statement.columns_written,
         statement.functions,
         statement.settings,

@@ -128,7 +128,7 @@ def _is_unsure(statements: tuple[SqlStatement, ...], view: MaskedView) -> bool:
         if any(view.is_no_column(column) for column in statement.columns_output):
             return True
         for output in statement.lineage:
-            if output.is_computed and any(_may_be_call(column, view) for column in output.columns):
+            if output.is_computed and any(_may_be_call(column, view) for column in output.columns & statement.columns_qualified):
                 return True
         has_floor = any(output.group_floor for output in statement.lineage)
         if has_floor and any(_may_be_call(column, view) for column in statement.columns_steering):

@@ -121,7 +121,10 @@ class Expressions(ABC):
         if parts[-1] == "*":
             self.steer(scope.star(parts[:-1]))
         else:
-            self.facts.steer(scope.resolve(parts).columns)
+            columns = scope.resolve(parts).columns
+            self.facts.steer(columns)
+            if len(parts) > 1:
+                self.facts.qualified |= columns
 
     def _collate(self, fields: Node, scope: Scope, rest: list[Node]) -> None:
         if "arg" in fields:

@@ -40,6 +40,7 @@ class Facts:
     steering: set[ColumnRef] = field(default_factory=set)
     keys: set[ColumnRef] = field(default_factory=set)
     compared: set[ColumnRef] = field(default_factory=set)
+    qualified: set[ColumnRef] = field(default_factory=set)  # named as `u.f`, in expressions
     compared_with: dict[ColumnRef, int] = field(default_factory=dict)  # the parameter of each
     is_key: bool = False  # what steers now is only sorted, grouped or joined by
     reached: set[ColumnRef] | None = None  # what the output that is walked now is made of
@@ -183,6 +184,7 @@ class Facts:
             fields_output=frozenset(self.fields),
             columns_steering=frozenset(self.steering | self.keys | self.compared),
             columns_keys=frozenset(self.keys - self.steering - self.compared),
+            columns_qualified=frozenset(self.qualified),
             columns_compared=frozenset(self.compared - self.steering - self.keys),
             lineage=tuple(self.lineage),
             columns_written=frozenset(self.written),

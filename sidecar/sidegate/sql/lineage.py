@@ -110,7 +110,10 @@ class Lineage(Expressions):
         parts = strings(fields["fields"])
         if parts[-1] == "*":
             return False
-        self.facts.reach(scope.resolve(parts).columns)
+        columns = scope.resolve(parts).columns
+        self.facts.reach(columns)
+        if len(parts) > 1:
+            self.facts.qualified |= columns
         return True
 
     def _quiet_cast(self, fields: Node, scope: Scope, rest: list[Any]) -> bool:

@@ -174,6 +174,26 @@ def test_what_is_made_of_a_temporary_table_is_shown(client: Client) -> None:
         assert client.execute("SELECT sum(i) FROM inner_one").fetchall() == [(7,)]
 
 
+SHOWN = {
+    "WITH RECURSIVE t(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT sum(n), max(id) FROM t, people": [
+        (150, 10)
+    ],
+    "SELECT p.id, i + 1 AS next FROM people p, generate_series(1, p.id) i WHERE p.id = 1": [(1, 2)],
+    "SELECT p.id + 1, size FROM people p JOIN teams USING (team) WHERE p.id = 1": [(2, 7)],
+}
+
+
+@pytest.mark.parametrize("statement", SHOWN)
+def test_what_no_masked_column_reaches_is_shown(client: Client, statement: str) -> None:
+    assert client.execute(statement.encode()).fetchall() == SHOWN[statement]
+
+
+def test_a_call_that_reads_like_a_column_is_masked(client: Client, postgres: PostgresServer, database: str) -> None:
+    with postgres.admin(database) as admin:
+        admin.execute("CREATE FUNCTION staff.told(staff.people) RETURNS text LANGUAGE sql STABLE AS 'SELECT $1.ssn'")
+    assert client.execute("SELECT lower(p.told), upper(p.told || '') FROM people p WHERE id = 1").fetchall() == [(M, M)]
+
+
 def test_a_view_made_past_the_gate_is_looked_up_before_anything_is_made_of_it(
     client: Client, postgres: PostgresServer, database: str
 ) -> None:
