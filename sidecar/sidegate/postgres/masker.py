@@ -197,6 +197,9 @@ class Masker:
         """Rows of a cursor or portal that was opened under other definitions: shown as both have it, and masked whole if they differ."""
         is_moved = self._is_moved(work.statements, work.masks)
         plans: list[ResultPlan | None] = []
+        # A relation that an older catalog doesn't have was made since, past the gate: that catalog tells nothing of it
+        tables = [field.table_oid for field in decode_row_description(description) if field.table_oid]
+        former = [each for each in former if each is None or all(each.find(oid) is not None for oid in tables)]
         for catalog in (self._judge.catalog, *former):
             if catalog is None:
                 plans.append(None)

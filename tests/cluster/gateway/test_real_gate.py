@@ -198,9 +198,10 @@ def test_with_a_token_for_somebody_else_nothing_can_be_held(real: RealGate, pod:
 def test_without_a_guard_nothing_is_held_and_psql_is_told_which(real: RealGate) -> None:
     real.gateways.api.admin.delete(REGISTRATION, "ValidatingAdmissionPolicy", "sidegate-decisions")
     try:
-        guarded = real.gateways.replicas[0].operator
-        wait_until(lambda: guarded.metric("sidegate_operator_guarded") == 0, "the replica to notice", 15)
+        for each in real.gateways.replicas:  # the gate asks whichever answers
+            wait_until(lambda each=each: each.operator.metric("sidegate_operator_guarded") == 0, "the replica to notice", 15)  # type: ignore[misc]
         assert "sidegate-decisions" in real.refusal()
     finally:
         real.gateways.admission.apply_objects()
-        wait_until(lambda: guarded.metric("sidegate_operator_guarded") == 1, "decisions to be guarded again", 15)
+        for each in real.gateways.replicas:
+            wait_until(lambda each=each: each.operator.metric("sidegate_operator_guarded") == 1, "decisions to be guarded", 15)  # type: ignore[misc]

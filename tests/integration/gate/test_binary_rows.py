@@ -118,4 +118,6 @@ def test_positions_are_those_of_now(gate: GateProcess, issuer: Issuer, postgres:
         admin.execute("ALTER TABLE compound.moved OWNER TO owner")
         assert values(cell(client, "SELECT m FROM compound.moved m")) == [b"a", b"[masked]"]
         admin.execute("ALTER TABLE compound.moved DROP COLUMN a; ALTER TABLE compound.moved ADD COLUMN z text DEFAULT 'z'")
+        first = cell(client, "SELECT m FROM compound.moved m")  # bound under other definitions than it is read by: masked whole
+        assert first is None or values(first) == [b"[masked]", b"z"]
         assert values(cell(client, "SELECT m FROM compound.moved m")) == [b"[masked]", b"z"]
