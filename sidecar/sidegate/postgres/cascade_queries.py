@@ -55,11 +55,11 @@ _HEIRS: Final = (
 _ROOTS: Final = {
     kind: _spelled(sql)
     for kind, sql in {
-        Root.RELATION: f"SELECT 1259::pg_catalog.oid, c.oid, 0 FROM ({_NAMED}) c",  # noqa: S608
-        Root.EMPTIED: f"SELECT c.oid FROM ({_NAMED}) c",  # noqa: S608
-        Root.COLUMN: f"SELECT 1259::pg_catalog.oid, a.attrelid, a.attnum::pg_catalog.int4 FROM {_HEIRS}"  # noqa: S608
+        Root.RELATION: f"SELECT 1259::pg_catalog.oid, c.oid, 0 FROM ({_NAMED}) c",  # noqa: S608 - constants
+        Root.EMPTIED: f"SELECT c.oid FROM ({_NAMED}) c",  # noqa: S608 - constants
+        Root.COLUMN: f"SELECT 1259::pg_catalog.oid, a.attrelid, a.attnum::pg_catalog.int4 FROM {_HEIRS}"  # noqa: S608 - constants
         " JOIN pg_catalog.pg_attribute a ON a.attrelid = h.oid AND a.attname = {part}::pg_catalog.name",
-        Root.CONSTRAINT: f"SELECT 2606::pg_catalog.oid, k.oid, 0 FROM {_HEIRS}"  # noqa: S608
+        Root.CONSTRAINT: f"SELECT 2606::pg_catalog.oid, k.oid, 0 FROM {_HEIRS}"  # noqa: S608 - constants
         " JOIN pg_catalog.pg_constraint k ON k.conrelid = h.oid AND k.conname = {part}::pg_catalog.name",
         Root.TYPE: "SELECT 1247::pg_catalog.oid, t.oid, 0 FROM pg_catalog.pg_type t"
         " WHERE t.typname = {name}::pg_catalog.name AND t.typnamespace = ANY (ARRAY({schemas}))",
@@ -103,7 +103,7 @@ _GONE: Final = _spelled(
     " END AS oid) o ON true LEFT JOIN pg_catalog.pg_class r ON r.oid = o.oid LIMIT {most}"
 )
 _EMPTIED: Final = _spelled(
-    "WITH RECURSIVE gone (oid) AS (SELECT * FROM ({roots}) AS roots UNION SELECT n.oid FROM gone g CROSS JOIN LATERAL ("  # noqa: S608
+    "WITH RECURSIVE gone (oid) AS (SELECT * FROM ({roots}) AS roots UNION SELECT n.oid FROM gone g CROSS JOIN LATERAL ("  # noqa: S608 - literals are quoted
     "SELECT i.inhrelid AS oid FROM pg_catalog.pg_inherits i WHERE i.inhparent = g.oid"
     " UNION ALL SELECT k.conrelid FROM pg_catalog.pg_constraint k WHERE k.contype = 'f'::pg_catalog.\"char\""
     " AND k.confrelid = g.oid) n)"

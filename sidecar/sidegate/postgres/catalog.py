@@ -23,7 +23,7 @@ from sidegate.policy.decision import ColumnMask, Masks, MaskStrategy
 from sidegate.policy.statement import ColumnRef, RelationRef, SqlStatement, StatementKind, columns_reaching
 from sidegate.postgres.own_types import ENUMS_QUERY, without_casts
 from sidegate.postgres.results import ColumnOrigin
-from sidegate.sql import Analysis, OutputColumns, analyse, query_outputs
+from sidegate.sql import Analysis, OutputColumns, analyse, query_outputs, quote
 
 # With an empty search_path the target writes every name in a definition with its schema.
 QUERIES: Final = (
@@ -165,7 +165,7 @@ class Catalog:
         for oid, number, expression in generated:
             relation = relations.get(int(_text(oid)))
             if relation is not None:
-                source = f"SELECT ({_text(expression)}) FROM {_quoted(relation.schema)}.{_quoted(relation.name)}"  # noqa: S608 - read by the parser, never run
+                source = f"SELECT ({_text(expression)}) FROM {quote(relation.schema)}.{quote(relation.name)}"  # noqa: S608 - read by the parser, never run
                 relation.generated[int(_text(number))] = _only_statement(source, own)
         for oid, number, fields in composites:
             relation = relations.get(int(_text(oid)))
@@ -494,7 +494,3 @@ def _only_statement(text: str, enums: frozenset[str]) -> SqlStatement | None:
 
 def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -17,7 +17,7 @@ from sidegate.policy.decision import Permit
 from sidegate.policy.statement import RelationRef, SqlStatement, StatementKind, TableImpact
 from sidegate.postgres.pipeline import Answer
 from sidegate.postgres.truncation import literal, name_of
-from sidegate.sql.copy_out import quote
+from sidegate.sql import quote
 
 if TYPE_CHECKING:
     from sidegate.postgres.stories import Ask

@@ -108,12 +108,13 @@ class ClientEdge:
                 values.append(b"\xff\xff\xff\xff")
                 continue
             if (formats[index] if len(formats) > 1 else formats[0] if formats else 0) == 0:
-                value = encoding.to_utf8(value)  # noqa: PLW2901
-            elif not value.isascii():
+                values.append(_sized(encoding.to_utf8(value)))
+                continue
+            if not value.isascii():
                 raise Untranslatable(
                     "0A000", f"parameter {index + 1} in binary format isn't let through with client_encoding {encoding.name}"
                 )
-            values.append(struct.pack(">I", len(value)) + value)
+            values.append(_sized(value))
         before = 2 + 2 * len(formats) + 2
         tail = len(rest) - 2 - 2 * len(bind.result_formats)
         names = encoding.to_utf8(portal) + b"\0" + encoding.to_utf8(statement) + b"\0"
@@ -207,6 +208,10 @@ class ClientEdge:
 def error_message(error: Untranslatable) -> bytes:
     hint = BINARY_HINT if error.sqlstate == "0A000" else ""
     return encode_fields(b"E", {"S": "ERROR", "V": "ERROR", "C": error.sqlstate, "M": error.message, "H": hint})
+
+
+def _sized(value: bytes) -> bytes:
+    return struct.pack(">I", len(value)) + value
 
 
 def _framed(code: int, body: bytes) -> bytes:

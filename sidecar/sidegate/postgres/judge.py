@@ -264,10 +264,11 @@ class Judge:
         found: list[SqlStatement] = []
         for statement in statements:
             view = self.catalog.changes_catalog(statement) if statement.writes else None
-            if view is not None:
-                dangers = (*statement.dangers, f"`{view}`, a view of system catalogs")
-                statement = replace(statement, kinds=statement.kinds | {StatementKind.SERVER}, dangers=dangers)  # noqa: PLW2901
-            found.append(statement)
+            if view is None:
+                found.append(statement)
+                continue
+            dangers = (*statement.dangers, f"`{view}`, a view of system catalogs")
+            found.append(replace(statement, kinds=statement.kinds | {StatementKind.SERVER}, dangers=dangers))
         return tuple(found)
 
     def _with_consequences(self, work: Work, now: float) -> tuple[SqlStatement, ...]:

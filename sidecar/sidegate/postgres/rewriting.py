@@ -21,7 +21,7 @@ from sidegate.policy.decision import ColumnUse, Masks, MaskStrategy
 from sidegate.policy.statement import RelationRef, SqlStatement, StatementKind
 from sidegate.postgres.catalog import Catalog, Relation
 from sidegate.postgres.refusal import as_shown_notice, groups_notice
-from sidegate.sql import floored, substituted
+from sidegate.sql import floored, quote, substituted
 
 _READ: Final = frozenset({StatementKind.READ})
 _TEXTS: Final = frozenset({"text", "character varying", "character", "name", "public.citext", "citext"})
@@ -109,7 +109,7 @@ def _by_what_is_shown(
 
 def _query(relation: Relation, masked: frozenset[int]) -> str:
     shown = [
-        f"{_mask(relation.types.get(number, ''))} AS {_quoted(name)}" if number in masked else _quoted(name)
+        f"{_mask(relation.types.get(number, ''))} AS {quote(name)}" if number in masked else quote(name)
         for number, name in sorted(relation.columns.items())
     ]
     return f"SELECT {', '.join(shown)} FROM {{table}}"  # noqa: S608 - every name is quoted
@@ -120,7 +120,3 @@ def _mask(kind: str) -> str:
     if kind in _TEXTS:
         return f"'{REDACTED.decode()}'::pg_catalog.text"
     return f"NULL::{kind}" if kind else "NULL"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

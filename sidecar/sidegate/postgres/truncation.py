@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidegate.policy.decision import Permit
 from sidegate.policy.statement import RelationRef, SqlStatement, StatementKind, TableImpact
 from sidegate.postgres.pipeline import Answer
-from sidegate.sql.copy_out import quote
+from sidegate.sql import quote
 
 if TYPE_CHECKING:
     from sidegate.postgres.stories import Ask

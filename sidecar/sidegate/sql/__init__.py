@@ -7,6 +7,7 @@ from sidegate.sql.copy_out import CopyOut, copy_out_options, copy_out_query, cop
 from sidegate.sql.disguises import is_of_table, may_disguise, shows_values
 from sidegate.sql.fingerprint import Part, canonical_tokens, fingerprint
 from sidegate.sql.group_floor import floored
+from sidegate.sql.names import quote
 from sidegate.sql.outputs import OutputColumns, query_outputs
 from sidegate.sql.parse import Limits, ParseProblem
 from sidegate.sql.substitution import substituted
@@ -32,6 +33,7 @@ __all__ = [
     "may_disguise",
     "names_copy_encoding",
     "query_outputs",
+    "quote",
     "shows_values",
     "substituted",
 ]

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pglast.parser import ParseError, scan
 
 from sidegate.sql import settings
-from sidegate.sql.names import strings
+from sidegate.sql.names import quote, strings
 from sidegate.sql.parse import Limits, Node, ParseProblem, parse
 
 _ALL_COLUMNS: Final = "*"
@@ -65,11 +65,6 @@ def copy_out_options(text: str) -> CopyOut | None:
     """How the copied rows are written; None when the text isn't one COPY ... TO STDOUT or an option isn't understood."""
     statement = _copy_statement(text)
     return _options(statement.get("options", [])) if statement is not None else None
-
-
-def quote(name: str) -> str:
-    """The identifier in quotes, always: a keyword needs them, and nothing suffers from them."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _copy_statement(text: str) -> Node | None:

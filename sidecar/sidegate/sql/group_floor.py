@@ -10,19 +10,19 @@ Rules it keeps:
 - `count(c) >= k` tells of no value, only of NULLs: it doesn't steer.
 """
 
+# ruff: noqa: SIM905 - lists of names read better as words
+
 from __future__ import annotations
 
 from typing import Any, Final
 
 from pglast.parser import ParseError, scan
 
-from sidegate.sql.names import PG_CATALOG, strings
+from sidegate.sql.names import PG_CATALOG, quote, strings
 from sidegate.sql.parse import Limits, Node, ParseProblem, parse
 from sidegate.sql.scope import Output
 
-FLOORED: Final = frozenset(
-    "sum avg count stddev stddev_pop stddev_samp variance var_pop var_samp".split()  # noqa: SIM905
-)
+FLOORED: Final = frozenset("sum avg count stddev stddev_pop stddev_samp variance var_pop var_samp".split())
 _EXTREMES: Final = frozenset({"min", "max"})  # each is somebody's value: never shown
 _PLAIN_CALL: Final = frozenset({"funcname", "args", "funcformat", "location"})
 # Reserved words that end WHERE and GROUP BY: outside of parentheses they can stand for nothing else.
@@ -62,7 +62,7 @@ def floored(text: str, floor: int) -> str | None:
     wanted = {column for column in map(_aggregated, query.get("targetList", [])) if column and present.get(column, 0) < floor}
     if not wanted:
         return None
-    conditions = " AND ".join(f"pg_catalog.count({'.'.join(map(_quoted, column))}) >= {floor}" for column in sorted(wanted))
+    conditions = " AND ".join(f"pg_catalog.count({'.'.join(map(quote, column))}) >= {floor}" for column in sorted(wanted))
     made = _spliced(text, conditions)
     again = parse(made, Limits()) if made is not None else None
     if again is None or isinstance(again, ParseProblem) or len(again) != 1 or "SelectStmt" not in again[0].tree:
@@ -159,7 +159,3 @@ def _column_of(call: Node, names: frozenset[str]) -> tuple[str, ...] | None:
         return None
     parts = strings(fields["args"][0]["ColumnRef"]["fields"])
     return None if parts[-1] == "*" else tuple(parts)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -9,6 +9,8 @@ Rules it keeps:
 - What is over the limit isn't quiet: every column in the statement's expressions steers.
 """
 
+# ruff: noqa: SIM905 - lists of names read better as words
+
 from __future__ import annotations
 
 from typing import Final
@@ -24,12 +26,12 @@ _AGGREGATES: Final = frozenset({"string_agg", "json_agg", "jsonb_agg"})
 _PADDING: Final = frozenset({"lpad", "rpad"})
 _ESCAPING: Final = frozenset(
     """quote_literal quote_nullable quote_ident to_json to_jsonb row_to_json json_agg jsonb_agg json_build_array jsonb_build_array
-    json_build_object jsonb_build_object""".split()  # noqa: SIM905
+    json_build_object jsonb_build_object""".split()
 )
 # What a value holds decides how long their result is, or which of several results it is.
 _TELLING: Final = frozenset(
     """replace translate btrim ltrim rtrim split_part strpos position quote_literal quote_nullable quote_ident length char_length
-    character_length octet_length bit_length pg_column_size min max""".split()  # noqa: SIM905
+    character_length octet_length bit_length pg_column_size min max""".split()
 )
 
 

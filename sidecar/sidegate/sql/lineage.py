@@ -16,6 +16,8 @@ Rules it keeps:
   no more.
 """
 
+# ruff: noqa: SIM905 - lists of names read better as words
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -31,11 +33,11 @@ from sidegate.sql.scope import Columns, Scope, pool
 ALL: Final = 100
 # Built-ins that fail for no value of their first arguments, and how many those are; the others must be constants.
 QUIET: Final[dict[str, int]] = {
-    **dict.fromkeys("lower upper initcap length char_length character_length octet_length bit_length md5 reverse".split(), 1),  # noqa: SIM905
-    **dict.fromkeys("btrim ltrim rtrim left right lpad rpad substr substring pg_typeof pg_column_size".split(), 1),  # noqa: SIM905
-    **dict.fromkeys("to_json to_jsonb row_to_json min max any_value string_agg json_agg jsonb_agg".split(), 1),  # noqa: SIM905
+    **dict.fromkeys("lower upper initcap length char_length character_length octet_length bit_length md5 reverse".split(), 1),
+    **dict.fromkeys("btrim ltrim rtrim left right lpad rpad substr substring pg_typeof pg_column_size".split(), 1),
+    **dict.fromkeys("to_json to_jsonb row_to_json min max any_value string_agg json_agg jsonb_agg".split(), 1),
     **dict.fromkeys(FLOORED, 1),
-    **dict.fromkeys("concat concat_ws json_build_array jsonb_build_array json_build_object jsonb_build_object".split(), ALL),  # noqa: SIM905
+    **dict.fromkeys("concat concat_ws json_build_array jsonb_build_array json_build_object jsonb_build_object".split(), ALL),
 }
 # With a text for second argument these take a regular expression, whose time is another for each value.
 _BY_POSITION: Final = frozenset({"substr", "substring", "left", "right"})

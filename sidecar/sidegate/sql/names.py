@@ -41,6 +41,11 @@ class Called(NamedTuple):
     is_builtin: bool
 
 
+def quote(name: str) -> str:
+    """The identifier in quotes, always: a keyword needs them, and nothing suffers from them."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def strings(nodes: list[dict[str, Any]]) -> list[str]:
     """The parts of a dotted name."""
     return [str(node["String"].get("sval", "")) if "String" in node else "*" for node in nodes]

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from pglast.parser import ParseError, Token, scan
 
 from sidegate.policy.statement import RelationRef
-from sidegate.sql.names import Names
+from sidegate.sql.names import Names, quote
 from sidegate.sql.parse import Limits, Node, ParseProblem, parse
 
 Subquery: TypeAlias = Callable[[RelationRef], "str | None"]
@@ -56,7 +56,7 @@ def substituted(text: str, search_path: tuple[str, ...] | None, subquery: Subque
         if first is None or end is None:
             return None
         start = scanned[first].start
-        alias = "" if "alias" in table else f' AS "{_doubled(table["relname"])}"'
+        alias = "" if "alias" in table else f" AS {quote(table['relname'])}"
         cuts.append((start, end, f"({query.replace('{table}', text[start:end])}){alias}"))
     if not cuts:
         return None
@@ -84,7 +84,3 @@ def _end_of_name(tokens: list[Token], first: int, parts: int) -> int | None:
     if last >= len(tokens) or any(tokens[number].name != _DOT for number in range(first + 1, last, 2)):
         return None
     return int(tokens[last].end) + 1
-
-
-def _doubled(name: str) -> str:
-    return name.replace('"', '""')
